@@ -1,0 +1,197 @@
+"""One world's configuration: a YAML file read into strict data.
+
+Every size, level and learning rate of a world lives in ``configs/<world>.yaml``; an unknown or
+missing key is an error that names the file and the key. The same data travels inside the weights
+(see ``checkpoint.py``), so a checkpoint always says which world and which shapes it was made for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIGS = REPOSITORY / "configs"
+WORLDS = REPOSITORY / "assets" / "worlds"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where and what to do."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class World(Strict):
+    """What the player and the recordings share: the game, its picture and its keys."""
+
+    env: str = Field(description="Gymnasium id of the real game")
+    height: int = Field(gt=0, description="pixels")
+    width: int = Field(gt=0, description="pixels")
+    fps: int = Field(gt=0, description="ticks per second")
+    keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
+
+    @model_validator(mode="after")
+    def _keys_are_distinct(self):
+        if len(set(self.keys)) != len(self.keys):
+            raise ValueError(f"keys: {self.keys} names a key twice")
+        return self
+
+
+class AutoencoderSize(Strict):
+    """Frame [3, H, W] <-> latent [channels, H / stride, W / stride]."""
+
+    channels: int = Field(gt=0)
+    width: int = Field(gt=0, description="features at the working resolution, H/4 x W/4")
+    stride: Literal[8, 16, 32] = 16
+    depth: int = Field(gt=0, description="residual blocks a resolution")
+
+
+class TransformerSize(Strict):
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    patch: int = Field(gt=0, description="latent pixels a token side")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.width % (self.heads * 4):
+            raise ValueError("width must be a multiple of 4 * heads (rotary positions use quarters)")
+        return self
+
+
+class Rolling(Strict):
+    """Shape of the rolling window and of its context, in blocks of ``frames_per_block`` latents."""
+
+    frames_per_block: int = Field(1, gt=0, description="B")
+    window_blocks: int = Field(gt=0, description="K: denoising steps a block gets")
+    sink_blocks: int = Field(gt=0, description="S: never evicted")
+    recent_blocks: int = Field(gt=0, description="R: the ring")
+    shift: float = Field(gt=0, description="timestep shift of the levels' sigmas")
+
+    @property
+    def sink_frames(self) -> int:
+        return self.sink_blocks * self.frames_per_block
+
+    @property
+    def context_blocks(self) -> int:
+        return self.sink_blocks + self.recent_blocks
+
+
+class Stage(Strict):
+    """What every training stage has; batch is the global batch over all processes."""
+
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup: int = Field(100, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    checkpoint_every: int = Field(500, gt=0)
+    sample_every: int = Field(500, gt=0)
+
+
+class AutoencoderStage(Stage):
+    gradient_weight: float = Field(1.0, ge=0, description="share of the image-gradient L1 in the loss")
+
+
+class TeacherStage(Stage):
+    clip_blocks: int = Field(gt=1, description="blocks a clip, after the sinks")
+    drop_action: float = Field(0.1, ge=0, le=1, description="share of clips that see the null action")
+    staircase_share: float = Field(0.25, ge=0, le=1)
+    uniform_share: float = Field(0.25, ge=0, le=1)
+    context_noise: float = Field(0.1, ge=0, lt=1, description="largest sigma on blocks that play the past")
+
+
+class StudentInitStage(Stage):
+    clip_blocks: int = Field(gt=1)
+    windows: int = Field(gt=0, description="staircase windows trained in each clip")
+    drop_action: float = Field(0.1, ge=0, le=1)
+    context_noise: float = Field(0.1, ge=0, lt=1)
+
+
+class StudentDmdStage(Stage):
+    critic_learning_rate: float = Field(gt=0)
+    critic_steps: int = Field(5, gt=0, description="critic steps for each student step")
+    rollout_windows: int = Field(gt=0, description="windows of K blocks a rollout")
+    rolling_share: float = Field(0.5, ge=0, le=1, description="the others go block by block")
+    guidance: float = Field(1.0, ge=0, description="w in uncond + w (cond - uncond); 1 is none")
+    score_low: float = Field(0.02, gt=0, lt=1)
+    score_high: float = Field(0.98, gt=0, lt=1)
+    regression_weight: float = Field(0.0, ge=0, description="weight of the recorded continuation")
+
+
+class Training(Strict):
+    autoencoder: AutoencoderStage
+    teacher: TeacherStage
+    student_init: StudentInitStage
+    student_dmd: StudentDmdStage
+
+
+class Config(Strict):
+    """Everything about one world. ``load`` reads it; ``to_json``/``from_json`` carry it in weights."""
+
+    name: str
+    world: World
+    autoencoder: AutoencoderSize
+    transformer: TransformerSize
+    rolling: Rolling
+    training: Training
+
+    @model_validator(mode="after")
+    def _sizes_fit(self):
+        grid = self.autoencoder.stride * self.transformer.patch
+        if self.world.height % grid or self.world.width % grid:
+            raise ValueError(
+                f"world {self.world.height}x{self.world.width} must be a multiple of "
+                f"autoencoder.stride * transformer.patch = {grid}"
+            )
+        return self
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one frame's latent."""
+        stride = self.autoencoder.stride
+        return self.autoencoder.channels, self.world.height // stride, self.world.width // stride
+
+    @property
+    def action_size(self) -> int:
+        return len(self.world.keys)
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "configuration") -> Config:
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(_explain(where, error)) from error
+
+
+def load(path: str | Path) -> Config:
+    """Read a world's YAML file. Raises ConfigError with the file, the key and what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(str(p) for p in sorted(CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such configuration. There are: {known}")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(Config.model_fields)}")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(str(path), error)) from error
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    lines = [f"{'.'.join(str(part) for part in e['loc']) or '(whole)'}: {e['msg']}" for e in error.errors()]
+    return f"{where}: " + "; ".join(lines)
