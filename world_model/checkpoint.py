@@ -1,0 +1,70 @@
+"""Weights on disk: one safetensors file with its configuration inside. Nothing is ever unpickled.
+
+A *checkpoint* is a folder: ``weights.safetensors`` (tensors named ``autoencoder.*`` and ``student.*``), and for a world
+that ships, the ONNX graphs that point into that file, start scenes and a card. Arrays here are numpy's, so that the
+play path needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from world_model.config import Config, ConfigError
+
+WEIGHTS = "weights.safetensors"
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be used; the message says which, why and what to do."""
+
+
+def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict[str, str]) -> None:
+    """Write tensors with their configuration; complete before it gets its name. ``about``: stage, steps, data..."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
+    save_file(contiguous, partial, metadata={"config": config.to_json(), **about})
+    os.replace(partial, path)
+
+
+def describe(path: Path) -> tuple[Config, dict[str, str]]:
+    """The configuration inside a weights file, and what else its maker wrote. Reads only the header."""
+    with _opened(path) as file:
+        about = dict(file.metadata() or {})
+    if "config" not in about:
+        raise CheckpointError(f"{path}: has no configuration inside; it was not written by this program")
+    try:
+        return Config.from_json(about.pop("config"), where=str(path)), about
+    except ConfigError as error:
+        raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
+
+
+def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with ``prefix.``, without it."""
+    with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix + ".")]  # noqa: SIM118 (not a dict)
+        found = {name[len(prefix) + 1 :]: file.get_tensor(name) for name in names}
+    if not found:
+        raise CheckpointError(f"{path}: holds no '{prefix}' weights; train that stage first")
+    return found
+
+
+def digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of the file's SHA-256: what reports and recordings call the checkpoint hash."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _opened(path: Path):
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights")
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from error

@@ -1,0 +1,40 @@
+"""Noise levels and what is done with them: pure functions of numbers and arrays.
+
+Flow matching on a straight path (Liu et al., arXiv 2209.03003): a block at noise share ``sigma`` is
+``x = (1 - sigma) * x0 + sigma * noise`` and its velocity is ``dx/dsigma = noise - x0``. Levels are integers,
+0 (clean) to K (pure noise); ``sigmas`` maps them to noise shares. Nothing here knows a network or a device:
+the arrays may be numpy's or PyTorch's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MIN_SIGMA = 0.05
+"""Below this share the velocity of a predicted x0 is no longer amplified (JiT, arXiv 2511.13720, section 4.3)."""
+
+
+def shifted(u, shift: float):
+    """Timestep shift: noise share of an even position ``u`` in [0, 1] (SD3, arXiv 2403.03206, eq. 23)."""
+    return shift * u / (1.0 + (shift - 1.0) * u)
+
+
+def sigmas(levels: int, shift: float) -> tuple[float, ...]:
+    """Noise share of every level 0..levels; K=5, shift=5 gives 0, .556, .769, .882, .952, 1 (arXiv 2509.25161)."""
+    return tuple(shifted(level / levels, shift) for level in range(levels + 1))
+
+
+def renoise(x0, noise, sigma):
+    """``x = (1 - sigma) * x0 + sigma * noise``; shapes broadcast."""
+    return (1.0 - sigma) * x0 + sigma * noise
+
+
+def velocity(x, x0, sigma):
+    """Velocity at ``x`` of the path that ends in ``x0``: ``(x - x0) / max(sigma, MIN_SIGMA)``."""
+    return (x - x0) / sigma.clip(min=MIN_SIGMA)
+
+
+def seeded(seed: int, tick: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal float32 [shape], a function of (seed, tick) alone: counter-based, so any tick can be redrawn."""
+    bits = np.random.Philox(key=seed & (2**64 - 1), counter=[0, 0, 0, tick])
+    return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,218 @@
+"""The video transformer: noisy latents, their noise shares and actions in; x0 predictions and keys/values out.
+
+It knows neither windows nor time steps: a ``Layout`` says who looks at whom, ``rolling.py`` and the training stages
+say what the blocks mean. Teacher, critic and student are this one class.
+
+- adaLN (DiT, arXiv 2212.09748) with one modulation for all layers plus a learned offset a layer (PixArt-alpha, arXiv
+  2310.00426): a block's noise share, action and sink number modulate all of its tokens.
+- Rotary positions (arXiv 2104.09864) split the head in four: time, row, column, and a quarter without position.
+  Rows and columns are turned before keys are cached; time is turned when they are used, because a cached block's time is
+  its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
+- A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
+- x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.config import Config
+from world_model.context import SINK, Layout
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
+
+
+class Transformer(nn.Module):
+    """``forward(x, sigma, action, layout, cache)`` -> (x0, keys and values of the queries)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        size = config.transformer
+        self.size, self.latent_shape = size, config.latent_shape
+        channels, height, width = config.latent_shape
+        self.grid = (height // size.patch, width // size.patch)
+        self.stem_width = size.width // size.patch**2
+        self.stem = nn.Conv2d(channels, self.stem_width, 3, padding=1)
+        self.embed = nn.Linear(size.width, size.width)
+        self.place = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], size.width) * 0.02)
+        self.condition = Condition(config)
+        self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
+        self.out_modulation = nn.Parameter(torch.zeros(2, size.width))
+        self.out = nn.Linear(size.width, size.width)
+        self.head = nn.Conv2d(self.stem_width, channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        self.register_buffer(
+            "turn_place", place_angles(self.grid, size.width // size.heads // 4), persistent=False
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a latent frame."""
+        return self.grid[0] * self.grid[1]
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, action: Tensor, layout: Layout, cache: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
+        queries; cache for its first keys. Returns x0 [N, F, C, h, w] and the queries' own keys and values."""
+        frames = x.shape[1]
+        shared, final = self.condition(sigma, action, layout)
+        tokens = self._tokens(x)
+        turns = Turns(layout, self, x.device)
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            past = (cache[0][index], cache[1][index]) if cache is not None else None
+            tokens, key, value = layer(tokens, shared, turns, past)
+            keys.append(key)
+            values.append(value)
+        return self._latents(tokens, final, frames), (torch.stack(keys), torch.stack(values))
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
+        n, frames = x.shape[:2]
+        features = F.relu(self.stem(x.flatten(0, 1)))
+        patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
+        return (self.embed(patches) + self.place).unflatten(0, (n, frames))
+
+    def _latents(self, tokens: Tensor, final: Tensor, frames: int) -> Tensor:
+        shift, scale = (final[:, :, None] + self.out_modulation).chunk(2, 2)
+        tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
+        patches = tokens.transpose(1, 2).unflatten(2, self.grid)
+        features = F.pixel_shuffle(patches, self.size.patch)
+        return self.head(F.relu(features)).unflatten(0, (-1, frames))
+
+
+class Condition(nn.Module):
+    """Noise share, action and sink number of each latent frame -> modulation of all of its tokens."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        width = config.transformer.width
+        self.timestep = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.keys = nn.Sequential(nn.Linear(config.action_size, width), nn.SiLU(), nn.Linear(width, width))
+        self.no_action = nn.Parameter(torch.randn(width) * 0.02)
+        self.sink = nn.Parameter(torch.randn(config.rolling.sink_frames, width) * 0.02)
+        self.modulate = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, sigma: Tensor, action: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """sigma [N, F], action [N, F, keys] -> modulation [N, F, 6, D] and the plain condition [N, F, D]."""
+        known = ~torch.isnan(action).any(-1, keepdim=True)
+        acted = torch.where(known, self.keys(torch.nan_to_num(action)), self.no_action)
+        sinks = int((layout.times == SINK).sum())  # sinks always come first
+        place = F.pad(self.sink[:sinks], (0, 0, 0, len(layout.times) - sinks))
+        condition = F.silu(self.timestep(timestep_features(sigma)) + acted + place)
+        return self.modulate(condition).unflatten(-1, (6, -1)), condition
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and a squared-ReLU MLP (arXiv 2109.08668), both gated by the block's modulation."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.offset = nn.Parameter(torch.zeros(6, width))
+        self.offset.data[[2, 5]] = 0.3  # gates start open: at zero a shallow model wastes its first steps
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.widen = nn.Linear(width, 4 * width, bias=False)
+        self.narrow = nn.Linear(4 * width, width, bias=False)
+
+    def forward(
+        self, tokens: Tensor, shared: Tensor, turns: Turns, past: Cache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens [N, F, P, D], shared [N, F, 6, D] -> tokens, key and value [N, heads, F * P, head]."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (shared + self.offset)[:, :, :, None].unbind(2)
+        attended, key, value = self._attend(_normed(tokens) * (1 + scale) + shift, turns, past)
+        tokens = tokens + gate * attended
+        hidden = F.relu(self.widen(_normed(tokens) * (1 + scale_mlp) + shift_mlp)).square()
+        return tokens + gate_mlp * self.narrow(hidden), key, value
+
+    def _attend(self, tokens: Tensor, turns: Turns, past: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
+        n, frames, count, _ = tokens.shape
+        qkv = self.qkv(tokens).reshape(n, frames * count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = turns.place(_normed(qkv[0])), turns.place(_normed(qkv[1]))
+        value = qkv[2]
+        keys = key if past is None else torch.cat([past[0].to(key.dtype), key], 2)
+        values = value if past is None else torch.cat([past[1].to(value.dtype), value], 2)
+        out = F.scaled_dot_product_attention(
+            turns.query(query), turns.key(keys), values, attn_mask=turns.mask
+        )
+        return self.project(out.transpose(1, 2).reshape(n, frames, count, -1)), key, value
+
+
+class Turns:
+    """The rotations and the mask of one layout, spread from latent frames to tokens."""
+
+    def __init__(self, layout: Layout, model: Transformer, device: torch.device):
+        quarter = model.size.width // model.size.heads // 4
+        frames = len(layout.times)
+        self._place = model.turn_place.repeat(frames, 1, 1)
+        self._query = time_angles(layout.times, quarter, device).repeat_interleave(model.tokens, 0)
+        self._key = time_angles(layout.key_times, quarter, device).repeat_interleave(model.tokens, 0)
+        mask = torch.from_numpy(layout.mask).to(device)
+        self.mask = mask.repeat_interleave(model.tokens, 0).repeat_interleave(model.tokens, 1)
+
+    def place(self, x: Tensor) -> Tensor:
+        """Turn the row and column quarters (the second and third) by each token's place in the frame."""
+        quarter = x.shape[-1] // 4
+        time, space, plain = x.split([quarter, 2 * quarter, quarter], -1)
+        return torch.cat([time, _turned(space, self._place), plain], -1)
+
+    def query(self, x: Tensor) -> Tensor:
+        return self._time(x, self._query)
+
+    def key(self, x: Tensor) -> Tensor:
+        return self._time(x, self._key)
+
+    @staticmethod
+    def _time(x: Tensor, angles: Tensor) -> Tensor:
+        quarter = x.shape[-1] // 4
+        return torch.cat([_turned(x[..., :quarter], angles), x[..., quarter:]], -1)
+
+
+def _turned(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate pairs (first half, second half) of x [..., L, d] by turn [L, 2, d / 2] = (cosines, sines)."""
+    a, b = x.to(torch.promote_types(x.dtype, turn.dtype)).chunk(2, -1)  # never in half precision
+    cos, sin = turn[:, 0], turn[:, 1]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+def time_angles(times, quarter: int, device: torch.device) -> Tensor:
+    """[F, 2, quarter / 2]: cosines and sines of each time; zeros for a sink, whose keys then ignore time."""
+    time = torch.as_tensor(times, dtype=torch.float32, device=device)
+    angles = time[:, None] * _frequencies(quarter // 2, 32.0, device)
+    turn = torch.stack([angles.cos(), angles.sin()], 1)
+    return turn * (time != SINK)[:, None, None]
+
+
+def place_angles(grid: tuple[int, int], quarter: int) -> Tensor:
+    """[tokens, 2, quarter]: cosines and sines of rows (first half of the pairs) and columns (second half)."""
+    frequency = _frequencies(quarter // 2, float(max(grid)), None)
+    rows = torch.arange(grid[0]).float()[:, None, None] * frequency
+    columns = torch.arange(grid[1]).float()[None, :, None] * frequency
+    angles = torch.cat([rows.expand(*grid, -1), columns.expand(*grid, -1)], -1).flatten(0, 1)
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def _frequencies(count: int, longest: float, device: torch.device | None) -> Tensor:
+    """Radians a step, geometric from 1 down to 1 / longest."""
+    exponent = torch.arange(count, dtype=torch.float32, device=device) / max(count - 1, 1)
+    return torch.exp(-math.log(longest) * exponent)
+
+
+def timestep_features(sigma: Tensor) -> Tensor:
+    """sigma [...] -> [..., 64] sines and cosines, in float32: bfloat16 would round .999 to 1."""
+    frequency = torch.exp(-math.log(1000.0) * torch.arange(32, device=sigma.device) / 32)
+    angles = sigma.float()[..., None] * 1000.0 * frequency
+    return torch.cat([angles.cos(), angles.sin()], -1).to(sigma.dtype)
+
+
+def _normed(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
