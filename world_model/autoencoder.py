@@ -92,9 +92,7 @@ def _decoder(widths: list[int], depth: int, channels: int) -> nn.Sequential:
         if index:
             parts.extend([nn.Conv2d(widths[index - 1], 4 * width, 1), nn.PixelShuffle(2)])
         parts.extend(Residual(width) for _ in range(depth))
-    return nn.Sequential(
-        *parts, nn.Conv2d(widths[-1], 3 * SHUFFLE**2, 3, padding=1), nn.PixelShuffle(SHUFFLE)
-    )
+    return nn.Sequential(*parts, nn.Conv2d(widths[-1], 3 * SHUFFLE**2, 3, padding=1), nn.PixelShuffle(SHUFFLE))
 
 
 def _folded(network: nn.Module, x: Tensor) -> Tensor:

@@ -42,15 +42,13 @@ def clip(sinks: int, frames: int) -> Layout:
 
 
 @lru_cache
-def packed(
-    per_block: int, sinks: int, recent: int, blocks: int, starts: tuple[int, ...], window: int
-) -> Layout:
+def packed(per_block: int, sinks: int, recent: int, blocks: int, starts: tuple[int, ...], window: int) -> Layout:
     """[sinks | clean clip | window at starts[0] | window at starts[1] ...]: many ticks of the student in one pass.
 
     The window that starts at block s sees what play would show it at that tick: sinks, the clean blocks
     s-1-recent .. s-1, and itself both ways. Counts are blocks of ``per_block`` latents, ``sinks`` included.
     """
-    # group 0 is clean; group i >= 1 is the i-th window. block: time in blocks; origin: the block a query looks back from.
+    # group 0 is clean, group i >= 1 the i-th window; block: time in blocks; origin: where a query looks back from
     block = np.array([SINK] * sinks + list(range(blocks)) + [s + i for s in starts for i in range(window)])
     group = np.array([0] * (sinks + blocks) + [1 + i for i in range(len(starts)) for _ in range(window)])
     origin = np.array([SINK] * sinks + list(range(blocks)) + [s - 1 for s in starts for _ in range(window)])

@@ -202,9 +202,7 @@ class SessionWriter:
             raise EpisodeError(f"{self.path}: this session is closed")
         frame, action = np.array(frame), np.array(action)  # copies: sources may reuse their buffers
         if frame.shape != self._frame_shape or frame.dtype != np.uint8:
-            raise EpisodeError(
-                f"{self.path}: a frame is uint8 {self._frame_shape}, not {frame.dtype} {frame.shape}"
-            )
+            raise EpisodeError(f"{self.path}: a frame is uint8 {self._frame_shape}, not {frame.dtype} {frame.shape}")
         if action.shape != (len(self.meta.keys),) or not np.isin(action, (0, 1)).all():
             raise EpisodeError(f"{self.path}: an action is {len(self.meta.keys)} bits, not {action.tolist()}")
         if self._added == 0 and action.any():
@@ -281,9 +279,7 @@ class _Chunk:
     @property
     def full(self) -> bool:
         """By number, or by time when the ticks came late: a kill must not take more than a second."""
-        return (
-            len(self.rows) == self._size or self._last_time - self._first_time >= self._size / self._meta.fps
-        )
+        return len(self.rows) == self._size or self._last_time - self._first_time >= self._size / self._meta.fps
 
     def save(self, folder: Path, durable: bool) -> None:
         self._container.mux(self._stream.encode())
@@ -414,9 +410,7 @@ class Session:
                 crc = [zlib.crc32(frame) for frame in self._chunk(i)]
                 bad = begin + np.flatnonzero(crc != self._crc[begin:end])
                 if len(bad):
-                    problems.append(
-                        f"chunk_{i:06d}.mkv: frame {bad[0]} is not what was recorded ({len(bad)} such)"
-                    )
+                    problems.append(f"chunk_{i:06d}.mkv: frame {bad[0]} is not what was recorded ({len(bad)} such)")
             except EpisodeError as error:
                 problems.append(str(error).removeprefix(f"{self.path}{os.sep}"))
         for part in ("anchors", "start_state"):

@@ -29,9 +29,7 @@ from world_model.transformer import Cache, Transformer
 State = dict[str, Tensor]
 
 
-def prime(
-    model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor
-) -> State:
+def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor) -> State:
     """Write sinks and recents, and noise the tail to levels 1..K.
 
     sinks [N, S*B, C, h, w]; frames [N, R+1+K, B, C, h, w]: R recents, the clean block, the window's blocks;
@@ -54,9 +52,7 @@ def prime(
     }
 
 
-def tick(
-    model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor
-) -> tuple[State, Tensor]:
+def tick(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
     """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown.
 
     noise [N, K, B, C, h, w]: the first K-1 renoise the blocks that stay, the last is the block that joins.
@@ -69,9 +65,7 @@ def tick(
     return shown(model, rolling, state, x0[:, 0], action, written) | {"window": window}, x0
 
 
-def step(
-    model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor
-) -> tuple[State, Tensor]:
+def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
     """``tick``, returning only the block to show, [N, B, C, h, w]."""
     state, x0 = tick(model, rolling, state, action, noise)
     return state, x0[:, 0]
@@ -132,9 +126,7 @@ def predict(
     return x0.unflatten(1, (1 + count, per_block))[:, 1:], written
 
 
-def shown(
-    model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, written: Cache
-) -> State:
+def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, written: Cache) -> State:
     """The state after ``x0`` [N, B, C, h, w] was shown: the old clean block joins the ring, its oldest leaves.
 
     What is kept carries no gradient: each pass learns from its own loss (section 3.2 of the paper).

@@ -6,7 +6,7 @@ say what the blocks mean. Teacher, critic and student are this one class.
 - adaLN (DiT, arXiv 2212.09748) with one modulation for all layers plus a learned offset a layer (PixArt-alpha, arXiv
   2310.00426): a block's noise share, action and sink number modulate all of its tokens.
 - Rotary positions (arXiv 2104.09864) split the head in four: time, row, column, and a quarter without position.
-  Rows and columns are turned before keys are cached; time is turned when they are used, because a cached block's time is
+  Rows and columns are turned before keys are cached; time is turned when used, because a cached block's time is
   its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
 - A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
 - x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
@@ -15,6 +15,7 @@ say what the blocks mean. Teacher, critic and student are this one class.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -46,31 +47,39 @@ class Transformer(nn.Module):
         self.out = nn.Linear(size.width, size.width)
         self.head = nn.Conv2d(self.stem_width, channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        self.register_buffer(
-            "turn_place", place_angles(self.grid, size.width // size.heads // 4), persistent=False
-        )
 
     @property
     def tokens(self) -> int:
         """Tokens a latent frame."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def quarter(self) -> int:
+        """A quarter of a head: what time, rows, columns and no position get each."""
+        return self.size.width // self.size.heads // 4
+
     def forward(
         self, x: Tensor, sigma: Tensor, action: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Cache]:
         """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
         queries; cache for its first keys. Returns x0 [N, F, C, h, w] and the queries' own keys and values."""
-        frames = x.shape[1]
-        shared, final = self.condition(sigma, action, layout)
+        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device), cache)
+
+    def run(self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
+        shared, final = self.condition(sigma, action, turns.sinks)
         tokens = self._tokens(x)
-        turns = Turns(layout, self, x.device)
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             past = (cache[0][index], cache[1][index]) if cache is not None else None
             tokens, key, value = layer(tokens, shared, turns, past)
             keys.append(key)
             values.append(value)
-        return self._latents(tokens, final, frames), (torch.stack(keys), torch.stack(values))
+        return self._latents(tokens, final, x.shape[1]), (torch.stack(keys), torch.stack(values))
+
+    def compile_run(self) -> None:
+        """Compile ``run`` in place, one graph a layout; more layouts than the limit are an error, not a slow path."""
+        self.run = torch.compile(self.run, fullgraph=True, dynamic=False)
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
@@ -101,12 +110,12 @@ class Condition(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, sigma: Tensor, action: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """sigma [N, F], action [N, F, keys] -> modulation [N, F, 6, D] and the plain condition [N, F, D]."""
+    def forward(self, sigma: Tensor, action: Tensor, sinks: int) -> tuple[Tensor, Tensor]:
+        """sigma [N, F], action [N, F, keys], the first ``sinks`` of F are sinks -> modulation [N, F, 6, D] and the
+        plain condition [N, F, D]."""
         known = ~torch.isnan(action).any(-1, keepdim=True)
         acted = torch.where(known, self.keys(torch.nan_to_num(action)), self.no_action)
-        sinks = int((layout.times == SINK).sum())  # sinks always come first
-        place = F.pad(self.sink[:sinks], (0, 0, 0, len(layout.times) - sinks))
+        place = F.pad(self.sink[:sinks], (0, 0, 0, sigma.shape[1] - sinks))
         condition = F.silu(self.timestep(timestep_features(sigma)) + acted + place)
         return self.modulate(condition).unflatten(-1, (6, -1)), condition
 
@@ -141,23 +150,21 @@ class Layer(nn.Module):
         value = qkv[2]
         keys = key if past is None else torch.cat([past[0].to(key.dtype), key], 2)
         values = value if past is None else torch.cat([past[1].to(value.dtype), value], 2)
-        out = F.scaled_dot_product_attention(
-            turns.query(query), turns.key(keys), values, attn_mask=turns.mask
-        )
+        out = F.scaled_dot_product_attention(turns.query(query), turns.key(keys), values, attn_mask=turns.mask)
         return self.project(out.transpose(1, 2).reshape(n, frames, count, -1)), key, value
 
 
 class Turns:
     """The rotations and the mask of one layout, spread from latent frames to tokens."""
 
-    def __init__(self, layout: Layout, model: Transformer, device: torch.device):
-        quarter = model.size.width // model.size.heads // 4
-        frames = len(layout.times)
-        self._place = model.turn_place.repeat(frames, 1, 1)
-        self._query = time_angles(layout.times, quarter, device).repeat_interleave(model.tokens, 0)
-        self._key = time_angles(layout.key_times, quarter, device).repeat_interleave(model.tokens, 0)
+    def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device):
+        tokens = grid[0] * grid[1]
+        self.sinks = int((layout.times == SINK).sum())
+        self._place = place_angles(grid, quarter, device).repeat(len(layout.times), 1, 1)
+        self._query = time_angles(layout.times, quarter, device).repeat_interleave(tokens, 0)
+        self._key = time_angles(layout.key_times, quarter, device).repeat_interleave(tokens, 0)
         mask = torch.from_numpy(layout.mask).to(device)
-        self.mask = mask.repeat_interleave(model.tokens, 0).repeat_interleave(model.tokens, 1)
+        self.mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
     def place(self, x: Tensor) -> Tensor:
         """Turn the row and column quarters (the second and third) by each token's place in the frame."""
@@ -177,6 +184,13 @@ class Turns:
         return torch.cat([_turned(x[..., :quarter], angles), x[..., quarter:]], -1)
 
 
+@lru_cache(maxsize=64)
+def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device) -> Turns:
+    """A layout's tensors, made once: layouts are themselves made once (``context.py``)."""
+    with torch.inference_mode(False):
+        return Turns(layout, grid, quarter, device)
+
+
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
     """Rotate pairs (first half, second half) of x [..., L, d] by turn [L, 2, d / 2] = (cosines, sines)."""
     a, b = x.to(torch.promote_types(x.dtype, turn.dtype)).chunk(2, -1)  # never in half precision
@@ -192,16 +206,16 @@ def time_angles(times, quarter: int, device: torch.device) -> Tensor:
     return turn * (time != SINK)[:, None, None]
 
 
-def place_angles(grid: tuple[int, int], quarter: int) -> Tensor:
+def place_angles(grid: tuple[int, int], quarter: int, device: torch.device) -> Tensor:
     """[tokens, 2, quarter]: cosines and sines of rows (first half of the pairs) and columns (second half)."""
-    frequency = _frequencies(quarter // 2, float(max(grid)), None)
-    rows = torch.arange(grid[0]).float()[:, None, None] * frequency
-    columns = torch.arange(grid[1]).float()[None, :, None] * frequency
+    frequency = _frequencies(quarter // 2, float(max(grid)), device)
+    rows = torch.arange(grid[0], device=device).float()[:, None, None] * frequency
+    columns = torch.arange(grid[1], device=device).float()[None, :, None] * frequency
     angles = torch.cat([rows.expand(*grid, -1), columns.expand(*grid, -1)], -1).flatten(0, 1)
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def _frequencies(count: int, longest: float, device: torch.device | None) -> Tensor:
+def _frequencies(count: int, longest: float, device: torch.device) -> Tensor:
     """Radians a step, geometric from 1 down to 1 / longest."""
     exponent = torch.arange(count, dtype=torch.float32, device=device) / max(count - 1, 1)
     return torch.exp(-math.log(longest) * exponent)
