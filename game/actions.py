@@ -1,0 +1,32 @@
+"""Keys and action vectors: one bit for each key, in the order of the world's key list. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+ARENA_KEYS = ("w", "a", "s", "d", "left", "right", "space", "e")
+
+
+def to_action(pressed: Iterable[str], keys: Sequence[str] = ARENA_KEYS) -> np.ndarray:
+    """The int8 vector [len(keys)] with a 1 for every name in ``pressed``. ValueError for a name not in keys."""
+    action = np.zeros(len(keys), np.int8)
+    for name in pressed:
+        if name not in keys:
+            raise ValueError(f"key {name!r} is not one of this world's keys: {' '.join(keys)}")
+        action[list(keys).index(name)] = 1
+    return action
+
+
+def pressed_keys(action: np.ndarray, keys: Sequence[str] = ARENA_KEYS) -> tuple[str, ...]:
+    """Names of the held keys, in key order. ValueError when the vector is not one bit for each key."""
+    bits = np.asarray(action)
+    if bits.shape != (len(keys),):
+        raise ValueError(f"action of shape {bits.shape}; expected one bit for each of: {' '.join(keys)}")
+    return tuple(key for key, bit in zip(keys, bits, strict=True) if bit)
+
+
+def describe(action: np.ndarray, keys: Sequence[str] = ARENA_KEYS) -> str:
+    """A readable action: ``w+left``, or ``-`` when no key is held."""
+    return "+".join(pressed_keys(action, keys)) or "-"

@@ -1,0 +1,188 @@
+"""Scripted players, for data and for headless play.
+
+``bot = make_bot(name, seed, keys)``, then ``bot.act(observation, info) -> int8 [len(keys)]`` once a tick.
+A bot is deterministic in its seed and in what it sees. Only the tourist looks at ``info``; where a game gives
+no pose it wanders like the explorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from game.actions import ARENA_KEYS, to_action
+
+Keys = tuple[str, ...]
+
+
+class Bot:
+    """A player that plans a run of ticks at a time: subclasses give ``plan() -> (keys to hold, ticks)``."""
+
+    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
+        self.keys = tuple(keys)
+        self.rng = np.random.default_rng([int(seed), 0xB07])
+        self.held: Keys = ()
+        self.remaining = 0
+
+    def act(self, observation, info) -> np.ndarray:
+        """The keys to hold during the next tick, as an int8 vector in key order."""
+        if self.remaining == 0:
+            self.held, self.remaining = self.plan()
+        self.remaining -= 1
+        return to_action([key for key in self.held if key in self.keys], self.keys)
+
+    def plan(self) -> tuple[Keys, int]:
+        raise NotImplementedError
+
+    def ticks(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def choose(self, options, weights=None):
+        """One of ``options``, by weight; taken by index, so that options may be tuples."""
+        weights = None if weights is None else np.asarray(weights) / np.sum(weights)
+        return options[int(self.rng.choice(len(options), p=weights))]
+
+
+class Explorer(Bot):
+    """Sticky random keys: a movement and a turn, each held on for a while, with a jump or a switch at times."""
+
+    MOVES = ((), ("w",), ("s",), ("a",), ("d",), ("w", "a"), ("w", "d"), ("s", "a"), ("s", "d"))
+    MOVE_WEIGHTS = (0.22, 0.36, 0.09, 0.09, 0.09, 0.05, 0.04, 0.03, 0.03)
+    TURNS = ((), ("left",), ("right",))
+    TURN_WEIGHTS = (0.42, 0.29, 0.29)
+
+    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
+        super().__init__(seed, keys)
+        self.move: Keys = ()
+        self.turn: Keys = ()
+
+    def plan(self):
+        if self.rng.random() < 0.06:
+            return (), self.ticks(8, 30)
+        if self.rng.random() < 0.6:
+            self.move = self.choose(self.MOVES, self.MOVE_WEIGHTS)
+        if self.rng.random() < 0.6:
+            self.turn = self.choose(self.TURNS, self.TURN_WEIGHTS)
+        extra = [key for key, chance in (("space", 0.09), ("e", 0.07)) if self.rng.random() < chance]
+        ticks = self.ticks(1, 5) if extra else self.ticks(2, 14)
+        return (*self.move, *self.turn, *extra), ticks
+
+
+class Tourist(Explorer):
+    """Walks up to one landmark after another and looks around there; an explorer where there is no pose."""
+
+    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
+        super().__init__(seed, keys)
+        self.target: int | None = None
+        self.patience = 0  # ticks until a walk that does not arrive is given up
+        self.queue: list[tuple[Keys, int]] = []
+
+    def act(self, observation, info):
+        if self.remaining == 0 and not self.queue and _has_map(info):
+            held = self._walk(np.asarray(info["pose"], float), np.asarray(info["landmarks"], float))
+            if held is not None:
+                return to_action([key for key in held if key in self.keys], self.keys)
+        return super().act(observation, info)
+
+    def plan(self):
+        return self.queue.pop(0) if self.queue else super().plan()
+
+    def _walk(self, pose, landmarks) -> Keys | None:
+        """Keys toward the target, or None when it is reached (or given up) and a look around is queued."""
+        if self.target is None:
+            self.target, self.patience = int(self.rng.integers(len(landmarks))), self.ticks(60, 110)
+        x, y, radius = landmarks[self.target]
+        offset = np.array([x, y]) - pose[:2]
+        turn = (np.arctan2(offset[1], offset[0]) - pose[2] + np.pi) % (2 * np.pi) - np.pi
+        self.patience -= 1
+        if np.linalg.norm(offset) < radius + 1.1 and abs(turn) < 0.1 or self.patience <= 0:
+            self.queue, self.target = self._look_around(), None
+            return None
+        held = ("left",) if turn > 0.05 else ("right",) if turn < -0.05 else ()
+        far = np.linalg.norm(offset) >= radius + 1.1
+        return (*held, "w") if far and abs(turn) < 0.8 else held
+
+    def _look_around(self) -> list[tuple[Keys, int]]:
+        """A pause, then some of: a turn, a walk around it, a jump, the lights; then steps away."""
+        side, turn = self.choose([("a", "right"), ("d", "left")])
+        sights = [
+            (((), self.ticks(4, 14)), 0.6),
+            (((turn,), self.ticks(10, 60)), 0.7),
+            (((side, turn), self.ticks(10, 40)), 0.4),
+            ((("space",), self.ticks(1, 4)), 0.5),
+            ((("e",), self.ticks(1, 3)), 0.7),
+            (((), self.ticks(8, 20)), 0.4),
+        ]
+        chosen = [sight for sight, chance in sights if self.rng.random() < chance]
+        return [*chosen, (("s", turn), self.ticks(6, 16))]
+
+
+def _has_map(info) -> bool:
+    return bool(info) and "pose" in info and len(info.get("landmarks", ())) > 0
+
+
+class Spinner(Bot):
+    """Long turns, whole circles among them, and walks out and back: what loop closure is measured on."""
+
+    def plan(self):
+        queue = getattr(self, "queue", [])
+        if not queue:
+            queue = self._figure()
+        head, self.queue = queue[0], queue[1:]
+        return head
+
+    def _figure(self) -> list[tuple[Keys, int]]:
+        turn = self.choose(("left", "right"))
+        pause: tuple[Keys, int] = ((), self.ticks(2, 12))
+        kind = self.choose(("circle", "arc", "out and back", "curve", "hop"), (0.3, 0.3, 0.2, 0.12, 0.08))
+        if kind == "circle":
+            return [((turn,), 80), pause]
+        if kind == "arc":
+            return [((turn,), self.ticks(8, 60)), pause]
+        if kind == "out and back":
+            out, back = self.choose((("w", "s"), ("s", "w"), ("a", "d"), ("d", "a")))
+            ticks = self.ticks(8, 24)
+            return [((out,), ticks), pause, ((back,), ticks), pause]
+        if kind == "curve":
+            return [((turn, "w"), self.ticks(15, 40))]
+        return [((turn, "space"), self.ticks(1, 8)), ((turn,), self.ticks(5, 20))]
+
+
+class Idler(Bot):
+    """Long stillness, and now and then one or two keys for a moment."""
+
+    def plan(self):
+        if self.held or self.rng.random() < 0.2:
+            return (), self.ticks(25, 140)
+        weights = np.array([0.25 if key == "e" else 1.0 for key in self.keys])
+        count = min(self.ticks(1, 2), len(self.keys))
+        picks = self.rng.choice(len(self.keys), count, replace=False, p=weights / weights.sum())
+        return tuple(self.keys[i] for i in picks), self.ticks(1, 8)
+
+
+class Masher(Bot):
+    """Single-tick taps and rapid changes of any keys together, opposite ones too."""
+
+    def plan(self):
+        if self.rng.random() < 0.3:
+            return (), self.ticks(1, 3)
+        count = min(self.choose((1, 2, 3), (0.5, 0.38, 0.12)), len(self.keys))
+        picks = [self.keys[i] for i in self.rng.choice(len(self.keys), count, replace=False)]
+        if "e" in picks and self.rng.random() < 0.7:
+            picks.remove("e")
+        return tuple(picks), self.choose((1, 2, 3), (0.75, 0.15, 0.1))
+
+
+BOTS = {"explorer": Explorer, "tourist": Tourist, "spinner": Spinner, "idler": Idler, "masher": Masher}
+MIX = {"explorer": 0.42, "tourist": 0.24, "spinner": 0.12, "idler": 0.08, "masher": 0.14}
+NAMES = (*BOTS, "mix")
+
+
+def make_bot(name: str, seed: int, keys: Sequence[str] = ARENA_KEYS) -> Bot:
+    """The named bot; ``mix`` picks one of the others by its seed. ValueError lists the names."""
+    if name == "mix":
+        name = str(np.random.default_rng([int(seed), 0x317]).choice(list(MIX), p=list(MIX.values())))
+    if name not in BOTS:
+        raise ValueError(f"no bot {name!r}; there are: {', '.join(NAMES)}")
+    return BOTS[name](seed, keys)
