@@ -51,11 +51,12 @@ FORMAT = 1
 META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
 UNFINISHED = ".tmp"
 
-# Measured on 128x128 rendered rooms, one thread, chunks of 10 frames: KiB a frame, frames/s in, frames/s out.
-#   libx264rgb ultrafast 5.6, 3000, 4100      FFV1 4.0, 2000, 2100      PNG in mov 2.3, 7000, 10000
-# On noisy frames, such as a network draws, x264 keeps 2400 in and 1600 out; FFV1 does half of that, and PNG
-# is larger than x264. So x264: never slow, and frames that stand still cost it nearly nothing. qp 0 in RGB
-# is exact, read through OpenCV and ffmpeg too.
+# Measured on 128x128 frames of the arena, one thread, chunks of 20: KiB a frame, frames/s in, frames/s out.
+#   libx264rgb ultrafast  8.1, 3700, 3800        FFV1        6.5, 1900, 1900
+#   PNG (mov)             8.7, 2900, 3600        Ut Video   13.3, 4000, 5600
+# With some noise on the frames, such as a network leaves, x264 does 2400 in and 1600 out, FFV1 half of that
+# and PNG is larger than x264. So x264: never slow, never large, and frames that stand still cost it nearly
+# nothing. qp 0 in RGB is exact, read through OpenCV and ffmpeg too.
 CODEC = "libx264rgb"
 CODEC_OPTIONS = {"qp": "0", "preset": "ultrafast", "tune": "zerolatency"}
 
@@ -99,10 +100,10 @@ class SessionMeta(BaseModel):
         return ("frame", "time", *self.keys, "crc32")
 
 
-def session_path(folder: str | Path, seed: int | None) -> Path:
-    """A new session's directory: sorts by time, carries the seed; the tail keeps two processes apart."""
+def session_name(seed: int | None) -> str:
+    """A new session's directory name: sorts by time, carries the seed; the tail keeps two processes apart."""
     started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    return Path(folder) / f"{started}-seed{'none' if seed is None else seed}-{secrets.token_hex(2)}"
+    return f"{started}-seed{'none' if seed is None else seed}-{secrets.token_hex(2)}"
 
 
 def find_sessions(folder: str | Path) -> list[Path]:
@@ -264,7 +265,8 @@ class _Chunk:
         self._meta, self._number, self._start, self._size = meta, number, start, size
         self.rows: list[str] = []
         self._video = io.BytesIO()
-        self._container = av.open(self._video, "w", format="matroska")
+        # bitexact: no random ids and no encoder's name in the file, so equal frames make equal files
+        self._container = av.open(self._video, "w", format="matroska", options={"fflags": "+bitexact"})
         self._stream = self._container.add_stream(CODEC, rate=meta.fps, options=CODEC_OPTIONS)
         self._stream.width, self._stream.height, self._stream.pix_fmt = meta.width, meta.height, "rgb24"
         self._stream.codec_context.thread_count = 1  # frames are small: threads only cost
