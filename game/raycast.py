@@ -44,18 +44,19 @@ def render_batch(rooms: Rooms, poses: np.ndarray, out: np.ndarray) -> np.ndarray
 @_fast
 def _render_all(walls, solids, scenes, lights, poses, night, out):
     column = np.zeros((out.shape[1], 3), np.float32)
-    ambient, lamp = np.empty(3, np.float32), np.empty(3, np.float32)
     for b in range(len(poses)):
-        _illuminate(scenes[b], poses[b, LIGHTS], night, ambient, lamp)
+        ambient, lamp = _illuminate(scenes[b], poses[b, LIGHTS] > HALF, night)
         _render_frame(walls[b], solids[b], scenes[b], lights[b], poses[b], ambient, lamp, column, out[b])
 
 
 @_inline
-def _illuminate(scene, on, night, ambient, lamp):
+def _illuminate(scene, on, night):
     """Ambient light and lamp light as RGB factors."""
-    for c in range(3):
-        ambient[c] = scene[R.TINT + c] * (ONE if on > HALF else night[c])
-        lamp[c] = scene[R.GLOW_COLOR + c] * (LAMP_DAY if on > HALF else LAMP_NIGHT)
+    r, g, b = _rgb(scene, R.TINT)
+    ambient = (r, g, b) if on else (r * night[0], g * night[1], b * night[2])
+    r, g, b = _rgb(scene, R.GLOW_COLOR)
+    strength = LAMP_DAY if on else LAMP_NIGHT
+    return ambient, (r * strength, g * strength, b * strength)
 
 
 @_fast
@@ -93,6 +94,17 @@ def _render_frame(walls, solids, scene, light, pose, ambient, lamp, column, out)
 @_inline
 def _clip01(value):
     return min(max(value, ZERO), ONE)
+
+
+@_inline
+def _cover(column, y, cover, r, g, b):
+    """Lay a colour over a pixel: ``cover`` is the share of the pixel that it takes."""
+    if cover >= ONE:
+        column[y, 0], column[y, 1], column[y, 2] = r, g, b
+        return
+    column[y, 0] += cover * (r - column[y, 0])
+    column[y, 1] += cover * (g - column[y, 1])
+    column[y, 2] += cover * (b - column[y, 2])
 
 
 @_inline
@@ -171,15 +183,29 @@ def _share_of_right(walls, scene, pose, fx, fy, focal, left, right, edge):
 
 
 @_inline
-def _light_at(light, gx, gy, channel):
-    """Bilinear look-up in the light map."""
-    gx = min(max(gx, ZERO), np.float32(R.GRID - 1.001))
-    gy = min(max(gy, ZERO), np.float32(R.GRID - 1.001))
-    i, j = int(gy), int(gx)
-    v, u = gy - np.float32(i), gx - np.float32(j)
+def _cell(g):
+    """Cell and place within it of a light map coordinate: (index, 0 .. 1)."""
+    g = min(max(g, ZERO), np.float32(R.GRID - 1.001))
+    index = np.int32(g)
+    return index, g - np.float32(index)
+
+
+@_inline
+def _bilinear(light, i, j, u, v, channel):
     top = light[i, j, channel] + u * (light[i, j + 1, channel] - light[i, j, channel])
     low = light[i + 1, j, channel] + u * (light[i + 1, j + 1, channel] - light[i + 1, j, channel])
     return top + v * (low - top)
+
+
+@_inline
+def _mix(first, second, ambient, mask, shade):
+    """Both colours mixed by mask, under a shade of ambient light."""
+    return (first + mask * (second - first)) * (shade * ambient)
+
+
+@_inline
+def _rgb(row, field):
+    return row[field], row[field + 1], row[field + 2]
 
 
 @_inline
@@ -200,88 +226,96 @@ def _floor_mask(kind, u, v, wu, wv):
 
 
 @_inline
+def _frame_of_pattern(scene, scale, dx, dy, fx, fy, focal):
+    """Axes of the floor's (u, v) pattern in cells, and how fast u and v run along and across a column's ray."""
+    eu, ev = scene[R.FLOOR_COS] / scale, scene[R.FLOOR_SIN] / scale
+    along = abs(dx * eu + dy * ev), abs(dy * eu - dx * ev)
+    across = abs(fy * eu - fx * ev) / focal, abs(fx * eu + fy * ev) / focal
+    return eu, ev, along, across
+
+
+@_inline
 def _draw_floor(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, lamp, column):
-    height = len(column)
-    first = np.float32(height) * HALF + focal * pose[EYE] / depth - ONE
-    kind, inverse = int(scene[R.FLOOR_PATTERN]), ONE / scene[R.FLOOR_SCALE]
-    eu, ev = scene[R.FLOOR_COS] * inverse, scene[R.FLOOR_SIN] * inverse
-    along_u, along_v = abs(dx * eu + dy * ev), abs(dy * eu - dx * ev)
-    across_u, across_v = abs(fy * eu - fx * ev) / focal, abs(fx * eu + fy * ev) / focal
-    length, cell = math.sqrt(dx * dx + dy * dy), ONE / scene[R.GRID_STEP]
-    for y in range(max(int(first), height // 2), height):
-        p = focal * pose[EYE] / (np.float32(y) + HALF - HALF * height)
-        wx, wy = pose[X] + p * dx, pose[Y] + p * dy
-        stretch = p * p / (focal * pose[EYE])
-        mask = _floor_mask(
-            kind,
-            wx * eu + wy * ev + scene[R.FLOOR_SHIFT],
-            wy * eu - wx * ev,
-            along_u * stretch + across_u * p,
-            along_v * stretch + across_v * p,
-        )
-        gx, gy = (wx - scene[R.GRID_X]) * cell, (wy - scene[R.GRID_Y]) * cell
-        shade = _light_at(light, gx, gy, 0) * _dimming(p * length)
-        glow = _light_at(light, gx, gy, 1)
-        for c in range(3):
-            color = scene[R.FLOOR_COLOR + c]
-            color += mask * (scene[R.FLOOR_COLOR2 + c] - color)
-            column[y, c] = color * shade * (ambient[c] + glow * lamp[c])
+    half, drop = np.float32(len(column)) * HALF, focal * pose[EYE]
+    kind = int(scene[R.FLOOR_PATTERN])
+    eu, ev, along, across = _frame_of_pattern(scene, scene[R.FLOOR_SCALE], dx, dy, fx, fy, focal)
+    length, cell, shift = math.sqrt(dx * dx + dy * dy), ONE / scene[R.GRID_STEP], scene[R.FLOOR_SHIFT]
+    px, py, gx, gy = pose[X], pose[Y], scene[R.GRID_X], scene[R.GRID_Y]
+    r1, g1, b1 = _rgb(scene, R.FLOOR_COLOR)
+    r2, g2, b2 = _rgb(scene, R.FLOOR_COLOR2)
+    ra, ga, ba = ambient
+    rl, gl, bl = lamp
+    for y in range(max(int(half + drop / depth - ONE), len(column) // 2), len(column)):
+        p = drop / max(np.float32(y) + HALF - half, np.float32(0.25))
+        wx, wy = px + p * dx, py + p * dy
+        stretch = p * p / drop
+        wu, wv = along[0] * stretch + across[0] * p, along[1] * stretch + across[1] * p
+        mask = _floor_mask(kind, wx * eu + wy * ev + shift, wy * eu - wx * ev, wu, wv)
+        j, u = _cell((wx - gx) * cell)
+        i, v = _cell((wy - gy) * cell)
+        shade = _bilinear(light, i, j, u, v, 0) * _dimming(p * length)
+        glow = _bilinear(light, i, j, u, v, 1)
+        column[y, 0] = _mix(r1, r2, ra + glow * rl, mask, shade)
+        column[y, 1] = _mix(g1, g2, ga + glow * gl, mask, shade)
+        column[y, 2] = _mix(b1, b2, ba + glow * bl, mask, shade)
 
 
 @_inline
 def _draw_roof(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, column):
-    height = len(column)
-    rise = scene[R.ROOM_HEIGHT] - pose[EYE]
-    last = min(int(np.float32(height) * HALF - focal * rise / depth + TWO), (height + 1) // 2)
-    if int(scene[R.ROOF_PATTERN]) == R.ROOF_SKY:
-        _draw_sky(scene, dx, dy, focal, ambient, column, max(last, 0))
+    half, rise = np.float32(len(column)) * HALF, focal * (scene[R.ROOM_HEIGHT] - pose[EYE])
+    last = max(min(int(half - rise / depth + TWO), (len(column) + 1) // 2), 0)
+    kind = int(scene[R.ROOF_PATTERN])
+    if kind == R.ROOF_SKY:
+        _draw_sky(scene, dx, dy, focal, ambient, column, last)
         return
-    kind, inverse = int(scene[R.ROOF_PATTERN]), ONE / scene[R.ROOF_SCALE]
-    eu, ev = scene[R.FLOOR_COS] * inverse, scene[R.FLOOR_SIN] * inverse
-    along_u, along_v = abs(dx * eu + dy * ev), abs(dy * eu - dx * ev)
-    across_u, across_v = abs(fy * eu - fx * ev) / focal, abs(fx * eu + fy * ev) / focal
+    eu, ev, along, across = _frame_of_pattern(scene, scene[R.ROOF_SCALE], dx, dy, fx, fy, focal)
     length, cell = math.sqrt(dx * dx + dy * dy), ONE / scene[R.GRID_STEP]
-    for y in range(max(last, 0)):
-        p = focal * rise / (HALF * height - np.float32(y) - HALF)
-        wx, wy = pose[X] + p * dx, pose[Y] + p * dy
-        stretch = p * p / (focal * rise)
-        wu, wv = along_u * stretch + across_u * p, along_v * stretch + across_v * p
-        u, v = wx * eu + wy * ev, wy * eu - wx * ev
+    px, py, gx, gy = pose[X], pose[Y], scene[R.GRID_X], scene[R.GRID_Y]
+    r1, g1, b1 = _rgb(scene, R.ROOF_COLOR)
+    r2, g2, b2 = _rgb(scene, R.ROOF_COLOR2)
+    ra, ga, ba = ambient
+    for y in range(last):
+        p = rise / max(half - np.float32(y) - HALF, np.float32(0.25))
+        wx, wy = px + p * dx, py + p * dy
+        stretch = p * p / rise
         mask = ZERO
+        if kind != R.ROOF_PLAIN:
+            mask = _wave(wx * eu + wy * ev, along[0] * stretch + across[0] * p)
         if kind == R.ROOF_PANELS:
-            mask = _wave(u, wu) * _wave(v, wv)
-        elif kind == R.ROOF_BEAMS:
-            mask = _wave(u, wu)
-        gx, gy = (wx - scene[R.GRID_X]) * cell, (wy - scene[R.GRID_Y]) * cell
-        shade = _light_at(light, gx, gy, 2) * _dimming(p * length)
-        for c in range(3):
-            color = scene[R.ROOF_COLOR + c]
-            color += mask * (scene[R.ROOF_COLOR2 + c] - color)
-            column[y, c] = color * shade * ambient[c]
+            mask *= _wave(wy * eu - wx * ev, along[1] * stretch + across[1] * p)
+        j, u = _cell((wx - gx) * cell)
+        i, v = _cell((wy - gy) * cell)
+        shade = _bilinear(light, i, j, u, v, 2) * _dimming(p * length)
+        column[y, 0] = _mix(r1, r2, ra, mask, shade)
+        column[y, 1] = _mix(g1, g2, ga, mask, shade)
+        column[y, 2] = _mix(b1, b2, ba, mask, shade)
 
 
 @_inline
 def _draw_sky(scene, dx, dy, focal, ambient, column, last):
     """A gradient by elevation, with a broad brightening around the light's direction."""
-    height, length = len(column), math.sqrt(dx * dx + dy * dy)
-    toward = (dx * scene[R.LIGHT_X] + dy * scene[R.LIGHT_Y]) / length
-    warm = max(toward, ZERO)
+    half, length = np.float32(len(column)) * HALF, math.sqrt(dx * dx + dy * dy)
+    warm = max((dx * scene[R.LIGHT_X] + dy * scene[R.LIGHT_Y]) / length, ZERO)
     warm = np.float32(0.12) * warm * warm
+    r1, g1, b1 = _rgb(scene, R.ROOF_COLOR)
+    r2, g2, b2 = _rgb(scene, R.ROOF_COLOR2)
+    ra, ga, ba = ambient
+    steep = np.float32(1.25) / (focal * length)
     for y in range(last):
-        rise = (HALF * height - np.float32(y) - HALF) / (focal * length)
-        mix = _clip01(np.float32(1.25) * rise)
+        mix = _clip01(steep * (half - np.float32(y) - HALF))
         mix = mix * (TWO - mix)
-        for c in range(3):
-            color = scene[R.ROOF_COLOR + c]
-            color += mix * (scene[R.ROOF_COLOR2 + c] - color)
-            column[y, c] = (color + warm * (ONE - mix) * (ONE - color)) * ambient[c]
+        pale = warm * (ONE - mix)
+        r, g, b = r1 + mix * (r2 - r1), g1 + mix * (g2 - g1), b1 + mix * (b2 - b1)
+        column[y, 0] = (r + pale * (ONE - r)) * ra
+        column[y, 1] = (g + pale * (ONE - g)) * ga
+        column[y, 2] = (b + pale * (ONE - b)) * ba
 
 
 # ---------------------------------------------------------------- walls
 
 
 @_inline
-def _wall_mask(kind, u, v, scale, shift, length, wu, wv):
+def _wall_mask(kind, u, v, scale, shift, wu, wv):
     """Share of the second colour at u along and v up the wall (metres); wu, wv: the pixel's footprint."""
     if kind == R.WAINSCOT:
         return _clip01(HALF + (scale - v) / wv)
@@ -334,22 +368,21 @@ def _draw_wall(wall, scene, pose, dx, dy, fx, fy, depth, focal, ambient, lamp, a
     shade *= _corner_shade(u) * _corner_shade(wall[R.WALL_LENGTH] - u)
     hx, hy = hx - scene[R.LAMP_X], hy - scene[R.LAMP_Y]
     glow = ONE / (ONE + (hx * hx + hy * hy) / np.float32(2.2))
-    room, base = scene[R.ROOM_HEIGHT], HALF * height
-    top = base - focal * (room - pose[EYE]) / p
-    bottom = base + focal * pose[EYE] / p
+    room, base, eye = scene[R.ROOM_HEIGHT], HALF * np.float32(height), pose[EYE]
+    top, bottom = base - (room - eye) / wv, base + eye / wv
     kind, sky = int(wall[R.WALL_PATTERN]), int(scene[R.ROOF_PATTERN]) == R.ROOF_SKY
+    scale, shift = wall[R.WALL_SCALE], wall[R.WALL_SHIFT]
+    r1, g1, b1 = _rgb(wall, R.WALL_COLOR)
+    r2, g2, b2 = _rgb(wall, R.WALL_COLOR2)
+    ra, ga, ba = ambient[0] + glow * lamp[0], ambient[1] + glow * lamp[1], ambient[2] + glow * lamp[2]
     for y in range(max(int(np.floor(top)), 0), min(int(np.ceil(bottom)), height)):
-        cover = alpha * (min(np.float32(y) + ONE, bottom) - max(np.float32(y), top))
-        v = pose[EYE] + (base - np.float32(y) - HALF) * wv
-        mask = _wall_mask(kind, u, v, wall[R.WALL_SCALE], wall[R.WALL_SHIFT], wall[R.WALL_LENGTH], wu, wv)
+        cover = alpha * min(min(np.float32(y) + ONE, bottom) - max(np.float32(y), top), ONE)
+        v = eye + (base - np.float32(y) - HALF) * wv
+        mask = _wall_mask(kind, u, v, scale, shift, wu, wv)
         s = shade * _corner_shade(v)
         if not sky:
             s *= _corner_shade(room - v)
-        for c in range(3):
-            color = wall[R.WALL_COLOR + c]
-            color += mask * (wall[R.WALL_COLOR2 + c] - color)
-            color *= s * (ambient[c] + glow * lamp[c])
-            column[y, c] = color if cover >= ONE else column[y, c] + cover * (color - column[y, c])
+        _cover(column, y, cover, _mix(r1, r2, ra, mask, s), _mix(g1, g2, ga, mask, s), _mix(b1, b2, ba, mask, s))
 
 
 # ---------------------------------------------------------------- landmarks
@@ -389,19 +422,20 @@ def _lambert(scene, nx, ny, nz):
 def _paint(solid, column, y, cover, mask, shade, ambient, lamp):
     """Blend one pixel of a solid; an emissive one keeps its own brightness when the lights go off."""
     own, glow = solid[R.SOLID_EMISSIVE], solid[R.SOLID_GLOW]
-    for c in range(3):
-        color = solid[R.SOLID_COLOR + c]
-        color += mask * (solid[R.SOLID_COLOR2 + c] - color)
-        lit = shade * (ambient[c] + glow * lamp[c])
-        color *= lit + own * (np.float32(1.04) * shade - lit)
-        column[y, c] += cover * (color - column[y, c])
+    light = (ambient[0] + glow * lamp[0], ambient[1] + glow * lamp[1], ambient[2] + glow * lamp[2])
+    r1, g1, b1 = _rgb(solid, R.SOLID_COLOR)
+    r2, g2, b2 = _rgb(solid, R.SOLID_COLOR2)
+    r = _mix(r1, r2, light[0] + own * (ONE - light[0]), mask, shade)
+    g = _mix(g1, g2, light[1] + own * (ONE - light[1]), mask, shade)
+    b = _mix(b1, b2, light[2] + own * (ONE - light[2]), mask, shade)
+    _cover(column, y, cover, r, g, b)
 
 
 @_inline
 def _draw_side(solid, pose, near, cover, shade, focal, ambient, lamp, column):
     """The upright side of a cylinder or box, at depth ``near``."""
     height = len(column)
-    base, wv = HALF * height, near / focal
+    base, wv = HALF * np.float32(height), near / focal
     top = base - (solid[R.SOLID_TOP] - pose[EYE]) / wv
     bottom = base + (pose[EYE] - solid[R.SOLID_BOTTOM]) / wv
     band = solid[R.SOLID_BAND]
@@ -419,8 +453,8 @@ def _draw_lid(solid, pose, near, far, cover, shade, focal, ambient, lamp, column
     if drop <= ZERO:
         return
     height = len(column)
-    first = HALF * height + focal * drop / far
-    last = HALF * height + focal * drop / near
+    first = HALF * np.float32(height) + focal * drop / far
+    last = HALF * np.float32(height) + focal * drop / near
     for y in range(max(int(np.floor(first)), 0), min(int(np.ceil(last)), height)):
         share = min(min(np.float32(y) + ONE, last) - max(np.float32(y), first), ONE)
         _paint(solid, column, y, cover * share, np.float32(0.75), shade, ambient, lamp)
@@ -487,7 +521,7 @@ def _slabs(bx, by, dx, dy, solid):
 def _draw_round(solid, scene, pose, dx, dy, middle, aside, radius, focal, ambient, lamp, column):
     """Spheres and cones: a quadratic for each pixel of the rows that can see them."""
     height = len(column)
-    base, squared = HALF * height, dx * dx + dy * dy
+    base, squared = HALF * np.float32(height), dx * dx + dy * dy
     reach = radius / math.sqrt(squared)
     near = max(middle - reach, np.float32(0.05))
     far = middle + reach
