@@ -31,11 +31,12 @@ MakeEnv = Callable[[Config], gymnasium.Env]
 
 @dataclass(frozen=True)
 class Job:
-    """One session of a data set; everything in it follows from ``seed``."""
+    """One session of a data set; everything in it follows from ``room`` (the place) and ``seed`` (its player)."""
 
     config: Config
     bot: str
     frames: int
+    room: int
     seed: int
     path: Path
     make_env: MakeEnv
@@ -66,19 +67,23 @@ def collect(
     sessions: int = 500,
     frames: int = 300,
     seed: int = 0,
+    rooms: int | None = None,
     workers: int | None = None,
     make_env: MakeEnv = make_real_game,
 ) -> Collected:
     """Record ``sessions`` episodes of ``frames`` frames, the reset frame included, into ``out``.
 
-    Session i is ``out/<i>-seed<seed + i>`` and depends on nothing but its own seed. What is finished there
+    Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (``rooms`` of them in turn, when given: fewer places,
+    each seen more often) by a bot with the seed ``seed + i``; it depends on nothing else. What is finished there
     is skipped, what an interrupted run left unfinished is made again. ``workers`` processes, one a core by
     default; 1 stays in this process. ``make_env`` must be importable by name for more than one.
     Raises EpisodeError: a folder that cannot be written, or that holds other sessions under these names.
     """
     out = Path(out)
-    paths = [out / f"{i:06d}-seed{seed + i}" for i in range(sessions)]
-    jobs = [Job(config, bot, frames, seed + i, path, make_env) for i, path in enumerate(paths)]
+    places = [seed + i % (rooms or sessions) for i in range(sessions)]
+    jobs = [
+        Job(config, bot, frames, room, seed + i, out / f"{i:06d}-seed{room}", make_env) for i, room in enumerate(places)
+    ]
     todo = [job for job in jobs if not _is_finished(job)]
     done = Collected(skipped=len(jobs) - len(todo))
     began = time.perf_counter()
@@ -131,7 +136,7 @@ def _play(job: Job) -> int:
         durable=False,
     )
     try:
-        observation, info = recorder.reset(seed=job.seed)
+        observation, info = recorder.reset(seed=job.room)
         for tick in range(1, job.frames):
             observation, _, terminated, truncated, info = recorder.step(bot.act(observation, info))
             if terminated or truncated:

@@ -1,0 +1,77 @@
+"""Train a world's model from recordings: autoencoder, teacher, student init, student DMD. See --help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+TEACH = """
+examples
+  python train.py --config configs/arena.yaml --data recordings                  all four stages, into runs/arena
+  python train.py --config configs/arena.yaml --data recordings --resume         go on where a killed run stopped
+  python train.py --config configs/arena.yaml --data mine --out runs/mine --resume assets/worlds/arena
+                                                                                 teach a trained world your own play
+  torchrun --nproc_per_node=4 train.py --config configs/arena.yaml --data recordings
+  python play.py --checkpoint runs/arena                                         play what came out
+
+Progress is on the terminal; losses: tensorboard --logdir runs/arena; what the model sees: the sample videos and
+pictures in each stage's folder, real on the left or above, generated on the right or below.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--config", type=Path, required=True, help="the world's YAML, such as configs/arena.yaml")
+    p.add_argument("--data", type=Path, required=True, help="a folder of recorded sessions")
+    p.add_argument("--stage", default="all", choices=["autoencoder", "teacher", "student_init", "student_dmd", "all"])
+    p.add_argument("--out", type=Path, help="where everything goes (default: runs/<the configuration's file name>)")
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="WORLD",
+        help="alone: go on with the run in --out. With a trained world's folder: start from its weights, keep its "
+        "autoencoder, and train the student on --data (--stage student_init unless another is named)",
+    )
+    p.add_argument("--generated", action="store_true", help="also train on sessions that a model generated")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "float32", "bfloat16"],
+        help="auto: bfloat16 on a GPU, float32 on a CPU. A few CPUs multiply bfloat16 faster; most, far slower",
+    )
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--steps-scale", type=float, default=1.0, help="multiply every stage's steps, to fit the time at hand"
+    )
+    return p
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    from world_model.checkpoint import CheckpointError
+    from world_model.config import ConfigError
+    from world_model.dataset import DataError
+    from world_model.episode import EpisodeError
+    from world_model.training.loop import TrainingError
+    from world_model.training.run import Choices, run
+
+    choices = Choices(**vars(arguments))
+    try:
+        run(choices, {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ})
+    except (CheckpointError, ConfigError, DataError, EpisodeError, TrainingError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train.py: stopped; the last checkpoint is kept, go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

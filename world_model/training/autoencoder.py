@@ -1,0 +1,70 @@
+"""Stage 1: frames to latents and back. L1 on pixels and on their gradients; latents get a little noise, because the
+decoder will be shown a network's latents, not the encoder's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model import checkpoint
+from world_model.autoencoder import Autoencoder, to_frames, to_network
+from world_model.config import Config
+from world_model.training.loop import Draw, Machine, Update, average_of, optimizers_for
+from world_model.training.samples import write_strip
+
+LATENT_NOISE = 0.05
+CALIBRATION_FRAMES = 4096
+
+
+class AutoencoderTraining:
+    """``train``'s view of the autoencoder: frames uint8 [n, H, W, 3] in memory, drawn at random."""
+
+    name = "autoencoder"
+
+    def __init__(self, config: Config, machine: Machine, frames: np.ndarray, held_out: np.ndarray):
+        self.config, self.machine, self.settings = config, machine, config.training.autoencoder
+        self.frames, self.held_out = torch.from_numpy(frames), torch.from_numpy(held_out)
+        torch.manual_seed(machine.seed)
+        network = Autoencoder(config).to(machine.device, memory_format=torch.channels_last)
+        self.average = average_of(network)
+        optimizers = optimizers_for(network, self.settings.learning_rate, self.settings.weight_decay, muon=False)
+        self.updates = {"autoencoder": Update(network, self.loss, optimizers)}
+        self._bounded, self._picture = network.bounded, network.picture
+        if machine.compile:
+            self._bounded, self._picture = torch.compile(network.bounded), torch.compile(network.picture)
+
+    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        picks = (draw.uniform().cpu() * len(self.frames)).long()
+        real = to_network(self.frames[picks].to(self.machine.device))
+        with self.machine.precision():
+            latents = self._bounded(real)
+            latents = latents + LATENT_NOISE * draw.normal(*latents.shape[1:])
+            made = self._picture(latents).float()
+        pixel, slope = (made - real).abs().mean(), gradient_l1(made, real)
+        psnr = -10 * torch.log10((made.detach() - real).square().mean() / 4)
+        return pixel + self.settings.gradient_weight * slope, {"pixel_l1": pixel.detach(), "psnr_db": psnr}
+
+    @torch.no_grad()
+    def sample(self, folder: Path, step: int) -> None:
+        real = self.held_out[:: max(1, len(self.held_out) // 8)][:8]
+        made = to_frames(self.average.picture(self.average.bounded(to_network(real.to(self.machine.device)))))
+        write_strip(folder / f"sample_{step:06d}.png", [real.numpy(), made.cpu().numpy()])
+
+    @torch.no_grad()
+    def finish(self, folder: Path) -> None:
+        """Calibrate the latents on training frames and write the averaged weights."""
+        chosen = self.frames[:: max(1, len(self.frames) // CALIBRATION_FRAMES)]
+        pictures = (to_network(part.to(self.machine.device)) for part in chosen.split(64))
+        self.average.calibrate(torch.cat([self.average.bounded(picture) for picture in pictures]))
+        tensors = {f"autoencoder.{name}": t.cpu().numpy() for name, t in self.average.state_dict().items()}
+        about = {"stage": self.name, "steps": str(self.settings.steps)}
+        checkpoint.save(folder / checkpoint.WEIGHTS, tensors, self.config, about)
+
+
+def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical pixel differences: what blur changes most."""
+    error = a - b
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()

@@ -1,0 +1,83 @@
+"""What the three transformer stages share: a batch of clips, losses, and the frames they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model import checkpoint
+from world_model.autoencoder import Autoencoder, to_frames
+from world_model.config import Config
+from world_model.dataset import Clips, Episode
+from world_model.noise import MIN_SIGMA
+from world_model.training.loop import Draw, Machine
+from world_model.training.samples import write_video
+from world_model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the stages train on: encoded sessions, the decoder to look at them with, and the world."""
+
+    config: Config
+    machine: Machine
+    autoencoder: Autoencoder
+    train: list[Episode]
+    held_out: list[Episode]
+
+    def clips(self, blocks: int) -> Clips:
+        return Clips(self.train, blocks, self.config.rolling.frames_per_block)
+
+    def held_out_clip(self, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One long clip of a room that is not trained on; as long as it can be up to ``blocks``."""
+        per_block = self.config.rolling.frames_per_block
+        longest = max(len(episode.latents) for episode in self.held_out) // per_block
+        clips = Clips(self.held_out, min(blocks, longest), per_block)
+        return tuple(torch.from_numpy(a).to(self.machine.device) for a in clips.take(np.array([0.5])))
+
+    def show(self, path: Path, real: Tensor, made: Tensor, actions: Tensor) -> None:
+        """Latents real and made [T, B, C, h, w] under actions [T, keys], side by side in a video."""
+        world, per_block = self.config.world, self.config.rolling.frames_per_block
+        columns = [to_frames(self.autoencoder.decode(x.flatten(0, 1).float())).cpu().numpy() for x in (real, made)]
+        held = actions.repeat_interleave(per_block, 0).cpu().numpy()
+        write_video(path, columns, held, world.keys, world.fps)
+
+
+def batch_of(clips: Clips, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's share of a batch: sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions [n, T, keys]."""
+    picks = draw.uniform().cpu().numpy().astype(np.float64)
+    return tuple(torch.from_numpy(array).to(device, non_blocking=True) for array in clips.take(picks))
+
+
+def velocity_loss(x0: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
+    """Squared velocity error of an x0 prediction, by frame: x0, real [n, F, C, h, w], sigma [n, F] -> [n, F].
+
+    Both velocities start at the same x, so it cancels: ``((x0 - real) / sigma)^2``.
+    """
+    error = (x0.float() - real.float()).square().mean((2, 3, 4))
+    return error / sigma.clamp(min=MIN_SIGMA).square()
+
+
+def forget(actions: Tensor, share: float, draw: Draw) -> Tensor:
+    """Drop all actions of a random share of the clips: NaN is "unknown", not "no keys"."""
+    dropped = draw.uniform() < share
+    return actions.masked_fill(dropped.reshape(-1, *[1] * (actions.ndim - 1)), torch.nan)
+
+
+def load_transformer(config: Config, machine: Machine, weights: Path | None, prefix: str) -> Transformer:
+    """A new transformer, or one with the weights that another stage left."""
+    torch.manual_seed(machine.seed)
+    model = Transformer(config)
+    if weights is not None:
+        found = checkpoint.tensors(weights, prefix)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+    return model.to(machine.device)
+
+
+def save_transformer(folder: Path, model: Transformer, prefix: str, config: Config, about: dict[str, str]) -> None:
+    tensors = {f"{prefix}.{name}": t.detach().cpu().numpy() for name, t in model.state_dict().items()}
+    checkpoint.save(folder / checkpoint.WEIGHTS, tensors, config, about)

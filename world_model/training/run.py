@@ -1,0 +1,225 @@
+"""From a configuration and a data folder to a world that plays: the four stages in order, then the export."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import track
+
+from world_model import checkpoint
+from world_model.autoencoder import Autoencoder, to_network
+from world_model.config import Config, Stage, load
+from world_model.dataset import Episode, Footage, encode_session, sample_frames
+from world_model.episode import Session
+from world_model.training.autoencoder import AutoencoderTraining
+from world_model.training.clips import Material
+from world_model.training.loop import Machine, TrainingError, barrier, train
+from world_model.training.student_dmd import StudentDmdTraining
+from world_model.training.student_init import StudentInitTraining
+from world_model.training.teacher import TeacherTraining
+
+STAGES = ("autoencoder", "teacher", "student_init", "student_dmd")
+FRAME_LIMIT = 40_000
+"""Frames held in memory for the autoencoder: 2 GB at 128x128."""
+TEACHER = "teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The command line, as data. ``resume`` is None, True, or the folder of a trained world."""
+
+    config: Path
+    data: Path
+    stage: str = "all"
+    out: Path | None = None
+    resume: bool | str | None = None
+    generated: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    steps_scale: float = 1.0
+
+
+def run(choices: Choices, environment: dict[str, str]) -> Path:
+    """Train what was asked for and return the folder; ``environment`` holds torchrun's RANK and WORLD_SIZE, if any."""
+    config = scaled(load(choices.config), choices.steps_scale)
+    footage = Footage.open(choices.data, config, choices.generated)
+    machine = open_machine(choices, environment)
+    out = choices.out or Path("runs") / choices.config.stem
+    try:
+        Run(config, machine, footage, out, _prepare(choices, config, out, machine)).stages(_stages(choices))
+    finally:
+        if machine.processes > 1:
+            dist.destroy_process_group()
+    return out
+
+
+class Run:
+    """One training run: its folder, and the stages that fill it."""
+
+    def __init__(self, config: Config, machine: Machine, footage: Footage, out: Path, base: Path | None):
+        self.config, self.machine, self.footage, self.out, self.base = config, machine, footage, out, base
+        self._material: Material | None = None
+
+    def stages(self, names: tuple[str, ...]) -> None:
+        """Run the stages in order; afterwards, if there is a student, make the folder playable and write the report."""
+        self._say_what_it_trains_on()
+        report = {}
+        for name in names:
+            began = time.perf_counter()
+            folder = self.out / name
+            logs = train(getattr(self, f"_{name}")(), self.machine, folder)
+            report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
+        if self.machine.first:
+            self._assemble(report)
+        barrier(self.machine)
+
+    def _autoencoder(self) -> AutoencoderTraining:
+        frames = sample_frames(self.footage.train, FRAME_LIMIT, self._watch)
+        held_out = sample_frames(self.footage.held_out, 256, self._watch)
+        return AutoencoderTraining(self.config, self.machine, frames, held_out)
+
+    def _teacher(self) -> TeacherTraining:
+        return TeacherTraining(self.material)
+
+    def _student_init(self) -> StudentInitTraining:
+        if self.base is not None:
+            return StudentInitTraining(self.material, self.base / checkpoint.WEIGHTS, "student")
+        return StudentInitTraining(self.material, self._weights("teacher"))
+
+    def _student_dmd(self) -> StudentDmdTraining:
+        return StudentDmdTraining(self.material, self._student(), self._weights("teacher"))
+
+    @property
+    def material(self) -> Material:
+        """The encoded data; encoded once for all stages."""
+        if self._material is None:
+            autoencoder = Autoencoder(self.config)
+            found = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
+            autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+            autoencoder = autoencoder.to(self.machine.device, memory_format=torch.channels_last).eval()
+            train_set, held_out = (
+                self._encode(autoencoder, part) for part in (self.footage.train, self.footage.held_out)
+            )
+            self._material = Material(self.config, self.machine, autoencoder, train_set, held_out)
+        return self._material
+
+    def _encode(self, autoencoder: Autoencoder, sessions: list[Session]) -> list[Episode]:
+        @torch.no_grad()
+        def encode(frames: np.ndarray) -> np.ndarray:
+            with self.machine.precision():
+                parts = torch.from_numpy(frames).split(128)
+                return torch.cat(
+                    [autoencoder.encode(to_network(p.to(self.machine.device))).float().cpu() for p in parts]
+                ).numpy()
+
+        return [encode_session(session, self.config, encode) for session in self._watch(sessions, "encoding sessions")]
+
+    def _weights(self, stage: str) -> Path:
+        """Where a stage's weights are: in this run, or in the world it started from."""
+        own = self.out / stage / checkpoint.WEIGHTS
+        if own.is_file() or self.base is None:
+            return own
+        return self.base / (TEACHER if stage == "teacher" else checkpoint.WEIGHTS)
+
+    def _student(self) -> Path:
+        own = self.out / "student_init" / checkpoint.WEIGHTS
+        return own if own.is_file() or self.base is None else self.base / checkpoint.WEIGHTS
+
+    def _assemble(self, report: dict) -> None:
+        """One file of weights for play, from the newest student, its graphs and scenes; and what was done, as JSON."""
+        newest = [name for name in ("student_dmd", "student_init") if (self.out / name / checkpoint.WEIGHTS).is_file()]
+        (self.out / "report.json").write_text(json.dumps(report, indent=1))
+        if newest:
+            student = self.out / newest[0] / checkpoint.WEIGHTS
+            autoencoder = self._weights("autoencoder")
+            tensors = {f"autoencoder.{k}": v for k, v in checkpoint.tensors(autoencoder, "autoencoder").items()}
+            tensors |= {f"student.{k}": v for k, v in checkpoint.tensors(student, "student").items()}
+            about = checkpoint.describe(student)[1] | {"sessions": str(len(self.footage.train))}
+            checkpoint.save(self.out / checkpoint.WEIGHTS, tensors, self.config, about)
+        self._print_report(report)
+
+    def _print_report(self, report: dict) -> None:
+        for name, values in report.items():
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            self.machine.console.print(f"[bold]{name}[/bold]  {shown}")
+        self.machine.console.print(f"in {self.out}; play it: python play.py --checkpoint {self.out}")
+
+    def _say_what_it_trains_on(self) -> None:
+        if not self.machine.first:
+            return
+        say = self.machine.console.print
+        sessions, held = self.footage.train, self.footage.held_out
+        say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {len(held)} sessions of held-out rooms; "
+            f"{self.machine.device}, {'bfloat16' if self.machine.bfloat16 else 'float32'}, "
+            f"{self.machine.processes} process(es)")  # fmt: skip
+        for line in self.footage.skipped[:5]:
+            say(f"[yellow]left out[/yellow] {line}")
+        if len(self.footage.skipped) > 5:
+            say(f"[yellow]left out[/yellow] {len(self.footage.skipped) - 5} more")
+
+    def _watch(self, items: Iterable, what: str) -> Iterable:
+        return track(list(items), what, console=self.machine.console, disable=not self.machine.first)
+
+
+def scaled(config: Config, share: float) -> Config:
+    """The configuration with every stage's steps multiplied; at least one step each."""
+    if share == 1:
+        return config
+
+    def shorter(stage: Stage) -> Stage:
+        return stage.model_copy(update={"steps": max(1, round(stage.steps * share))})
+
+    stages = {name: shorter(getattr(config.training, name)) for name in STAGES}
+    return config.model_copy(update={"training": config.training.model_copy(update=stages)})
+
+
+def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
+    """This process's device, precision and place among torchrun's processes."""
+    rank, processes = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
+    cuda = choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: no CUDA GPU is at hand for PyTorch; --device cpu trains on the processor")
+    device = torch.device("cuda", int(environment.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    if processes > 1:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
+    bfloat16 = cuda if choices.precision == "auto" else choices.precision == "bfloat16"
+    return Machine(device, bfloat16, cuda, rank, processes, choices.seed, Console())
+
+
+def _stages(choices: Choices) -> tuple[str, ...]:
+    if choices.stage != "all":
+        return (choices.stage,)
+    return ("student_init",) if isinstance(choices.resume, str) else STAGES
+
+
+def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> Path | None:
+    """Check what the run starts from, make its folder, and return the trained world to start from, if any."""
+    base = Path(choices.resume) if isinstance(choices.resume, str) else None
+    if base is not None:
+        theirs, _ = checkpoint.describe(base / checkpoint.WEIGHTS)
+        for part in ("name", "world", "autoencoder", "transformer", "rolling"):
+            if getattr(theirs, part) != getattr(config, part):
+                raise TrainingError(
+                    f"{base}: its {part} is not that of {choices.config}; use the configuration it was trained with"
+                )
+    if choices.resume is None and machine.first:
+        begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices)]
+        if begun:
+            raise TrainingError(
+                f"{out}: already holds a run ({', '.join(begun)}). Add --resume to go on with it, or another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    return base

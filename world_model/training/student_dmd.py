@@ -1,0 +1,209 @@
+"""Stage 4: the student plays, and two scores say how real its play is (DMD, arXiv 2311.18828; DMD2, 2405.14867).
+
+Rollouts start from recordings, follow their keys, and use the very tick that play uses; by a fair coin they go rolling
+or block by block (arXiv 2509.25161, section 3.3). Rolling, one of every K windows carries gradient. What is scored is
+one window at a time, behind the blocks that were shown before it, and under the actions that the student was given:
+the key held *now* for every block in flight. Past and window are noised to one level; only the window learns.
+
+The game is deterministic, so the recording also holds the true continuation under the same keys: a regression on it may
+be mixed in, where the held key stayed held; its share of the gradient is logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from world_model import rolling
+from world_model.noise import renoise, shifted
+from world_model.training.clips import (
+    Material,
+    batch_of,
+    load_transformer,
+    save_transformer,
+    velocity_loss,
+)
+from world_model.training.loop import Draw, Update, average_of, optimizers_for
+from world_model.training.student_init import prime_from_clip, show_rollout
+from world_model.training.teacher import view_clip
+from world_model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Windows to be scored: past [m, P, B, C, h, w] and the student's window [m, K, B, C, h, w], what each was shown
+    or made under, actions [m, P + K, keys]; the recording, true [m, K, B, C, h, w], owed [m, K] where 1, not 0."""
+
+    sinks: Tensor
+    past: Tensor
+    window: Tensor
+    actions: Tensor
+    true: Tensor
+    owed: Tensor
+
+
+class StudentDmdTraining:
+    name = "student_dmd"
+
+    def __init__(self, material: Material, student: Path, teacher: Path):
+        config, machine = material.config, material.machine
+        self.material, self.config, self.machine = material, config, machine
+        self.settings, self.rolling = config.training.student_dmd, config.rolling
+        self.past = max(1, config.training.teacher.clip_blocks - self.rolling.window_blocks)
+        self.lead = self.rolling.recent_blocks + 1
+        self.ticks = self.settings.rollout_windows * self.rolling.window_blocks
+        self.clips = material.clips(self.lead + self.ticks + self.rolling.window_blocks)
+        self.teacher = load_transformer(config, machine, teacher, "teacher").requires_grad_(False).eval()
+        self.critic = load_transformer(config, machine, teacher, "teacher")
+        self.student = load_transformer(config, machine, student, "student")
+        self.average = average_of(self.student)
+        if machine.compile:
+            for model in (self.teacher, self.critic, self.student):
+                model.compile_run()
+        s = self.settings
+        self.updates = {
+            "student": Update(
+                self.student,
+                self.student_loss,
+                optimizers_for(self.student, s.learning_rate, s.weight_decay, muon=False),
+                every=s.critic_steps,
+            ),
+            "critic": Update(
+                self.critic,
+                self.critic_loss,
+                optimizers_for(self.critic, s.critic_learning_rate, s.weight_decay, muon=False),
+            ),
+        }
+
+    def student_loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        scored = self.rollout(draw, learn=True)
+        gradient = dmd_gradient(scored.window, *self._score(scored, draw))
+        matching = 0.5 * (scored.window - (scored.window - gradient).detach()).square().mean()
+        error = (scored.window - scored.true) * scored.owed[:, :, None, None, None, None]
+        regression = error.square().mean()
+        weight = self.settings.regression_weight
+        pull, push = gradient.square().mean().sqrt(), 2 * weight * error.detach().square().mean().sqrt()
+        logs = {
+            "dmd_gradient": pull,
+            "regression": regression.detach(),
+            "regression_share": push / (pull + push + 1e-12),
+            "motion_ratio": _motion(scored.window) / _motion(scored.true).clamp(min=1e-6),
+        }
+        return matching + weight * regression, logs
+
+    def critic_loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        with torch.no_grad():
+            scored = self.rollout(draw, learn=False)
+        x, sigma, real = self._noised(scored, draw)
+        with self.machine.precision():
+            x0 = self._seen(self.critic, scored, x, sigma, scored.actions)
+        flat = real.flatten(1, 2)
+        return velocity_loss(x0.flatten(1, 2), flat, sigma[:, : flat.shape[1]]).mean(), {}
+
+    def rollout(self, draw: Draw, learn: bool) -> Scored:
+        """Play from recorded starts under recorded keys; the windows to be scored, all in one batch."""
+        sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
+        with torch.no_grad(), self.machine.precision():
+            state = prime_from_clip(self.student, self.rolling, sinks, latents, actions, draw)
+        walk = self._roll if draw.shared(1000) < 1000 * self.settings.rolling_share else self._block_by_block
+        return walk(draw, learn, state, sinks, latents, actions)
+
+    def _roll(self, draw: Draw, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor) -> Scored:
+        size, phase = self.rolling.window_blocks, draw.shared(self.rolling.window_blocks)
+        shown, windows = [latents[:, index] for index in range(self.lead)], []
+        for at in range(self.lead, self.lead + self.ticks):
+            chosen = (at - self.lead) % size == phase
+            with torch.set_grad_enabled(learn and chosen), self.machine.precision():
+                noise = draw.normal(size, *latents.shape[2:])
+                state, x0 = rolling.tick(self.student, self.rolling, state, actions[:, at], noise)
+            if chosen:
+                held = actions[:, at : at + 1].expand(-1, size, -1)
+                windows.append(self._scored(sinks, latents, actions, shown, x0.float(), held, at))
+            shown.append(x0[:, 0].detach().float())
+        return _together(windows)
+
+    def _block_by_block(
+        self, draw: Draw, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor
+    ) -> Scored:
+        size = self.rolling.window_blocks
+        last_level = 1 + draw.shared(size)
+        shown, made, windows = [latents[:, index] for index in range(self.lead)], [], []
+        for at in range(self.lead, self.lead + self.ticks):
+            with torch.set_grad_enabled(learn), self.machine.precision():
+                noise = draw.normal(size, *latents.shape[2:])
+                state, x0 = rolling.block(self.student, self.rolling, state, actions[:, at], noise, last_level)
+            made.append(x0.float())
+            if len(made) == size:
+                first = at - size + 1
+                held = actions[:, first : at + 1]
+                windows.append(self._scored(sinks, latents, actions, shown, torch.cat(made, 1), held, first))
+                shown += [x[:, 0].detach() for x in made]
+                made = []
+        return _together(windows)
+
+    def _scored(
+        self, sinks: Tensor, latents: Tensor, actions: Tensor, shown: list[Tensor], x0: Tensor, held: Tensor, at: int
+    ) -> Scored:
+        """One window [n, K, B, C, h, w] that starts at block ``at``, behind what was shown before it."""
+        size, past = self.rolling.window_blocks, min(self.past, at)
+        under = torch.cat([actions[:, at - past : at], held], 1)
+        same = (actions[:, at : at + size] == held).all(-1).float().cumprod(1)
+        return Scored(sinks, torch.stack(shown[-past:], 1), x0, under, latents[:, at : at + size], same)
+
+    def _score(self, scored: Scored, draw: Draw) -> tuple[Tensor, Tensor]:
+        """x0 [m, K, B, C, h, w] of the windows by critic and by (guided) teacher, at one noise level a clip."""
+        with torch.no_grad(), self.machine.precision():
+            x, sigma, _ = self._noised(scored, draw)
+            fake = self._seen(self.critic, scored, x, sigma, scored.actions).float()
+            real = self._seen(self.teacher, scored, x, sigma, scored.actions).float()
+            if self.settings.guidance != 1:
+                unknown = torch.full_like(scored.actions, torch.nan)
+                free = self._seen(self.teacher, scored, x, sigma, unknown).float()
+                real = free + self.settings.guidance * (real - free)
+        return fake, real
+
+    def _noised(self, scored: Scored, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+        """Past and window at one noise share a clip: x [m, F, C, h, w], sigma [m, F], and the clean window."""
+        clean = torch.cat([scored.past, scored.window.detach()], 1).flatten(1, 2)
+        share = shifted(draw.uniform(), self.rolling.shift).clamp(self.settings.score_low, self.settings.score_high)
+        repeats = len(clean) // len(share)
+        sigma = share.repeat(repeats)[:, None].expand(-1, clean.shape[1])
+        noise = torch.cat([draw.normal(*clean.shape[1:]) for _ in range(repeats)])
+        return renoise(clean, noise, sigma[:, :, None, None, None]), sigma, scored.window.detach()
+
+    def _seen(self, model: Transformer, scored: Scored, x: Tensor, sigma: Tensor, actions: Tensor) -> Tensor:
+        per_block = self.rolling.frames_per_block
+        x0 = view_clip(model, scored.sinks, x, sigma, actions, per_block)
+        return x0.unflatten(1, (-1, per_block))[:, -self.rolling.window_blocks :]
+
+    @torch.no_grad()
+    def sample(self, folder: Path, step: int) -> None:
+        show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+
+    def finish(self, folder: Path) -> None:
+        about = {"stage": self.name, "steps": str(self.settings.steps)}
+        save_transformer(folder, self.average, "student", self.config, about)
+
+
+def dmd_gradient(sample: Tensor, fake: Tensor, real: Tensor) -> Tensor:
+    """DMD's gradient for samples [m, ...] (2311.18828 eq. 7-8): ``(critic x0 - teacher x0)`` over the sample's mean
+    distance to the teacher's x0. Zero where critic and teacher agree."""
+    dimensions = tuple(range(1, sample.ndim))
+    scale = (sample.detach() - real).abs().mean(dimensions, keepdim=True).clamp(min=1e-3)
+    return torch.nan_to_num((fake - real) / scale)
+
+
+def _together(windows: list[Scored]) -> Scored:
+    """Windows in one batch; the shortest past decides (early windows have less behind them)."""
+    past = min(window.past.shape[1] for window in windows)
+    size = windows[0].window.shape[1]
+    cut = [Scored(w.sinks, w.past[:, -past:], w.window, w.actions[:, -past - size :], w.true, w.owed) for w in windows]
+    return Scored(*(torch.cat(parts) for parts in zip(*(vars(w).values() for w in cut), strict=True)))
+
+
+def _motion(windows: Tensor) -> Tensor:
+    """Mean absolute change from block to block: what DMD is known to lose."""
+    return windows.detach().diff(dim=1).abs().mean()

@@ -1,0 +1,126 @@
+"""Stage 3: the student learns the tick from recordings. Teacher's weights, play's mask and play's inputs.
+
+One pass trains several ticks: [sinks | clean clip | a staircase window at each start], masked so that every window sees
+exactly what play would show it, under the key held at its first block (Causal Forcing, arXiv 2602.02214: start the
+student under the mask it will play with).
+
+In play, a window's noisy contents were guessed under the keys held before. A share of the windows here is *stale*:
+what was noised is the clip some blocks earlier or later, the target is the truth. Without it the student trusts what
+it finds in the window more than the key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from world_model import context, rolling
+from world_model.config import Rolling
+from world_model.noise import renoise, sigmas
+from world_model.training.clips import (
+    Material,
+    batch_of,
+    forget,
+    load_transformer,
+    save_transformer,
+    velocity_loss,
+)
+from world_model.training.loop import Draw, Machine, Update, average_of, optimizers_for
+from world_model.transformer import Transformer
+
+SAMPLE_BLOCKS = 80
+
+
+class StudentInitTraining:
+    name = "student_init"
+
+    def __init__(self, material: Material, weights: Path, prefix: str = "teacher"):
+        config, machine = material.config, material.machine
+        self.material, self.config, self.machine = material, config, machine
+        self.settings, self.rolling = config.training.student_init, config.rolling
+        self.clips = material.clips(self.settings.clip_blocks)
+        self.starts = window_starts(self.rolling, self.settings.clip_blocks, self.settings.windows)
+        model = load_transformer(config, machine, weights, prefix)
+        self.average = average_of(model)
+        if machine.compile:
+            model.compile_run()
+        optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon=True)
+        self.updates = {"student": Update(model, self.loss, optimizers)}
+        self.model = model
+
+    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
+        actions = forget(actions, self.settings.drop_action, draw)
+        shape, per_block, size = self.rolling, self.rolling.frames_per_block, self.rolling.window_blocks
+        past = renoise(
+            latents, draw.normal(*latents.shape[1:]), self.settings.context_noise * draw.uniform(1, 1, 1, 1, 1)
+        )
+        seen = torch.cat([latents[:, index] for index in self._window_indices(draw)], 1)
+        real = torch.cat([latents[:, start : start + size] for start in self.starts], 1)
+        levels = torch.tensor(sigmas(size, shape.shift)[1:], device=real.device).repeat(len(self.starts))
+        windows = renoise(seen, draw.normal(*real.shape[1:]), levels[:, None, None, None, None])
+        held = torch.cat([actions[:, start : start + 1].expand(-1, size, -1) for start in self.starts], 1)
+        layout = context.packed(per_block, shape.sink_blocks, shape.recent_blocks, latents.shape[1], self.starts, size)
+        x = torch.cat([sinks, past.flatten(1, 2), windows.flatten(1, 2)], 1)
+        sigma = torch.cat([levels.new_zeros(x.shape[1] - len(levels) * per_block), levels.repeat_interleave(per_block)])
+        unknown = actions.new_full((len(x), sinks.shape[1], actions.shape[-1]), torch.nan)
+        acted = torch.cat([unknown, torch.cat([actions, held], 1).repeat_interleave(per_block, 1)], 1)
+        with self.machine.precision():
+            x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout)
+        count = real.shape[1] * per_block
+        losses = velocity_loss(x0[:, -count:], real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
+        shown = losses.unflatten(1, (len(self.starts), size, per_block))[:, :, 0]
+        return losses.mean(), {"first_block": shown.detach().mean()}
+
+    def _window_indices(self, draw: Draw) -> list[Tensor]:
+        """For each start the block numbers [K] whose latents are noised into the window; one draw for the batch."""
+        size, last = self.rolling.window_blocks, self.settings.clip_blocks - 1
+        indices = []
+        for start in self.starts:
+            stale = draw.shared(1000) < 1000 * self.settings.stale_share
+            offset = draw.shared(2 * size - 1) - (size - 1) if stale else 0
+            blocks = torch.arange(start, start + size) + offset
+            indices.append(blocks.clamp(start - 1, last).to(self.machine.device))
+        return indices
+
+    @torch.no_grad()
+    def sample(self, folder: Path, step: int) -> None:
+        show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+
+    def finish(self, folder: Path) -> None:
+        about = {"stage": self.name, "steps": str(self.settings.steps)}
+        save_transformer(folder, self.average, "student", self.config, about)
+
+
+def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
+    """Where the windows of a clip start: evenly from half a context to the clip's last whole window."""
+    first, last = max(1, shape.recent_blocks // 2), blocks - shape.window_blocks
+    spread = torch.linspace(first, last, windows).round().int().tolist()
+    return tuple(sorted(set(spread)))
+
+
+def show_rollout(model: Transformer, material: Material, path: Path) -> None:
+    """Roll from a held-out start under the recorded keys, with play's own step, and film it beside what happened."""
+    machine: Machine = material.machine
+    shape = material.config.rolling
+    lead = shape.recent_blocks + 1
+    sinks, latents, actions = material.held_out_clip(lead + SAMPLE_BLOCKS)
+    draw = Draw(machine, 0, 98, machine.processes)
+    state = prime_from_clip(model, shape, sinks, latents, actions, draw)
+    made = []
+    for at in range(lead, latents.shape[1]):
+        noise = draw.normal(shape.window_blocks, *latents.shape[2:])[:1]
+        state, latent = rolling.step(model, shape, state, actions[:, at], noise)
+        made.append(latent)
+    material.show(path, latents[0, lead:], torch.stack(made, 1)[0], actions[0, lead:])
+
+
+def prime_from_clip(
+    model: Transformer, shape: Rolling, sinks: Tensor, latents: Tensor, actions: Tensor, draw: Draw
+) -> rolling.State:
+    """Prime on a clip's first R+1 blocks, and on the K after them as the window's first contents."""
+    lead, size = shape.recent_blocks + 1, shape.window_blocks
+    noise = draw.normal(size, *latents.shape[2:])[: len(latents)]
+    return rolling.prime(model, shape, sinks, latents[:, : lead + size], actions[:, :lead], noise)

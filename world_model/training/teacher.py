@@ -1,0 +1,110 @@
+"""Stage 2: the teacher. The transformer looks both ways over a clip and learns its flow at every mix of noise levels.
+
+Each clip draws one of three shapes of noise: independent levels for every block (diffusion forcing, arXiv 2407.01392);
+the window's staircase behind a nearly clean past; one level for all, as a score for DMD needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from world_model import context
+from world_model.noise import renoise, shifted, sigmas, velocity
+from world_model.training.clips import (
+    Material,
+    batch_of,
+    forget,
+    load_transformer,
+    save_transformer,
+    velocity_loss,
+)
+from world_model.training.loop import Draw, Update, average_of, optimizers_for
+from world_model.transformer import Transformer
+
+SAMPLE_STEPS = 24
+
+
+class TeacherTraining:
+    name = "teacher"
+
+    def __init__(self, material: Material, weights: Path | None = None):
+        config, machine = material.config, material.machine
+        self.material, self.config, self.machine = material, config, machine
+        self.settings, self.rolling = config.training.teacher, config.rolling
+        self.clips = material.clips(self.settings.clip_blocks)
+        model = load_transformer(config, machine, weights, "teacher")
+        self.average = average_of(model)
+        if machine.compile:
+            model.compile_run()
+        optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon=True)
+        self.updates = {"teacher": Update(model, self.loss, optimizers)}
+        self.model = model
+
+    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
+        sigma = self._noise_shares(draw).repeat_interleave(self.rolling.frames_per_block, 1)
+        actions = forget(actions, self.settings.drop_action, draw)
+        real = latents.flatten(1, 2)
+        noise = draw.normal(*real.shape[1:])
+        x = renoise(real, noise, sigma[:, :, None, None, None])
+        with self.machine.precision():
+            x0 = view_clip(self.model, sinks, x, sigma, actions, self.rolling.frames_per_block)
+        losses = velocity_loss(x0, real, sigma)
+        return losses.mean(), {}
+
+    def _noise_shares(self, draw: Draw) -> Tensor:
+        """[n, T] noise shares of the blocks, of one of the three shapes."""
+        settings, rolling, count = self.settings, self.rolling, self.settings.clip_blocks
+        independent = shifted(draw.uniform(count), 2.0)
+        one = shifted(draw.uniform(1), rolling.shift).expand(-1, count)
+        levels = torch.tensor(sigmas(rolling.window_blocks, rolling.shift), device=one.device)
+        start = (draw.uniform(1) * (count - rolling.window_blocks + 1)).long()
+        level = (torch.arange(count, device=one.device) - start + 1).clamp(0, rolling.window_blocks)
+        staircase = torch.maximum(levels[level], settings.context_noise * draw.uniform(1))
+        kind = draw.uniform(1)
+        shares = torch.where(kind < settings.staircase_share, staircase, independent)
+        return torch.where(kind >= 1 - settings.uniform_share, one, shares)
+
+    @torch.no_grad()
+    def sample(self, folder: Path, step: int) -> None:
+        """A held-out clip: its first third as it was, the rest denoised from nothing under the same keys."""
+        draw = Draw(self.machine, 0, 99, self.machine.processes)
+        sinks, latents, actions = self.material.held_out_clip(self.settings.clip_blocks)
+        past = latents.shape[1] // 3
+        made = denoise_clip(self.average, sinks, latents, actions, past, draw, SAMPLE_STEPS)
+        self.material.show(folder / f"sample_{step:06d}.mp4", latents[0], made[0], actions[0])
+
+    def finish(self, folder: Path) -> None:
+        about = {"stage": self.name, "steps": str(self.settings.steps)}
+        save_transformer(folder, self.average, "teacher", self.config, about)
+
+
+def view_clip(model: Transformer, sinks: Tensor, x: Tensor, sigma: Tensor, actions: Tensor, per_block: int) -> Tensor:
+    """x0 of a clip seen both ways behind its clean sinks: x [n, F, C, h, w], sigma [n, F], actions [n, T, keys]."""
+    count = sinks.shape[1]
+    acted = actions.repeat_interleave(per_block, 1)
+    unknown = acted.new_full((len(acted), count, acted.shape[-1]), torch.nan)
+    layout = context.clip(count, x.shape[1])
+    shares = torch.cat([sigma.new_zeros(len(sigma), count), sigma], 1)
+    x0, _ = model(torch.cat([sinks, x], 1), shares, torch.cat([unknown, acted], 1), layout)
+    return x0[:, count:]
+
+
+def denoise_clip(
+    model: Transformer, sinks: Tensor, latents: Tensor, actions: Tensor, past: int, draw: Draw, steps: int
+) -> Tensor:
+    """Euler's way down in ``steps`` for all blocks after the first ``past``, which stay: [n, T, B, C, h, w]."""
+    per_block = latents.shape[2]
+    real = latents.flatten(1, 2)
+    known = (torch.arange(real.shape[1], device=real.device) < past * per_block).float()
+    x = torch.where(known[None, :, None, None, None] > 0, real, draw.normal(*real.shape[1:]).expand_as(real))
+    shares = [shifted(1 - index / steps, 3.0) for index in range(steps + 1)]
+    for now, then in zip(shares[:-1], shares[1:], strict=True):
+        sigma = (now * (1 - known)).expand(len(x), -1)
+        x0 = view_clip(model, sinks, x, sigma, actions, per_block)
+        move = velocity(x, x0.float(), sigma[:, :, None, None, None])
+        x = x - (now - then) * move * (1 - known)[None, :, None, None, None]
+    return x.unflatten(1, latents.shape[1:3])
