@@ -8,6 +8,7 @@ play path needs no PyTorch.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -55,10 +56,31 @@ def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
     return found
 
 
+def places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each tensor's bytes lie in the file: name -> (offset, length)."""
+    header = _header(path)
+    entries = json.loads(header[8:])
+    entries.pop("__metadata__", None)
+    spans = {name: entry["data_offsets"] for name, entry in entries.items()}
+    return {name: (len(header) + start, end - start) for name, (start, end) in spans.items()}
+
+
+def header_digest(path: Path) -> str:
+    """Changes when ``places`` may have changed; new values alone, in the same places, leave it as it is."""
+    return hashlib.sha256(_header(path)).hexdigest()[:16]
+
+
 def digest(path: Path) -> str:
     """The first 16 hexadecimal digits of the file's SHA-256: what reports and recordings call the checkpoint hash."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _header(path: Path) -> bytes:
+    """Eight bytes that say how long the JSON is, and the JSON; the tensors follow."""
+    with _opened(path), open(path, "rb") as file:
+        length = file.read(8)
+        return length + file.read(int.from_bytes(length, "little"))
 
 
 def _opened(path: Path):
