@@ -456,7 +456,8 @@ def _draw_lid(solid, pose, near, far, cover, shade, focal, ambient, lamp, column
     first = HALF * np.float32(height) + focal * drop / far
     last = HALF * np.float32(height) + focal * drop / near
     for y in range(max(int(np.floor(first)), 0), min(int(np.ceil(last)), height)):
-        share = min(min(np.float32(y) + ONE, last) - max(np.float32(y), first), ONE)
+        # Whole down to its last row: the side is laid over the rest of it, and nothing shines between them.
+        share = min(np.float32(y) + ONE - first, ONE)
         _paint(solid, column, y, cover * share, np.float32(0.75), shade, ambient, lamp)
 
 

@@ -289,17 +289,16 @@ RADII = {LAMP: 0.32, PILLAR: 0.42, CRATE: 0.78, OBELISK: 0.55, DISC: 0.85, CONE_
 
 def _furnish(rng, palette, walls, scene):
     """Solids [n, SOLID_FIELDS], landmarks [m, 3] and the spawn point; always a lamp, and kinds differ."""
-    count = int(rng.integers(3, MAX_LANDMARKS + 1))
-    kinds = [LAMP, *rng.permutation([PILLAR, CRATE, OBELISK, DISC, CONE_MARK, BALL, TREE])[: count - 1]]
-    spawn = rng.normal(0, 0.5, 2)
-    solids, landmarks = [], []
-    for index, kind in enumerate(kinds):
-        radius = RADII[kind]
-        place = _place(rng, walls, landmarks, spawn, radius)
-        if place is None:
-            continue
-        landmarks.append((*place, radius))
-        solids += _build(rng, kind, place, radius, palette.landmark(index, count), scene)
+    count, landmarks = int(rng.integers(3, MAX_LANDMARKS + 1)), []
+    while len(landmarks) < 3:  # a cramped room may need another draw
+        kinds = [LAMP, *rng.permutation([PILLAR, CRATE, OBELISK, DISC, CONE_MARK, BALL, TREE])[: count - 1]]
+        spawn = rng.normal(0, 0.5, 2)
+        solids, landmarks = [], []
+        for index, kind in enumerate(kinds):
+            place = _place(rng, walls, landmarks, spawn, RADII[kind])
+            if place is not None:
+                landmarks.append((*place, RADII[kind]))
+                solids += _build(rng, kind, place, RADII[kind], palette.landmark(index, count), scene)
     scene[SOLID_COUNT], scene[LANDMARK_COUNT] = len(solids), len(landmarks)
     scene[[LAMP_X, LAMP_Y]] = landmarks[0][:2]
     return np.array(solids), np.array(landmarks), spawn
