@@ -17,6 +17,9 @@ GRID = 64  # cells a side of the light map
 PLAYER_RADIUS = 0.35
 CLEARANCE = 0.85  # every gap is this wide or more, so a player of radius 0.35 never wedges
 
+# The compiled renderer and physics have these numbers baked in, and numba's cache only watches the files
+# that hold compiled functions: after changing one, save raycast.py and arena.py too.
+
 # Columns of Rooms.walls. T is the unit tangent, N the unit normal that points into the room.
 WALL_X, WALL_Y, WALL_TX, WALL_TY, WALL_NX, WALL_NY, WALL_LENGTH, WALL_LIT = range(8)
 WALL_PATTERN, WALL_SCALE, WALL_SHIFT, WALL_COLOR, WALL_COLOR2, WALL_FIELDS = 8, 9, 10, 11, 14, 17
