@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-MIN_SIGMA = 0.05
-"""Below this share the velocity of a predicted x0 is no longer amplified (JiT, arXiv 2511.13720, section 4.3)."""
-
 
 def shifted(u, shift: float):
     """Timestep shift: noise share of an even position ``u`` in [0, 1] (SD3, arXiv 2403.03206, eq. 23)."""
@@ -27,11 +24,6 @@ def sigmas(levels: int, shift: float) -> tuple[float, ...]:
 def renoise(x0, noise, sigma):
     """``x = (1 - sigma) * x0 + sigma * noise``; shapes broadcast."""
     return (1.0 - sigma) * x0 + sigma * noise
-
-
-def velocity(x, x0, sigma):
-    """Velocity at ``x`` of the path that ends in ``x0``: ``(x - x0) / max(sigma, MIN_SIGMA)``."""
-    return (x - x0) / sigma.clip(min=MIN_SIGMA)
 
 
 def seeded(seed: int, tick: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -13,10 +13,12 @@ from world_model import checkpoint
 from world_model.autoencoder import Autoencoder, to_frames
 from world_model.config import Config
 from world_model.dataset import Clips, Episode
-from world_model.noise import MIN_SIGMA
 from world_model.training.loop import Draw, Machine
 from world_model.training.samples import write_video
 from world_model.transformer import Transformer
+
+LEAST_SIGMA = 0.2
+"""Velocity errors are weighted no more than at this noise share: a nearly clean block teaches only to copy itself."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def velocity_loss(x0: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
     Both velocities start at the same x, so it cancels: ``((x0 - real) / sigma)^2``.
     """
     error = (x0.float() - real.float()).square().mean((2, 3, 4))
-    return error / sigma.clamp(min=MIN_SIGMA).square()
+    return error / sigma.clamp(min=LEAST_SIGMA).square()
 
 
 def forget(actions: Tensor, share: float, draw: Draw) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from world_model import context
-from world_model.noise import renoise, shifted, sigmas, velocity
+from world_model.noise import renoise, shifted, sigmas
 from world_model.training.clips import (
     Material,
     batch_of,
@@ -104,7 +104,6 @@ def denoise_clip(
     shares = [shifted(1 - index / steps, 3.0) for index in range(steps + 1)]
     for now, then in zip(shares[:-1], shares[1:], strict=True):
         sigma = (now * (1 - known)).expand(len(x), -1)
-        x0 = view_clip(model, sinks, x, sigma, actions, per_block)
-        move = velocity(x, x0.float(), sigma[:, :, None, None, None])
-        x = x - (now - then) * move * (1 - known)[None, :, None, None, None]
+        x0 = view_clip(model, sinks, x, sigma, actions, per_block).float()
+        x = torch.where(known[None, :, None, None, None] > 0, real, x0 + (then / now) * (x - x0))
     return x.unflatten(1, latents.shape[1:3])

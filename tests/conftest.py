@@ -1,0 +1,44 @@
+"""What several tests share: a small recorded data set and a small trained world, made once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from world_model.config import CONFIGS, Config, load
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Config:
+    return load(CONFIGS / "tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny, tmp_path_factory) -> Path:
+    """Recorded arena sessions at the tiny size: 20 rooms of 60 frames, one of them held out."""
+    from game.collect import collect
+
+    folder = tmp_path_factory.mktemp("recordings")
+    collect(tiny, out=folder, sessions=20, frames=60, seed=20, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_data, tmp_path_factory) -> Path:
+    """What the training command leaves: all four stages of configs/tiny.yaml on ``tiny_data``."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    run_train("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", out)
+    return out
+
+
+def run_train(*arguments, check: bool = True, launcher=(), timeout: float = 300) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, "train.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+    return done
