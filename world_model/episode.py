@@ -184,9 +184,10 @@ class SessionWriter:
         if self._error:
             raise self._error
         end = {"frames": self._kept, "chunks": self._chunks, "ended": datetime.now(UTC).isoformat()}
-        self._guarded(lambda: _write(self.path / END, _json_bytes(end), self._durable))
-        if self._error:
-            raise self._error
+        try:
+            _write(self.path / END, _json_bytes(end), self._durable)
+        except OSError as error:
+            raise self._explained(error) from error
 
     def __enter__(self) -> SessionWriter:
         return self
@@ -204,7 +205,7 @@ class SessionWriter:
         frame, action = np.array(frame), np.array(action)  # copies: sources may reuse their buffers
         if frame.shape != self._frame_shape or frame.dtype != np.uint8:
             raise EpisodeError(f"{self.path}: a frame is uint8 {self._frame_shape}, not {frame.dtype} {frame.shape}")
-        if action.shape != (len(self.meta.keys),) or not np.isin(action, (0, 1)).all():
+        if action.shape != (len(self.meta.keys),) or any(bit not in (0, 1) for bit in action.tolist()):
             raise EpisodeError(f"{self.path}: an action is {len(self.meta.keys)} bits, not {action.tolist()}")
         if self._added == 0 and action.any():
             raise EpisodeError(f"{self.path}: actions[0] must be all zeros: no action produced frames[0]")
@@ -232,30 +233,34 @@ class SessionWriter:
             raise EpisodeError(_explain_os_error(self.path, error, 0, self.meta.fps)) from error
 
     def _work(self) -> None:
-        """The writing thread: encode frames as they come, finish chunks, stop at the first error."""
-        chunk = None
-        while not self._error:
-            item = self._queue.get()
-            if item is not None:
-                chunk = chunk or _Chunk(self.meta, self._chunks, self._kept, self._chunk_frames)
-                self._guarded(lambda chunk=chunk, item=item: chunk.add(*item))
-            if chunk and not self._error and (item is None or chunk.full):
-                self._guarded(lambda chunk=chunk: chunk.save(self.path, self._durable))
-                if not self._error:
-                    self._kept, self._chunks = self._kept + len(chunk.rows), self._chunks + 1
-                    self._unfinished.release(len(chunk.rows))
-                    chunk = None
-            if item is None:
-                return
-        self._unfinished.release(1)  # whoever waits in add() comes out and finds the error
-
-    def _guarded(self, work) -> None:
+        """The writing thread. It must hand every failure to the caller, or it would be lost with the thread."""
         try:
-            work()
-        except OSError as error:
-            self._error = EpisodeError(_explain_os_error(self.path, error, self._kept, self.meta.fps))
-        except Exception as error:  # a thread must hand every failure to its caller, or it is lost
-            self._error = EpisodeError(f"{self.path}: recording failed: {type(error).__name__}: {error}")
+            self._write_chunks()
+        except Exception as error:
+            self._error = self._explained(error)
+            self._unfinished.release()  # whoever waits in add() comes out and finds the error
+
+    def _write_chunks(self) -> None:
+        """Encode frames as they come, save each chunk as it fills up, end at a None."""
+        chunk = None
+        while (item := self._queue.get()) is not None:
+            chunk = chunk or _Chunk(self.meta, self._chunks, self._kept, self._chunk_frames)
+            chunk.add(*item)
+            if chunk.full:
+                self._save(chunk)
+                chunk = None
+        if chunk:
+            self._save(chunk)
+
+    def _save(self, chunk: _Chunk) -> None:
+        chunk.save(self.path, self._durable)
+        self._kept, self._chunks = self._kept + len(chunk.rows), self._chunks + 1
+        self._unfinished.release(len(chunk.rows))
+
+    def _explained(self, error: Exception) -> EpisodeError:
+        if isinstance(error, OSError):
+            return EpisodeError(_explain_os_error(self.path, error, self._kept, self.meta.fps))
+        return EpisodeError(f"{self.path}: recording failed: {type(error).__name__}: {error}")
 
 
 class _Chunk:

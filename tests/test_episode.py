@@ -1,0 +1,534 @@
+"""Sessions on disk: exact round trips, kills, corruption by hand, a full disk, and the listing."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from world_model import episode
+from world_model.episode import EpisodeError, Session, SessionMeta, SessionWriter, find_sessions, session_name
+
+KEYS = ("w", "a", "left", "e")
+FPS, HEIGHT, WIDTH = 10, 48, 64
+
+
+def picture(t: int) -> np.ndarray:
+    """uint8 [H,W,3] that only frame t has: noise and a moving gradient, nothing a lossy codec would keep."""
+    noise = np.random.default_rng(t).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    noise[: HEIGHT // 2] = (np.arange(WIDTH) + t)[:, None]
+    return noise
+
+
+def bits(t: int) -> np.ndarray:
+    """Action t; a bit pattern that only repeats after 16 frames, zeros for t = 0."""
+    return np.array([t >> i & 1 for i in range(len(KEYS))], np.int8)
+
+
+def meta(**changes) -> SessionMeta:
+    settings = {"world": "toy", "env": "Toy-v0", "keys": KEYS, "fps": FPS, "height": HEIGHT, "width": WIDTH}
+    settings |= {"seed": 7, "source": "engine", "code_version": "test", "player": "masher", "created": "now"}
+    return SessionMeta(**(settings | changes))
+
+
+def record(path: Path, frames: int = 33, **settings) -> Path:
+    with SessionWriter(path, meta(), **settings) as writer:
+        for t in range(frames):
+            writer.add(picture(t), bits(t), t / FPS)
+    return path
+
+
+def assert_exact(session: Session) -> None:
+    """What the session holds is what was added, to the bit."""
+    frames = session.frames()
+    assert len(frames) == len(session) == len(session.times)
+    for t in range(len(session)):
+        assert np.array_equal(frames[t], picture(t)), t
+        assert np.array_equal(session.actions[t], bits(t)), t
+    assert np.allclose(session.times, np.arange(len(session)) / FPS, atol=1e-6)
+
+
+# ---------------------------------------------------------------- round trip
+
+
+def test_round_trip_is_exact(tmp_path):
+    anchors = np.stack([picture(1000 + i) for i in range(4)])
+    state = {"position": np.array([1.5, -2.0]), "lights": np.array(True), "cache": np.ones((2, 3), np.float16)}
+    path = tmp_path / "s"
+    with SessionWriter(path, meta(anchors=4, provenance={"room": 3}), anchors, state) as writer:
+        for t in range(33):
+            writer.add(picture(t), bits(t), t / FPS)
+    session = Session.open(path)
+    assert session.damage == [] == session.check()
+    assert session.meta == meta(anchors=4, provenance={"room": 3})
+    assert len(session) == 33
+    assert_exact(session)
+    assert np.array_equal(session.anchors, anchors)
+    assert session.actions.dtype == np.int8 and session.times.dtype == np.float64
+    assert {k: v.dtype for k, v in session.start_state.items()} == {k: v.dtype for k, v in state.items()}
+    assert all(np.array_equal(session.start_state[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("span", [(0, 0), (0, 1), (4, 5), (5, 10), (4, 6), (3, 27), (30, 33), (33, 33)])
+def test_any_span_of_frames(tmp_path, span):
+    session = Session.open(record(tmp_path / "s"))
+    frames = session.frames(*span)
+    assert frames.shape == (span[1] - span[0], HEIGHT, WIDTH, 3)
+    assert all(np.array_equal(frame, picture(span[0] + i)) for i, frame in enumerate(frames))
+
+
+def test_a_span_decodes_only_its_chunks(tmp_path):
+    session = Session.open(record(tmp_path / "s"))
+    for number in (0, 1, 4):
+        (session.path / f"chunk_{number:06d}.mkv").write_bytes(b"")
+    assert np.array_equal(session.frames(10, 20)[9], picture(19))
+    with pytest.raises(EpisodeError, match=r"chunk_000001\.mkv"):
+        session.frames(9, 20)
+
+
+@pytest.mark.parametrize("span", [(-1, 3), (0, 34), (5, 4)])
+def test_spans_outside_are_refused(tmp_path, span):
+    with pytest.raises(IndexError, match="of 33"):
+        Session.open(record(tmp_path / "s")).frames(*span)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 128), (37, 51)])
+def test_every_size_is_exact(tmp_path, size):
+    frames = np.random.default_rng(0).integers(0, 256, (7, *size, 3), dtype=np.uint8)
+    with SessionWriter(tmp_path / "s", meta(height=size[0], width=size[1])) as writer:
+        for t, frame in enumerate(frames):
+            writer.add(frame, bits(0), t)
+    assert np.array_equal(Session.open(tmp_path / "s").frames(), frames)
+
+
+def test_opencv_and_numpy_read_it_without_us(tmp_path):
+    path = record(tmp_path / "s")
+    frames, rows = [], []
+    for video in sorted(path.glob("*.mkv")):
+        capture = cv2.VideoCapture(str(video))
+        while (read := capture.read())[0]:
+            frames.append(read[1][..., ::-1])
+        rows.append(np.genfromtxt(video.with_suffix(".csv"), delimiter=",", names=True))
+    table = np.concatenate(rows)
+    assert len(frames) == len(table) == 33
+    assert all(np.array_equal(frame, picture(t)) for t, frame in enumerate(frames))
+    assert np.array_equal(table["left"], [bits(t)[2] for t in range(33)])
+    assert np.array_equal(table["frame"], np.arange(33))
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
+def test_ffprobe_opens_it(tmp_path):
+    chunk = record(tmp_path / "s") / "chunk_000002.mkv"
+    command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", str(chunk)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    stream = json.loads(answer.stdout)["streams"][0]
+    assert (answer.stderr, stream["width"], stream["height"]) == ("", WIDTH, HEIGHT)
+    assert (stream["nb_read_frames"], stream["r_frame_rate"]) == ("5", f"{FPS}/1")
+
+
+def test_a_source_may_reuse_its_buffers(tmp_path):
+    frame, action = picture(0), bits(0)
+    with SessionWriter(tmp_path / "s", meta()) as writer:
+        for t in range(12):
+            frame[:], action[:] = picture(t), bits(t)
+            writer.add(frame, action, t / FPS)
+    assert_exact(Session.open(tmp_path / "s"))
+
+
+def test_chunks_stay_short_when_ticks_come_late(tmp_path):
+    """A chunk is bounded in time too: at 3 ticks a second, ten frames would be more than a second to lose."""
+    with SessionWriter(tmp_path / "s", meta(), chunk_frames=10) as writer:
+        for t in range(12):
+            writer.add(picture(t), bits(t), t * 0.3)
+    spans = [np.loadtxt(f, delimiter=",", skiprows=1)[:, 1] for f in sorted((tmp_path / "s").glob("*.csv"))]
+    assert max(times[-1] - times[0] for times in spans) <= 1.3
+    assert np.array_equal(np.concatenate(spans), Session.open(tmp_path / "s").times)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("frame", "action", "message"),
+    [
+        (picture(0)[:-1], bits(0), "a frame is uint8"),
+        (picture(0).astype(float), bits(0), "a frame is uint8"),
+        (picture(0), np.zeros(3), "4 bits"),
+        (picture(0), np.array([0, 2, 0, 0]), "4 bits"),
+        (picture(0), bits(1), r"actions\[0\] must be all zeros"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_costs_nothing(tmp_path, frame, action, message):
+    with SessionWriter(tmp_path / "s", meta()) as writer:
+        with pytest.raises(EpisodeError, match=message):
+            writer.add(frame, action, 0.0)
+        writer.add(picture(0), bits(0), 0.0)
+    assert len(Session.open(tmp_path / "s")) == 1
+
+
+def test_a_session_is_never_written_over(tmp_path):
+    record(tmp_path / "s")
+    with pytest.raises(EpisodeError, match="exists already"):
+        SessionWriter(tmp_path / "s", meta())
+    assert len(Session.open(tmp_path / "s")) == 33
+
+
+def test_a_closed_writer_takes_no_more(tmp_path):
+    writer = SessionWriter(tmp_path / "s", meta())
+    writer.add(picture(0), bits(0), 0.0)
+    writer.close()
+    writer.close()
+    with pytest.raises(EpisodeError, match="closed"):
+        writer.add(picture(1), bits(1), 0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"keys": ("w", "w")}, {"keys": ("time",)}, {"keys": ("a,b",)}, {"fps": 0}, {"format": 2}, {"extra": 1}],
+)
+def test_metadata_is_strict(changes):
+    with pytest.raises(ValueError):
+        meta(**changes)
+
+
+def test_sessions_of_one_second_do_not_collide_and_sort_by_time():
+    names = [session_name(5) for _ in range(50)]
+    assert len(set(names)) == 50 and all("seed5" in name for name in names)
+    assert [name[:22] for name in names] == sorted(name[:22] for name in names)
+
+
+# ---------------------------------------------------------------- kills
+
+# Records the pictures above and prints the number of every frame it has handed over. It forks from a process
+# that has everything imported, so that a kill costs milliseconds. `fatal` n kills it before or after one of
+# its calls to the file system, 0 leaves the moment to the test.
+NURSERY = """
+import itertools, os, signal, sys, time
+from test_episode import FPS, SessionWriter, bits, meta, picture
+
+def armed(function, events, fatal):
+    def call(*args, **kwargs):
+        if next(events) == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if next(events) == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+
+def record(path, pause, fatal):
+    events = itertools.count(1)
+    for name in ("mkdir", "fsync", "replace", "rename"):
+        setattr(os, name, armed(getattr(os, name), events, fatal))
+    writer = SessionWriter(path, meta())
+    for t in itertools.count():
+        writer.add(picture(t), bits(t), t / FPS)
+        os.write(1, b"%d\\n" % t)
+        time.sleep(pause)
+
+for line in sys.stdin:
+    path, pause, fatal = line.split()
+    child = os.fork()
+    if child == 0:
+        record(path, float(pause), int(fatal))
+    os.write(1, b"child %d\\n" % child)
+    os.waitpid(child, 0)
+    os.write(1, b"dead\\n")
+"""
+
+
+class Nursery:
+    """Each ``run`` records in a child until it is killed; returns how many frames the child had handed over."""
+
+    def __init__(self):
+        here = Path(__file__).parent
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
+        )
+
+    def run(self, path: Path, pause: float, fatal: int = 0, frames: int = 0, delay: float = 0.0) -> int:
+        """Killed at file operation ``fatal``, or ``delay`` seconds after it has handed over ``frames``."""
+        self.process.stdin.write(f"{path} {pause} {fatal}\n")
+        self.process.stdin.flush()
+        added, child, killed = 0, None, bool(fatal)
+        for line in self.process.stdout:
+            if line.startswith("dead"):
+                return added
+            if line.startswith("child"):
+                child = int(line.split()[1])
+            else:
+                added = int(line) + 1
+            if child and added >= frames and not killed:
+                time.sleep(delay)
+                os.kill(child, signal.SIGKILL)
+                killed = True
+        raise AssertionError("the recording process ended before its time")
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    nursery = Nursery()
+    yield nursery
+    nursery.process.stdin.close()
+    nursery.process.wait(10)
+
+
+def assert_survived(folder: Path, path: Path, added: int) -> Session | None:
+    """At most a second is missing, the rest is exact, and the reader says what happened."""
+    found = find_sessions(folder)
+    if not found:
+        assert added == 0
+        return None
+    assert found == [path]
+    session = Session.open(path)
+    assert added - len(session) <= FPS
+    assert_exact(session)
+    assert any("not closed" in problem and str(len(session)) in problem for problem in session.damage)
+    on_disk = {name for name in os.listdir(path) if name.endswith(".tmp")}
+    on_disk |= {f.name for f in path.glob("*.mkv") if not f.with_suffix(".csv").exists()}
+    assert all(any(problem.startswith(name) for problem in session.damage) for name in on_disk)
+    return session
+
+
+def test_kill_at_random_instants(tmp_path, nursery):
+    chance = random.Random(1)
+    kept = []
+    for trial in range(24):
+        path = tmp_path / str(trial) / "s"
+        moment = {"frames": chance.randrange(40), "delay": chance.uniform(0, 0.02)}
+        added = nursery.run(path, pause=chance.choice((0.0, 0.001, 0.004)), **moment)
+        path.parent.mkdir(exist_ok=True)
+        session = assert_survived(path.parent, path, added)
+        kept.append(len(session) if session is not None else 0)
+    assert max(kept) >= 20 and len(set(kept)) > 4  # the kills did fall all over the recordings
+
+
+def test_kill_at_every_file_operation(tmp_path, nursery):
+    """Making the session is 10 moments, each chunk 8: this goes through the making and two chunks."""
+    kept = []
+    for fatal in range(1, 27):
+        path = tmp_path / str(fatal) / "s"
+        path.parent.mkdir()
+        added = nursery.run(path, pause=0.0005, fatal=fatal)
+        session = assert_survived(path.parent, path, added)
+        kept.append(len(session) if session is not None else None)
+    assert kept == sorted(kept, key=lambda n: -1 if n is None else n)
+    assert set(kept) == {None, 0, 5, 10}
+
+
+# ---------------------------------------------------------------- damage by hand
+
+
+def damaged(tmp_path, harm) -> list[str]:
+    path = record(tmp_path / "s")
+    harm(path)
+    session = Session.open(path)
+    problems = session.check()
+    if all(problem in session.damage for problem in problems):  # found without decoding: the rest is sound
+        assert_exact(session)
+    return problems
+
+
+def truncate(name: str, share: float):
+    def harm(path: Path) -> None:
+        data = (path / name).read_bytes()
+        (path / name).write_bytes(data[: int(len(data) * share)])
+
+    return harm
+
+
+def overwrite(name: str, text: str):
+    return lambda path: (path / name).write_text(text)
+
+
+def edit(name: str, old: str, new: str):
+    def harm(path: Path) -> None:
+        text = (path / name).read_text()
+        assert old in text
+        (path / name).write_text(text.replace(old, new))
+
+    return harm
+
+
+def delete(*names: str):
+    return lambda path: [(path / name).unlink() for name in names]
+
+
+def flip_a_pixel(path: Path) -> None:
+    """Put another, perfectly sound video in the place of the recorded one."""
+    shutil.copy(path / "chunk_000001.mkv", path / "chunk_000004.mkv")
+    shutil.copy(path / "chunk_000003.mkv", path / "chunk_000001.mkv")
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (truncate("chunk_000002.mkv", 0.5), ["chunk_000002.mkv: holds"]),
+        (truncate("chunk_000002.mkv", 0.0), ["chunk_000002.mkv: cannot be decoded"]),
+        (overwrite("chunk_000002.mkv", "nonsense"), ["chunk_000002.mkv: cannot be decoded"]),
+        (flip_a_pixel, ["chunk_000001.mkv: frame 5 is not what was recorded", "chunk_000004.mkv: frame 20"]),
+        (delete("chunk_000006.csv"), ["chunk_000006.mkv: dropped", "33 frames were recorded, 30"]),
+        (delete("chunk_000002.csv"), ["chunk_000002.mkv: dropped", "chunk_000003 to chunk_000006: left out"]),
+        (delete("chunk_000002.mkv"), ["chunk_000002.csv: dropped, its video"]),
+        (delete("chunk_000002.mkv", "chunk_000002.csv"), ["chunk_000002: missing", "chunk_000003 to"]),
+        (delete("chunk_000006.mkv", "chunk_000006.csv"), ["33 frames were recorded, 30 can be read"]),
+        (delete("end.json"), ["not closed"]),
+        (overwrite("end.json", "{"), ["end.json: cannot be read"]),
+        (overwrite("chunk_000002.csv", "\0garbage\n1,2"), ["chunk_000002.csv: not the table"]),
+        (overwrite("chunk_000002.csv", ""), ["chunk_000002.csv: not the table"]),
+        (truncate("chunk_000002.csv", 0.9), ["chunk_000002.csv: "]),
+        (edit("chunk_000002.csv", "\n12,", "\n13,"), ["chunk_000002.csv: frame 13 stands where frame 12"]),
+        (edit("chunk_000002.csv", "\n12,1.200000,0", "\n12,1.200000,3"), ["neither 0 nor 1"]),
+        (edit("chunk_000002.csv", ",left,", ",right,"), ["chunk_000002.csv: not the table"]),
+        (overwrite("chunk_000007.mkv.tmp", "half"), ["chunk_000007.mkv.tmp: dropped"]),
+        (overwrite("start_state.npz", "nonsense"), ["start_state.npz: not a readable snapshot"]),
+    ],
+)
+def test_damage_is_named(tmp_path, harm, named):
+    problems = damaged(tmp_path, harm)
+    assert all(any(words in problem for problem in problems) for words in named), problems
+
+
+def test_lost_rows_show_as_a_gap_in_the_frame_numbers(tmp_path):
+    def harm(path):
+        lines = (path / "chunk_000002.csv").read_text().splitlines(keepends=True)
+        (path / "chunk_000002.csv").write_text("".join(lines[:-2]))
+
+    problems = damaged(tmp_path, harm)
+    assert any("chunk_000003.csv: frame 15 stands where frame 13 should" in p for p in problems), problems
+
+
+def test_missing_anchors_are_named(tmp_path):
+    with SessionWriter(tmp_path / "s", meta(anchors=2), np.zeros((2, HEIGHT, WIDTH, 3), np.uint8)) as writer:
+        writer.add(picture(0), bits(0), 0.0)
+    (tmp_path / "s" / "anchors" / "1.png").unlink()
+    session = Session.open(tmp_path / "s")
+    assert session.damage == ["anchors/1.png: missing"]
+    with pytest.raises(EpisodeError, match=r"anchors/1\.png"):
+        _ = session.anchors
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (delete("session.json"), "session.json is missing"),
+        (overwrite("session.json", "{"), "session.json: .*JSON"),
+        (edit("session.json", '"format": 1', '"format": 9'), "session.json: format"),
+        (edit("session.json", '"fps": 10', '"fps": "fast"'), "session.json: fps"),
+        (edit("session.json", '"world"', '"wrold"'), "session.json: wor"),
+    ],
+)
+def test_a_session_without_its_head_does_not_open(tmp_path, harm, message):
+    path = record(tmp_path / "s")
+    harm(path)
+    with pytest.raises(EpisodeError, match=message):
+        Session.open(path)
+
+
+# ---------------------------------------------------------------- full disk
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("file", ["chunk_000002.mkv", "chunk_000002.csv"])
+def test_a_full_disk_is_one_clear_message_and_keeps_what_was_finished(tmp_path, file):
+    """/dev/full answers every write with the real ENOSPC."""
+    path = tmp_path / "s"
+    writer = SessionWriter(path, meta())
+    (path / f"{file}.tmp").symlink_to("/dev/full")
+    message = r"s: the disk is full; the first 10 frames \(1\.0 s\) are kept"
+    with pytest.raises(EpisodeError, match=message), writer:
+        for t in range(60):
+            writer.add(picture(t), bits(t), t / FPS)
+    session = Session.open(path)
+    assert len(session) == 10
+    assert_exact(session)
+    assert not list(path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_that_fills_at_the_very_end_is_told_by_close(tmp_path):
+    writer = SessionWriter(tmp_path / "s", meta())
+    writer.add(picture(0), bits(0), 0.0)
+    (tmp_path / "s" / "chunk_000000.mkv.tmp").symlink_to("/dev/full")
+    with pytest.raises(EpisodeError, match="the disk is full; nothing was recorded"):
+        writer.close()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EpisodeError, match="cannot write: Not a directory"):
+        SessionWriter(tmp_path / "file" / "s", meta())
+
+
+def test_a_failure_of_the_encoder_reaches_the_caller(tmp_path, monkeypatch):
+    monkeypatch.setattr(episode, "CODEC", "no_such_codec")
+    with pytest.raises(EpisodeError, match="recording failed"), SessionWriter(tmp_path / "s", meta()) as writer:
+        for t in range(FPS + 1):  # the error is there by the time a second of frames is unfinished
+            writer.add(picture(t), bits(t), t / FPS)
+
+
+# ---------------------------------------------------------------- listing
+
+
+def test_find_sessions(tmp_path):
+    record(tmp_path / "b" / "deep" / "2", frames=1)
+    record(tmp_path / "a", frames=1)
+    record(tmp_path / "c", frames=1)
+    (tmp_path / "c" / "session.json").unlink()
+    shutil.copytree(tmp_path / "a", tmp_path / "d-1234.tmp")
+    assert find_sessions(tmp_path) == [tmp_path / "a", tmp_path / "b" / "deep" / "2", tmp_path / "c"]
+    assert find_sessions(tmp_path / "a") == [tmp_path / "a"]
+    with pytest.raises(EpisodeError, match="no such directory"):
+        find_sessions(tmp_path / "nowhere")
+
+
+def listing(capsys, *arguments) -> tuple[int, str, str]:
+    status = episode.main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_listing_counts_shares_and_gaps(tmp_path, capsys):
+    """20 actions after the first: 5 idle, w on 10, e on 5; one late tick and one that is just in time."""
+    with SessionWriter(tmp_path / "one", meta()) as writer:
+        now = 0.0
+        for t in range(21):
+            action = [t % 2, 0, 0, t % 4 == 2]
+            now += {7: 0.25, 9: 0.14}.get(t, 0.1)
+            writer.add(picture(t), np.array(action) * (t > 0), now)
+    status, out, _ = listing(capsys, tmp_path)
+    row = next(line for line in out.splitlines() if "one" in line)
+    assert status == 0
+    assert row.split()[:5] == ["one", "engine", "21", "2.1", "25%"]
+    assert "w 50%  a 0%  left 0%  e 25%" in row
+    assert "1, up to 250 ms" in row and row.split()[-1] == "none"
+
+
+def test_listing_names_damage_and_goes_on(tmp_path, capsys):
+    record(tmp_path / "sound")
+    truncate("chunk_000001.mkv", 0.5)(record(tmp_path / "torn"))
+    delete("session.json")(record(tmp_path / "headless"))
+    status, out, _ = listing(capsys, tmp_path)
+    assert status == 0
+    assert "torn: chunk_000001.mkv: holds" in out and "headless: session.json is missing" in out
+    total = next(line for line in out.splitlines() if "3 sessions" in line)
+    assert "engine 2" in total and "66" in total and "2 sessions" in total.split("none")[-1]
+    status, out, _ = listing(capsys, tmp_path, "--quick")
+    assert "torn: chunk" not in out and "headless: session.json" in out
+
+
+def test_listing_of_nothing_says_so(tmp_path, capsys):
+    assert listing(capsys, tmp_path) == (2, "", f"{tmp_path}: no sessions in this directory; record some first\n")
+    assert listing(capsys, tmp_path / "x") == (2, "", f"{tmp_path / 'x'}: no such directory\n")
