@@ -34,7 +34,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -292,8 +292,12 @@ class _Chunk:
         self._container.mux(self._stream.encode())
         self._container.close()
         table = "\n".join([",".join(self._meta.columns), *self.rows, ""])
-        _write(folder / f"chunk_{self._number:06d}.mkv", self._video.getvalue(), durable)
-        _write(folder / f"chunk_{self._number:06d}.csv", table.encode(), durable)
+        _write(_chunk_file(folder, self._number, "mkv"), self._video.getvalue(), durable)
+        _write(_chunk_file(folder, self._number, "csv"), table.encode(), durable)
+
+
+def _chunk_file(folder: Path, number: int, kind: str = "mkv") -> Path:
+    return folder / f"chunk_{number:06d}.{kind}"
 
 
 def _write(path: Path, data: bytes, durable: bool) -> None:
@@ -354,7 +358,7 @@ class Session:
         self.actions = table[:, 2:-1].astype(np.int8)
         self._crc = table[:, -1].astype(np.uint32)
         self._starts = np.cumsum([0, *(len(t) for t in tables)])  # chunk i holds [starts[i], starts[i+1])
-        self._last_decoded: tuple[int, np.ndarray] | None = None  # replays ask frame by frame
+        self._last_decoded: tuple[int, np.ndarray] | None = None  # a replay asks frame by frame
 
     @classmethod
     def open(cls, path: str | Path) -> Session:
@@ -370,9 +374,9 @@ class Session:
     def __len__(self) -> int:
         return len(self.times)
 
-    @cached_property
+    @property
     def anchors(self) -> np.ndarray:
-        """uint8 [A,H,W,3]; A is 0 for sources without anchors. Raises EpisodeError."""
+        """uint8 [A,H,W,3], read at each access; A is 0 for sources without anchors. Raises EpisodeError."""
         shape = (self.meta.height, self.meta.width, 3)
         anchors = np.empty((self.meta.anchors, *shape), np.uint8)
         for i in range(self.meta.anchors):
@@ -383,7 +387,7 @@ class Session:
             anchors[i] = picture[..., ::-1]
         return anchors
 
-    @cached_property
+    @property
     def start_state(self) -> dict[str, np.ndarray] | None:
         """The source's snapshot behind frames[0]; None when recording began with a reset."""
         file = self.path / START_STATE
@@ -401,38 +405,44 @@ class Session:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"{self.path}: frames {start}..{stop} of {len(self)}")
         out = np.empty((stop - start, self.meta.height, self.meta.width, 3), np.uint8)
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        while start < stop:
-            begin, end = int(self._starts[first]), min(int(self._starts[first + 1]), stop)
-            out[start - stop : end - stop or None] = self._chunk(first)[start - begin : end - begin]
-            start, first = end, first + 1
+        first = np.searchsorted(self._starts, start, side="right") - 1
+        end = np.searchsorted(self._starts, stop) if stop > start else first
+        for i in range(first, end):
+            begin = int(self._starts[i])
+            low, high = max(start, begin), min(stop, begin + self._length(i))
+            out[low - start : high - start] = self._chunk(i)[low - begin : high - begin]
+        if len(out) != 1:
+            self._last_decoded = None  # hundreds of sessions may be open: only a replay keeps a chunk
         return out
 
     def check(self) -> list[str]:
         """Decode everything and compare it with the checksums; returns ``damage`` and what this finds."""
+        parts = [partial(self._compare, i) for i in range(len(self._starts) - 1)]
+        parts += [lambda: self.anchors, lambda: self.start_state]
         problems = list(self.damage)
-        for i in range(len(self._starts) - 1):
+        for read in parts:
             try:
-                begin, end = int(self._starts[i]), int(self._starts[i + 1])
-                crc = [zlib.crc32(frame) for frame in self._chunk(i)]
-                bad = begin + np.flatnonzero(crc != self._crc[begin:end])
-                if len(bad):
-                    problems.append(f"chunk_{i:06d}.mkv: frame {bad[0]} is not what was recorded ({len(bad)} such)")
-            except EpisodeError as error:
-                problems.append(str(error).removeprefix(f"{self.path}{os.sep}"))
-        for part in ("anchors", "start_state"):
-            try:
-                getattr(self, part)
+                read()
             except EpisodeError as error:
                 problems.append(str(error).removeprefix(f"{self.path}{os.sep}"))
         return list(dict.fromkeys(problems))
 
+    def _compare(self, i: int) -> None:
+        begin = int(self._starts[i])
+        found = np.array([zlib.crc32(frame) for frame in self._chunk(i)])
+        wrong = np.flatnonzero(found != self._crc[begin : begin + len(found)])
+        if len(wrong):
+            words = f"{len(wrong)} frames are not what was recorded, the first is frame {begin + wrong[0]}"
+            raise EpisodeError(f"{_chunk_file(self.path, i)}: {words}")
+
     def _chunk(self, i: int) -> np.ndarray:
         if self._last_decoded is None or self._last_decoded[0] != i:
-            file = self.path / f"chunk_{i:06d}.mkv"
-            count = int(self._starts[i + 1] - self._starts[i])
-            self._last_decoded = i, _decode(file, count, self.meta.height, self.meta.width)
+            size = (self._length(i), self.meta.height, self.meta.width)
+            self._last_decoded = i, _decode(_chunk_file(self.path, i), *size)
         return self._last_decoded[1]
+
+    def _length(self, i: int) -> int:
+        return int(self._starts[i + 1] - self._starts[i])
 
 
 def _decode(file: Path, count: int, height: int, width: int) -> np.ndarray:
@@ -611,11 +621,13 @@ def _total(rows: list[_Row]) -> _Row:
 def _table(rows: list[_Row]) -> Table:
     cells = [_cells(row, max(1, row.frames - 1)) for row in rows]
     footer = _cells(_total(rows), max(1, sum(max(0, row.frames - 1) for row in rows)))
-    table = Table(show_footer=True, box=box.SIMPLE)
+    table = Table(show_footer=True, box=box.SIMPLE, pad_edge=False)
     titles = ["session", "source", "frames", "seconds", "idle", "keys held", "gaps", "damage"]
     for title, foot in zip(titles, footer, strict=True):
         number = title in ("frames", "seconds", "idle")
-        table.add_column(title, foot, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        table.add_column(
+            title, foot, justify="right" if number else "left", overflow="fold", no_wrap=number or title == "session"
+        )
     for row in cells:
         table.add_row(*row)
     return table
