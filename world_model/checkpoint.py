@@ -31,6 +31,7 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
     partial = path.with_suffix(".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
     save_file(contiguous, partial, metadata={"config": config.to_json(), **about})
+    partial.chmod(0o644)  # the library writes for the owner alone; weights are to be shared
     os.replace(partial, path)
 
 
@@ -65,9 +66,10 @@ def places(path: Path) -> dict[str, tuple[int, int]]:
     return {name: (len(header) + start, end - start) for name, (start, end) in spans.items()}
 
 
-def header_digest(path: Path) -> str:
-    """Changes when ``places`` may have changed; new values alone, in the same places, leave it as it is."""
-    return hashlib.sha256(_header(path)).hexdigest()[:16]
+def layout_digest(path: Path) -> str:
+    """Names the configuration and where each tensor lies: what an ONNX graph counts on. New values leave it as it is."""
+    config, _ = describe(path)
+    return hashlib.sha256(json.dumps([config.to_json(), places(path)]).encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:

@@ -112,14 +112,9 @@ def train(stage: TrainingStage, machine: Machine, folder: Path) -> dict[str, flo
     if start < settings.steps:
         with _Display(stage, machine, folder, start) as display:
             for step in range(start, settings.steps):
-                logs = {}
-                for salt, (name, update) in enumerate(stage.updates.items()):
-                    if step % update.every == 0:
-                        logs |= {
-                            f"{name}/{key}": value for key, value in _update(stage, update, machine, step, salt).items()
-                        }
-                _follow(stage.average, next(iter(stage.updates.values())).network, settings.ema, step)
-                display.show(step, logs)
+                now = _step(stage, machine, step)
+                logs |= now
+                display.show(step, now)
                 if (step + 1) % settings.sample_every == 0 and machine.first:
                     stage.sample(folder, step + 1)
                 if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
@@ -128,6 +123,16 @@ def train(stage: TrainingStage, machine: Machine, folder: Path) -> dict[str, flo
         stage.finish(folder)
     barrier(machine)
     return {key: float(value) for key, value in logs.items()}
+
+
+def _step(stage: TrainingStage, machine: Machine, step: int) -> dict:
+    """Every update whose turn it is, then the average."""
+    logs = {}
+    for salt, (name, update) in enumerate(stage.updates.items()):
+        if step % update.every == 0:
+            logs |= {f"{name}/{key}": value for key, value in _update(stage, update, machine, step, salt).items()}
+    _follow(stage.average, next(iter(stage.updates.values())).network, stage.settings.ema, step)
+    return logs
 
 
 def _update(stage: TrainingStage, update: Update, machine: Machine, step: int, salt: int) -> dict:

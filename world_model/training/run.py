@@ -20,6 +20,7 @@ from world_model.autoencoder import Autoencoder, to_network
 from world_model.config import Config, Stage, load
 from world_model.dataset import Episode, Footage, encode_session, sample_frames
 from world_model.episode import Session
+from world_model.training.assemble import Made, assemble, hardware_name
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
 from world_model.training.loop import Machine, TrainingError, barrier, train
@@ -136,23 +137,23 @@ class Run:
         return own if own.is_file() or self.base is None else self.base / checkpoint.WEIGHTS
 
     def _assemble(self, report: dict) -> None:
-        """One file of weights for play, from the newest student, its graphs and scenes; and what was done, as JSON."""
-        newest = [name for name in ("student_dmd", "student_init") if (self.out / name / checkpoint.WEIGHTS).is_file()]
-        (self.out / "report.json").write_text(json.dumps(report, indent=1))
-        if newest:
-            student = self.out / newest[0] / checkpoint.WEIGHTS
-            autoencoder = self._weights("autoencoder")
-            tensors = {f"autoencoder.{k}": v for k, v in checkpoint.tensors(autoencoder, "autoencoder").items()}
-            tensors |= {f"student.{k}": v for k, v in checkpoint.tensors(student, "student").items()}
-            about = checkpoint.describe(student)[1] | {"sessions": str(len(self.footage.train))}
-            checkpoint.save(self.out / checkpoint.WEIGHTS, tensors, self.config, about)
-        self._print_report(report)
+        """The report of all stages so far, and once there is a student, everything that play needs."""
+        file = self.out / "report.json"
+        report = (json.loads(file.read_text()) if file.is_file() else {}) | report
+        file.write_text(json.dumps(report, indent=1))
+        students = (self.out / name / checkpoint.WEIGHTS for name in ("student_dmd", "student_init"))
+        newest = next((path for path in students if path.is_file()), None)
+        if newest is not None:
+            made = Made(self.config, self.footage, self._weights("autoencoder"), newest, report)
+            assemble(self.out, made, hardware_name(str(self.machine.device)))
+        self._print_report(report, playable=newest is not None)
 
-    def _print_report(self, report: dict) -> None:
+    def _print_report(self, report: dict, playable: bool) -> None:
         for name, values in report.items():
             shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
             self.machine.console.print(f"[bold]{name}[/bold]  {shown}")
-        self.machine.console.print(f"in {self.out}; play it: python play.py --checkpoint {self.out}")
+        play = f"; play it: python play.py --checkpoint {self.out}" if playable else ""
+        self.machine.console.print(f"written to {self.out}{play}")
 
     def _say_what_it_trains_on(self) -> None:
         if not self.machine.first:

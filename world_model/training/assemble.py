@@ -1,0 +1,96 @@
+"""From trained stages to a folder that plays: one file of weights, the graphs, start scenes and a card."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from world_model import checkpoint, scenes
+from world_model.config import Config
+from world_model.dataset import Footage, is_held_out
+from world_model.episode import Session
+from world_model.export import export
+
+TRAINED_SCENES, HELD_OUT_SCENES = 12, 4
+
+
+@dataclass(frozen=True)
+class Made:
+    """What training leaves: where the weights are, what they were trained on, and what each stage reported."""
+
+    config: Config
+    footage: Footage
+    autoencoder: Path
+    student: Path
+    report: dict[str, dict[str, float]]
+
+
+def assemble(folder: Path, made: Made, hardware: str) -> None:
+    """Write weights, ONNX graphs, scenes and card.md into ``folder``: what ``play.py --checkpoint folder`` plays."""
+    tensors = {
+        f"{prefix}.{name}": array
+        for prefix, path in (("autoencoder", made.autoencoder), ("student", made.student))
+        for name, array in checkpoint.tensors(path, prefix).items()
+    }
+    about = checkpoint.describe(made.student)[1]
+    checkpoint.save(folder / checkpoint.WEIGHTS, tensors, made.config, about)
+    export(folder)
+    names = write_scenes(folder, made.footage, made.config)
+    (folder / "card.md").write_text(_card(folder, made, hardware, names))
+
+
+def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, bool]:
+    """Start scenes from recordings, a few of them held out; returns each one's name and whether it was held out."""
+    written = {}
+    for sessions, most in ((footage.train, TRAINED_SCENES), (footage.held_out, HELD_OUT_SCENES)):
+        rooms = {session.meta.seed: session for session in reversed(sessions)}  # the first session of each room
+        for seed in sorted(rooms, key=lambda seed: (seed is None, seed))[:most]:
+            scene = _scene(rooms[seed], config)
+            scenes.write(folder, scene)
+            written[scene.name] = is_held_out(rooms[seed])
+    return written
+
+
+def _scene(session: Session, config: Config) -> scenes.Scene:
+    rolling = config.rolling
+    name = session.path.name if session.meta.seed is None else str(session.meta.seed)
+    if session.anchors is not None:
+        return scenes.standing(name, session.anchors[: rolling.sink_frames])
+    frames = session.frames(0, rolling.sink_frames + (rolling.recent_blocks + 1) * rolling.frames_per_block)
+    return scenes.Scene(name, frames[: rolling.sink_frames], frames[rolling.sink_frames :])
+
+
+def _card(folder: Path, made: Made, hardware: str, names: dict[str, bool]) -> str:
+    sessions, held = made.footage.train, made.footage.held_out
+    seconds = sum(len(session) for session in sessions) / made.config.world.fps
+    lines = [
+        f"# {made.config.name}",
+        "",
+        f"- weights: `{checkpoint.WEIGHTS}`, hash `{checkpoint.digest(folder / checkpoint.WEIGHTS)}`",
+        f"- data: {len(sessions)} recorded sessions, {seconds / 60:.0f} minutes, "
+        f"{len({s.meta.seed for s in sessions})} rooms; held out: {len(held)} sessions, "
+        f"{len({s.meta.seed for s in held})} rooms",
+        f"- start scenes (room seeds): {', '.join(name for name, out in names.items() if not out)}; "
+        f"of rooms never trained on: {', '.join(name for name, out in names.items() if out) or 'none'}",
+        f"- hardware: {hardware}",
+        "",
+        "| stage | what its last step reported |",
+        "|---|---|",
+    ]
+    for name, values in made.report.items():
+        lines.append(f"| {name} | " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def hardware_name(device: str) -> str:
+    """The processor or GPU, as a card or a report should name it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name()
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    return cpu
