@@ -12,8 +12,10 @@ size is 1.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import io
 import os
 import platform
 from collections.abc import Mapping
@@ -96,10 +98,10 @@ class OnnxRuntime:
         self._ort = _imported("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
         if missing := _missing(self._folder):
             raise WorldError(f"{self._folder}: no {', '.join(missing)}; {_export_again(self._folder)}")
-        self._header = checkpoint.header_digest(self._folder / WEIGHTS)
+        self._layout = checkpoint.layout_digest(self._folder / WEIGHTS)
         self._sessions: dict[str, Any] = {}
         self.device = "cuda" if device != "cpu" and _cuda_may_work(self._ort) else "cpu"
-        if self.device == "cuda" and "CUDAExecutionProvider" not in self._session("step").get_providers():
+        if self.device == "cuda" and not self._cuda_works():
             self.device = "cpu"
             self._sessions.clear()
         if device == "cuda" and self.device == "cpu":
@@ -148,6 +150,16 @@ class OnnxRuntime:
         binding.synchronize_outputs()
         return dict(zip(names, binding.get_outputs(), strict=True))
 
+    def _cuda_works(self) -> bool:
+        """Whether a session gets CUDA: ONNX Runtime falls back to the CPU, and prints at length, where it does not."""
+        self._ort.set_default_logger_severity(4)
+        with contextlib.redirect_stdout(io.StringIO()):
+            if hasattr(self._ort, "preload_dlls"):
+                self._ort.preload_dlls()  # CUDA and cuDNN from their Python packages
+            found = "CUDAExecutionProvider" in self._session("step").get_providers()
+        self._ort.set_default_logger_severity(2)
+        return found
+
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
             self._sessions[graph] = self._opened(graph)
@@ -159,7 +171,7 @@ class OnnxRuntime:
             session = self._ort.InferenceSession(path, self._options(), providers=self._providers())
         except Exception as error:  # ONNX Runtime's own exception classes are not public
             raise WorldError(f"{path}: cannot be loaded ({error}); {_export_again(self._folder)}") from error
-        if session.get_modelmeta().custom_metadata_map.get("weights_header") != self._header:
+        if session.get_modelmeta().custom_metadata_map.get("weights_layout") != self._layout:
             raise WorldError(f"{path}: was made for other weights; {_export_again(self._folder)}")
         return session
 
@@ -285,6 +297,4 @@ def _cuda_may_work(ort: Any) -> bool:
         ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
     except OSError:
         return False
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from their Python packages
     return True

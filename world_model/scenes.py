@@ -10,6 +10,7 @@ scene's name is the seed of its room.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +40,15 @@ def names(folder: Path) -> list[str]:
 
 def read(folder: Path, name: str) -> Scene:
     """One scene. Raises WorldError."""
-    anchors = _pictures(folder / SCENES / name)
-    return (
-        standing(name, anchors)
-        if not (folder / SCENES / name / FRAMES).is_dir()
-        else Scene(name, anchors, _pictures(folder / SCENES / name / FRAMES))
-    )
+    place = folder / SCENES / name
+    anchors = _pictures(place)
+    return Scene(name, anchors, _pictures(place / FRAMES)) if (place / FRAMES).is_dir() else standing(name, anchors)
 
 
 def write(folder: Path, scene: Scene) -> None:
     """Add a scene to a checkpoint folder, or replace its pictures."""
     place = folder / SCENES / scene.name
+    shutil.rmtree(place, ignore_errors=True)
     _save(place, scene.anchors)
     if not np.array_equal(scene.frames, scene.anchors[:1]):
         _save(place / FRAMES, scene.frames)
@@ -69,9 +68,7 @@ def _pictures(place: Path) -> np.ndarray:
 
 
 def _save(place: Path, pictures: np.ndarray) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    for old in place.glob("*.png"):
-        old.unlink()
+    place.mkdir(parents=True)
     for index, picture in enumerate(pictures):
         if not cv2.imwrite(str(place / f"{index}.png"), picture[..., ::-1]):
             raise WorldError(f"{place / f'{index}.png'}: cannot be written")

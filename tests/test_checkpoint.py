@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+import toy
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from world_model import checkpoint
+from world_model.checkpoint import WEIGHTS, CheckpointError
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "student.a": rng.standard_normal((3, 4), dtype=np.float32),
+        "student.b.c": rng.standard_normal(5).astype(np.float16),
+        "students.d": np.zeros(2, np.float32),
+        "autoencoder.e": np.arange(6).reshape(2, 3).T,
+    }
+
+
+@pytest.fixture
+def path(tmp_path, arrays):
+    path = tmp_path / "new" / WEIGHTS
+    checkpoint.save(path, arrays, toy.load("tiny"), {"stage": "teacher", "step": "10"})
+    return path
+
+
+def test_what_is_saved_comes_back(path, arrays):
+    config, about = checkpoint.describe(path)
+    assert config == toy.load("tiny")
+    assert about == {"stage": "teacher", "step": "10"}
+    found = checkpoint.tensors(path, "student")
+    assert set(found) == {"a", "b.c"}  # students.d is someone else's
+    np.testing.assert_array_equal(found["a"], arrays["student.a"])
+    np.testing.assert_array_equal(checkpoint.tensors(path, "autoencoder")["e"], arrays["autoencoder.e"])
+    assert [other.name for other in path.parent.iterdir()] == [WEIGHTS]
+
+
+def test_places_are_where_the_bytes_are(path, arrays):
+    content = path.read_bytes()
+    places = checkpoint.places(path)
+    assert set(places) == set(arrays)
+    for name, (offset, length) in places.items():
+        assert content[offset : offset + length] == np.ascontiguousarray(arrays[name]).tobytes()
+
+
+def test_digests(path, arrays):
+    shape, about = toy.load("tiny"), {"stage": "teacher", "step": "10"}
+    whole, layout = checkpoint.digest(path), checkpoint.layout_digest(path)
+    assert checkpoint.digest(path) == whole
+    checkpoint.save(path, {name: array + 1 for name, array in arrays.items()}, shape, about)
+    assert checkpoint.digest(path) != whole and checkpoint.layout_digest(path) == layout
+    checkpoint.save(path, arrays | {"student.a": np.zeros(3, np.float32)}, shape, about)
+    assert checkpoint.layout_digest(path) != layout
+    other = shape.model_copy(update={"rolling": shape.rolling.model_copy(update={"shift": 4.0})})  # same length
+    checkpoint.save(path, arrays, other, about)
+    assert checkpoint.layout_digest(path) != layout
+
+
+def test_a_saving_that_fails_leaves_the_old_file(path, arrays):
+    before = path.read_bytes()
+    with pytest.raises(SafetensorError):
+        checkpoint.save(path, arrays | {"student.bad": np.array([None])}, toy.load("tiny"), {})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_a_cut_off_file_is_called_damaged(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    for read in (checkpoint.describe, checkpoint.places, lambda path: checkpoint.tensors(path, "student")):
+        with pytest.raises(CheckpointError, match=f"{WEIGHTS}.*damaged"):
+            read(path)
+
+
+def test_a_file_of_something_else(tmp_path):
+    path = tmp_path / WEIGHTS
+    path.write_text("not weights at all, but long enough to have a length in its first eight bytes")
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.describe(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(CheckpointError, match="no such weights"):
+        checkpoint.describe(tmp_path / WEIGHTS)
+
+
+def test_weights_that_someone_else_wrote(tmp_path):
+    save_file({"student.a": np.zeros(2, np.float32)}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="no configuration inside"):
+        checkpoint.describe(tmp_path / WEIGHTS)
+
+
+def test_a_configuration_of_another_version(tmp_path):
+    old = json.loads(toy.load("tiny").to_json())
+    old["rolling"]["forgotten"] = 1
+    save_file({"student.a": np.zeros(2, np.float32)}, tmp_path / WEIGHTS, metadata={"config": json.dumps(old)})
+    with pytest.raises(CheckpointError, match="rolling.forgotten.*another version"):
+        checkpoint.describe(tmp_path / WEIGHTS)
+
+
+def test_a_stage_that_was_not_trained(path):
+    with pytest.raises(CheckpointError, match="no 'critic' weights"):
+        checkpoint.tensors(path, "critic")

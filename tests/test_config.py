@@ -1,0 +1,83 @@
+import pytest
+import yaml
+
+from world_model import config
+from world_model.config import CONFIGS, Config, ConfigError
+
+
+@pytest.fixture
+def data() -> dict:
+    return yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
+
+
+def refusal(tmp_path, data: dict) -> str:
+    path = tmp_path / "world.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError) as error:
+        config.load(path)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_world_loads_and_travels_as_json(path):
+    loaded = config.load(path)
+    assert Config.from_json(loaded.to_json()) == loaded
+    assert loaded.action_size == len(loaded.world.keys)
+    assert loaded.latent_shape[1] * loaded.autoencoder.stride == loaded.world.height
+
+
+def test_an_unknown_key_is_named(tmp_path, data):
+    data["rolling"]["window_block"] = 4
+    assert "rolling.window_block" in refusal(tmp_path, data)
+
+
+def test_a_missing_key_is_named(tmp_path, data):
+    del data["world"]["fps"]
+    assert "world.fps" in refusal(tmp_path, data)
+
+
+def test_a_value_out_of_range_is_named(tmp_path, data):
+    data["training"]["student_dmd"]["critic_steps"] = 0
+    assert "training.student_dmd.critic_steps" in refusal(tmp_path, data)
+
+
+def test_all_faults_are_named_at_once(tmp_path, data):
+    data["world"]["height"] = "tall"
+    data["transformer"]["layers"] = -1
+    message = refusal(tmp_path, data)
+    assert "world.height" in message and "transformer.layers" in message
+
+
+def test_a_key_twice(tmp_path, data):
+    data["world"]["keys"] = ["w", "a", "w"]
+    assert "twice" in refusal(tmp_path, data)
+
+
+def test_a_size_that_does_not_fit_the_patches(tmp_path, data):
+    data["world"]["height"] = 40
+    assert "multiple of" in refusal(tmp_path, data)
+
+
+def test_heads_that_do_not_divide_the_width(tmp_path, data):
+    data["transformer"]["heads"] = 3
+    assert "heads" in refusal(tmp_path, data)
+
+
+def test_no_such_file_names_those_that_are_there(tmp_path):
+    with pytest.raises(ConfigError, match="tiny.yaml"):
+        config.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", ""])
+def test_not_a_mapping(tmp_path, text):
+    path = tmp_path / "world.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="world.yaml"):
+        config.load(path)
+
+
+def test_a_configuration_is_frozen():
+    loaded = config.load(CONFIGS / "tiny.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.name = "other"

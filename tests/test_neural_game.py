@@ -1,0 +1,336 @@
+import gymnasium
+import numpy as np
+import pytest
+import toy
+from gymnasium.utils.env_checker import check_env
+
+from game.register import register_worlds
+from world_model import config, scenes
+from world_model.checkpoint import WEIGHTS, digest
+from world_model.neural_game import NeuralGame
+from world_model.runtime import WorldError
+
+NOTHING = np.zeros(8, np.int8)
+FORWARD = np.eye(8, dtype=np.int8)[0]
+TURN = np.eye(8, dtype=np.int8)[4]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return toy.exported(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def game(folder):
+    return NeuralGame(checkpoint=folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def blocky(tmp_path_factory):
+    """Blocks of three frames, the paper's shape, through PyTorch: no graphs."""
+    folder = tmp_path_factory.mktemp("blocky")
+    toy.save(folder, toy.load("paper_shape"))
+    toy.add_scenes(folder, toy.load("paper_shape"))
+    return NeuralGame(checkpoint=folder, device="cpu")
+
+
+def play(game, actions, seed: int | None = None) -> np.ndarray:
+    """Frames of ``actions``, after a reset if there is a seed."""
+    frames = [] if seed is None else [game.reset(seed=seed)[0]]
+    return np.stack([*frames, *(game.step(action)[0] for action in actions)])
+
+
+def some_keys(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2, (count, 8)).astype(np.int8)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("policy", ["hold", "reforce"])
+def test_gymnasium_accepts_it(folder, policy):
+    register_worlds()
+    made = gymnasium.make(
+        "rollplay/NeuralArena-v0", checkpoint=folder, device="cpu", policy=policy, render_mode="rgb_array"
+    )
+    check_env(made.unwrapped)
+    assert made.metadata["keys"] == ("w", "a", "s", "d", "left", "right", "space", "e")
+    assert made.metadata["render_fps"] == 20
+
+
+@pytest.mark.parametrize("policy", ["hold", "reforce"])
+def test_the_same_seed_and_keys_give_the_same_frames(folder, policy):
+    actions = some_keys(30)
+    one, two = (NeuralGame(checkpoint=folder, device="cpu", policy=policy) for _ in range(2))
+    first = play(one, actions, seed=4)
+    np.testing.assert_array_equal(first, play(two, actions, seed=4))
+    np.testing.assert_array_equal(first, play(one, actions, seed=4))
+    assert (first[1:] != first[:-1]).any((1, 2, 3)).all()
+
+
+def test_another_seed_is_another_game(game):
+    same_place = len(toy.SCENES)
+    one, two = play(game, some_keys(5), seed=1), play(game, some_keys(5), seed=1 + same_place)
+    np.testing.assert_array_equal(one[0], two[0])
+    assert (one[1:] != two[1:]).any()
+
+
+def test_keys_matter(game):
+    assert (play(game, [FORWARD] * 3, seed=0)[1:] != play(game, [TURN] * 3, seed=0)[1:]).any((1, 2, 3)).all()
+
+
+def test_seeds_go_through_the_scenes_in_the_order_of_their_numbers(game, folder):
+    visited = []
+    for seed in range(4):
+        game.reset(seed=seed)
+        visited.append(game.provenance()["scene"])
+        np.testing.assert_array_equal(game.anchors(), scenes.read(folder, visited[-1]).anchors)
+    assert visited == ["3", "12", "100", "3"]
+
+
+def test_the_first_frame_is_the_models_own_view_of_the_place(game, folder):
+    first, info = game.reset(seed=0)
+    place = scenes.read(folder, "3").anchors[:1]
+    np.testing.assert_array_equal(first, game._runtime.decode(game._runtime.encode(place))[0])
+    np.testing.assert_array_equal(game.render(), first)
+    assert info == {}
+
+
+def test_any_place_can_be_given(game, folder):
+    place = toy.pictures(np.random.default_rng(8), 4, game.config)
+    given, _ = game.reset(seed=0, options={"anchors": place})
+    np.testing.assert_array_equal(game.anchors(), place)
+    assert (given != game.reset(seed=0)[0]).any()
+    game.reset(seed=0, options={"scene": "100"})
+    assert game.provenance()["scene"] == "100"
+    np.testing.assert_array_equal(game.anchors(), scenes.read(folder, "100").anchors)
+
+
+def test_every_sink_matters(game, folder):
+    """The frames depend on all four views, not on the first alone."""
+    place = scenes.read(folder, "3").anchors
+    expected = play(game, [FORWARD] * 3, seed=0)
+    for view in range(4):
+        changed = place.copy()
+        changed[view] = 255 - changed[view]
+        game.reset(seed=0, options={"anchors": changed})
+        assert (play(game, [FORWARD] * 3) != expected[1:]).any(), view
+
+
+def test_a_scene_can_begin_with_recorded_frames(folder, tmp_path, game):
+    frames = toy.pictures(np.random.default_rng(5), 12, game.config)
+    toy.save(tmp_path, game.config)
+    for path in folder.glob("*.onnx"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    anchors = toy.pictures(np.random.default_rng(6), 4, game.config)
+    scenes.write(tmp_path, scenes.Scene("0", anchors, frames))
+    recorded = NeuralGame(checkpoint=tmp_path, device="cpu")
+    first, _ = recorded.reset(seed=0)
+    runtime = recorded._runtime
+    np.testing.assert_array_equal(first, runtime.decode(runtime.encode(frames[-1:]))[0])
+    np.testing.assert_array_equal(recorded.anchors(), anchors)
+    moved = play(recorded, [NOTHING])
+    scenes.write(tmp_path, scenes.Scene("0", anchors, frames[-1:]))
+    recorded.reset(seed=0)
+    assert (play(recorded, [NOTHING]) != moved).any()  # what came before the last frame matters
+
+
+@pytest.mark.parametrize("policy", ["hold", "reforce"])
+def test_a_snapshot_is_exact_in_another_game_too(folder, policy, tmp_path):
+    game = NeuralGame(checkpoint=folder, device="cpu", policy=policy)
+    play(game, some_keys(7), seed=2)
+    np.savez(tmp_path / "state.npz", **game.get_state())
+    expected = play(game, some_keys(8, seed=1))
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as stored:
+        state = dict(stored)
+    game.set_state(state)
+    np.testing.assert_array_equal(play(game, some_keys(8, seed=1)), expected)
+    fresh = NeuralGame(checkpoint=folder, device="cpu", policy=policy)
+    fresh.set_state(state)
+    np.testing.assert_array_equal(fresh.render(), state["frame"])
+    np.testing.assert_array_equal(play(fresh, some_keys(8, seed=1)), expected)
+    assert fresh.provenance()["seed"] == 2 and fresh.provenance()["scene"] == "100"
+    np.testing.assert_array_equal(fresh.anchors(), game.anchors())
+
+
+def test_a_snapshot_is_a_copy(game):
+    play(game, some_keys(2), seed=0)
+    state = game.get_state()
+    kept = {name: array.copy() for name, array in state.items()}
+    play(game, some_keys(3))
+    assert all(np.array_equal(state[name], kept[name]) for name in kept)
+    game.set_state(state)
+    for array in state.values():
+        if array.dtype.kind in "fi" and array.ndim:
+            array[...] = 0
+    again = play(game, [FORWARD])
+    game.set_state(kept)
+    np.testing.assert_array_equal(again, play(game, [FORWARD]))
+
+
+def test_snapshots_of_something_else(game, blocky):
+    game.reset(seed=0)
+    with pytest.raises(WorldError, match="not a snapshot.*seed"):
+        game.set_state({"position": np.zeros(2)})
+    blocky.reset(seed=0)
+    with pytest.raises(WorldError, match="another model"):
+        game.set_state(blocky.get_state())
+
+
+def test_reforcing_acts_only_when_the_keys_change(folder, game):
+    reforcing = NeuralGame(checkpoint=folder, device="cpu", policy="reforce")
+    still = [NOTHING] * 4
+    np.testing.assert_array_equal(play(game, still, seed=0), play(reforcing, still, seed=0))
+    assert (play(game, [FORWARD]) != play(reforcing, [FORWARD])).any()
+    game.set_state(reforcing.get_state())
+    held = [FORWARD] * 4
+    np.testing.assert_array_equal(play(game, held), play(reforcing, held))
+    assert (play(game, [TURN]) != play(reforcing, [TURN])).any()
+
+
+def test_a_block_gives_its_frames_one_a_tick(blocky):
+    blocky.reset(seed=0)
+    blocks = []
+    for _ in range(3):
+        frames = play(blocky, [FORWARD] * 3)
+        latent = blocky.get_state()["rolling.clean"]
+        np.testing.assert_array_equal(frames, blocky._runtime.decode(latent))
+        blocks.append(int(blocky.get_state()["block"]))
+    assert blocks == [1, 2, 3]
+
+
+def test_time_is_only_spent_where_a_block_begins(blocky):
+    blocky.reset(seed=0)
+    spent = []
+    for _ in range(6):
+        blocky.step(NOTHING)
+        spent.append(blocky.timing_ms["step"] > 0 and blocky.timing_ms["decode"] > 0)
+    assert spent == [True, False, False] * 2
+
+
+def test_a_tap_inside_a_block_is_obeyed_by_the_next(blocky):
+    tapped = [NOTHING, FORWARD, NOTHING, NOTHING, NOTHING, NOTHING]
+    play(blocky, tapped[:4], seed=0)
+    np.testing.assert_array_equal(blocky.get_state()["held"], FORWARD)
+    play(blocky, tapped[4:] + [NOTHING])
+    np.testing.assert_array_equal(blocky.get_state()["held"], NOTHING)
+
+
+def test_a_key_let_go_inside_a_block_is_not_held_for_another(blocky):
+    play(blocky, [FORWARD, FORWARD, NOTHING, NOTHING], seed=0)
+    np.testing.assert_array_equal(blocky.get_state()["held"], NOTHING)
+
+
+def test_a_snapshot_inside_a_block(blocky):
+    play(blocky, [NOTHING, TURN], seed=0)
+    state = blocky.get_state()
+    expected = play(blocky, [NOTHING] * 5)
+    blocky.set_state(state)
+    np.testing.assert_array_equal(play(blocky, [NOTHING] * 5), expected)
+
+
+def test_provenance(game, folder):
+    game.reset(seed=4)
+    assert game.provenance() == {
+        "source": "neural",
+        "world": "arena",
+        "seed": 4,
+        "scene": "12",
+        "checkpoint": digest(folder / WEIGHTS),
+        "runtime": "onnx",
+        "device": "cpu",
+        "policy": "hold",
+    }
+
+
+def test_a_reset_without_a_seed_says_which_it_drew(game):
+    game.reset(seed=11)
+    first, _ = game.reset()
+    drawn = game.provenance()["seed"]
+    np.testing.assert_array_equal(first, game.reset(seed=drawn)[0])
+
+
+@pytest.mark.parametrize("action", [np.zeros(7, np.int8), np.zeros((1, 8), np.int8), 3])
+def test_an_action_of_another_size(game, action):
+    game.reset(seed=0)
+    with pytest.raises(ValueError, match="one bit a key"):
+        game.step(action)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scene": "7"}, "no scene '7'; there are 3, 12, 100"),
+        ({"room": 3}, "no option room"),
+        ({"anchors": np.zeros((4, 16, 16, 3), np.uint8)}, r"should be uint8 \[n, 32, 32, 3\]"),
+        ({"anchors": np.zeros((4, 32, 32, 3))}, "float64"),
+        ({"anchors": np.zeros((2, 32, 32, 3), np.uint8)}, "has 2 views, the model wants 4"),
+    ],
+)
+def test_places_that_do_not_fit(game, options, words):
+    with pytest.raises(WorldError, match=words):
+        game.reset(seed=0, options=options)
+
+
+def test_an_unknown_world_names_those_that_are_there():
+    with pytest.raises(WorldError, match="no world 'atlantis'; there are .*arena"):
+        NeuralGame(world="atlantis")
+
+
+def test_a_world_without_weights_says_how_to_train_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "WORLDS", tmp_path)
+    with pytest.raises(WorldError, match=r"python train.py --config configs/arena.yaml --data DIR"):
+        NeuralGame(world="arena")
+
+
+def test_a_shipped_world_is_found_by_its_name(monkeypatch, folder, tmp_path):
+    (tmp_path / "arena").symlink_to(folder)
+    monkeypatch.setattr(config, "WORLDS", tmp_path)
+    np.testing.assert_array_equal(
+        play(NeuralGame(device="cpu"), [FORWARD], seed=0), play(NeuralGame(checkpoint=folder), [FORWARD], seed=0)
+    )
+
+
+def test_a_checkpoint_without_scenes_starts_in_the_shipped_ones(monkeypatch, folder, tmp_path):
+    bare, shipped = tmp_path / "bare", tmp_path / "worlds" / "arena"
+    toy.save(bare, toy.load("tiny"))
+    monkeypatch.setattr(config, "WORLDS", tmp_path / "worlds")
+    game = NeuralGame(checkpoint=bare, runtime="torch", device="cpu")
+    with pytest.raises(WorldError, match="no start scenes"):
+        game.reset(seed=0)
+    scenes.write(shipped, scenes.read(folder, "12"))
+    game.reset(seed=0)
+    assert game.provenance()["scene"] == "12"
+
+
+def test_weights_of_another_world(folder):
+    with pytest.raises(WorldError, match="weights of the world 'arena', not of 'doom'"):
+        NeuralGame(world="doom", checkpoint=folder)
+
+
+def test_no_weights_in_the_folder(tmp_path):
+    with pytest.raises(WorldError, match="no such weights"):
+        NeuralGame(checkpoint=tmp_path)
+
+
+def test_an_unknown_policy(folder):
+    with pytest.raises(WorldError, match="there are hold, reforce"):
+        NeuralGame(checkpoint=folder, policy="wait")
+
+
+def test_a_scene_with_an_unreadable_picture(folder, tmp_path):
+    scenes.write(tmp_path, scenes.read(folder, "3"))
+    (tmp_path / "scenes" / "3" / "2.png").write_bytes(b"not a picture")
+    with pytest.raises(WorldError, match="all readable"):
+        scenes.read(tmp_path, "3")
+
+
+def test_scenes_come_back_as_they_were_written(tmp_path):
+    rng = np.random.default_rng(0)
+    anchors, frames = (rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8) for count in (4, 12))
+    scenes.write(tmp_path, scenes.Scene("5", anchors, frames))
+    found = scenes.read(tmp_path, "5")
+    np.testing.assert_array_equal(found.anchors, anchors)
+    np.testing.assert_array_equal(found.frames, frames)
+    scenes.write(tmp_path, scenes.standing("5", anchors[:2]))
+    again = scenes.read(tmp_path, "5")
+    np.testing.assert_array_equal(again.anchors, anchors[:2])
+    np.testing.assert_array_equal(again.frames, anchors[:1])

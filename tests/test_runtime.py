@@ -1,0 +1,233 @@
+"""Two backends, one game: ONNX Runtime against PyTorch, and each against itself."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import toy
+
+from world_model import checkpoint
+from world_model.checkpoint import WEIGHTS, CheckpointError
+from world_model.noise import seeded
+from world_model.runtime import GRAPHS, THREADS, WorldError, load_runtime
+
+SHAPE = toy.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return toy.exported(tmp_path_factory)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def onnx_runtime(folder):
+    return load_runtime(folder, "onnx", "cpu")
+
+
+@pytest.fixture(scope="module")
+def torch_runtime(folder):
+    return load_runtime(folder, "torch", "cpu")
+
+
+def noise(counter: int, *more: int) -> np.ndarray:
+    roll = SHAPE.rolling
+    return seeded(5, counter, (1, *more, roll.window_blocks, roll.frames_per_block, *SHAPE.latent_shape))
+
+
+def keys(tick: int) -> np.ndarray:
+    return np.random.default_rng(tick // 3).integers(0, 2, (1, 8)).astype(np.int8)
+
+
+def primed(runtime):
+    roll, rng = SHAPE.rolling, np.random.default_rng(1)
+    sinks = runtime.encode(toy.pictures(rng, roll.sink_frames, SHAPE))
+    frames = runtime.encode(toy.pictures(rng, roll.recent_blocks + 1 + roll.window_blocks, SHAPE))
+    actions = rng.integers(0, 2, (1, roll.recent_blocks + 1, 8))
+    return runtime.prime(sinks[None], frames[None, :, None], actions, noise(2**62))
+
+
+def played(runtime, ticks: int, state=None, first: int = 0):
+    """Latents and pictures of ``ticks`` ticks, one of them after a ramp, and the last state."""
+    state = primed(runtime) if state is None else state
+    latents, pictures = [], []
+    for tick in range(first, first + ticks):
+        if tick == 20:
+            state = runtime.ramp(state, keys(tick), noise(2**63, SHAPE.rolling.window_blocks))
+        state, latent = runtime.step(state, keys(tick), noise(tick))
+        latents.append(latent)
+        pictures.append(runtime.decode(latent))
+    return np.stack(latents), np.stack(pictures), state
+
+
+def test_onnx_equals_torch_over_64_rolled_steps(onnx_runtime, torch_runtime):
+    """float32 on both sides: latents of size 1 within 1e-4, pixels within one level, with errors fed back 64 times."""
+    latents, pictures, state = played(onnx_runtime, 64)
+    expected, expected_pictures, expected_state = played(torch_runtime, 64)
+    assert np.std(expected[40:] - expected[39:-1]) > 0.01  # it moves: equal stills would prove little
+    np.testing.assert_allclose(latents, expected, atol=1e-4, rtol=0)
+    assert np.abs(pictures.astype(int) - expected_pictures).max() <= 1
+    ours, theirs = onnx_runtime.to_numpy(state), torch_runtime.to_numpy(expected_state)
+    assert set(ours) == set(theirs) == {"keys", "values", "window", "clean", "clean_action", "tick"}
+    for name in ours:
+        assert ours[name].shape == theirs[name].shape and ours[name].dtype == theirs[name].dtype
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4, rtol=0)
+    assert ours["tick"] == 64
+
+
+def test_encoders_agree(onnx_runtime, torch_runtime):
+    for count in (1, 5):
+        frames = toy.pictures(np.random.default_rng(count), count, SHAPE)
+        latents = onnx_runtime.encode(frames)
+        assert latents.shape == (count, *SHAPE.latent_shape)
+        np.testing.assert_allclose(latents, torch_runtime.encode(frames), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_replays_are_bit_exact(folder, name):
+    """In another session object too; and from a snapshot in plain arrays."""
+    first, second = load_runtime(folder, name, "cpu"), load_runtime(folder, name, "cpu")
+    latents, pictures, state = played(first, 60)
+    again, pictures_again, state_again = played(second, 60)
+    assert np.array_equal(latents, again) and np.array_equal(pictures, pictures_again)
+    saved, same = first.to_numpy(state), second.to_numpy(state_again)
+    assert all(np.array_equal(saved[key], same[key]) for key in saved)
+    on, _, _ = played(first, 5, state, first=60)
+    from_saved, _, _ = played(second, 5, second.from_numpy(saved), first=60)
+    assert np.array_equal(on, from_saved)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_a_state_survives_what_is_done_with_it(folder, name):
+    """Branches leave the trunk alone, and a snapshot shares no memory with the game."""
+    runtime = load_runtime(folder, name, "cpu")
+    _, _, state = played(runtime, 3)
+    saved = runtime.to_numpy(state)
+    snapshot = {key: value.copy() for key, value in saved.items()}
+    restored = runtime.from_numpy(saved)
+    for value in saved.values():
+        value[...] = 0
+    played(runtime, 3, state)
+    for branch in (state, restored):
+        now = runtime.to_numpy(branch)
+        assert all(np.array_equal(now[key], snapshot[key]) for key in snapshot)
+
+
+def test_graphs_hold_no_weights(folder, copy):
+    """Their tensors are places in the weights file: other weights in those places need no new graphs."""
+    held = set(checkpoint.places(folder / WEIGHTS))
+    pointed = set()
+    for graph in GRAPHS:
+        model = onnx.load(folder / f"{graph}.onnx", load_external_data=False)
+        pointed |= {tensor.name for tensor in model.graph.initializer if tensor.external_data}
+        inside = sum(len(tensor.raw_data) for tensor in model.graph.initializer if not tensor.external_data)
+        assert inside < 2**16, f"{graph} carries {inside} bytes of its own"
+        assert b"/" + __file__.encode().split(b"/")[1] not in model.SerializeToString()  # nor paths of its maker
+    assert pointed == held
+    before, _, _ = played(load_runtime(copy, "onnx", "cpu"), 2)
+    toy.save(copy, SHAPE, seed=9)
+    after, _, _ = played(load_runtime(copy, "onnx", "cpu"), 2)
+    expected, _, _ = played(load_runtime(copy, "torch", "cpu"), 2)
+    assert np.abs(after - before).max() > 0.1
+    np.testing.assert_allclose(after, expected, atol=1e-4, rtol=0)
+
+
+def test_weights_of_another_shape_ask_for_new_graphs(copy):
+    other = SHAPE.model_copy(update={"rolling": SHAPE.rolling.model_copy(update={"sink_blocks": 3})})
+    toy.save(copy, other)
+    with pytest.raises(WorldError, match="python -m world_model.export"):
+        played(load_runtime(copy, "onnx", "cpu"), 1)
+
+
+def test_weights_with_another_shift_ask_for_new_graphs(copy):
+    """Every tensor has its old shape and place; only the levels differ, which the graphs have inside."""
+    other = SHAPE.model_copy(update={"rolling": SHAPE.rolling.model_copy(update={"shift": 4.0})})
+    toy.save(copy, other)
+    with pytest.raises(WorldError, match="made for other weights"):
+        played(load_runtime(copy, "onnx", "cpu"), 1)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_missing_graph_is_named(copy, graph):
+    (copy / f"{graph}.onnx").unlink()
+    with pytest.raises(WorldError, match=rf"no {graph}.onnx.*python -m world_model.export"):
+        load_runtime(copy, "onnx", "cpu")
+
+
+def test_without_graphs_auto_is_torch(copy):
+    (copy / "step.onnx").unlink()
+    assert load_runtime(copy, "auto", "cpu").name == "torch"
+
+
+def test_with_graphs_auto_is_onnx(copy):
+    assert load_runtime(copy, "auto", "cpu").name == "onnx"
+
+
+def test_a_damaged_graph(copy):
+    path = copy / "prime.onnx"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(WorldError, match="prime.onnx: cannot be loaded"):
+        primed(load_runtime(copy, "onnx", "cpu"))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_damaged_weights(copy, runtime):
+    path = copy / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_runtime(copy, runtime, "cpu")
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_a_gpu_that_is_not_there(folder, runtime, monkeypatch):
+    monkeypatch.setattr("world_model.runtime._cuda_may_work", lambda ort: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(WorldError, match="no CUDA GPU.*--device cpu"):
+        load_runtime(folder, runtime, "cuda")
+    assert load_runtime(folder, runtime, "auto").device == "cpu"
+
+
+def test_a_driver_without_the_libraries(folder, monkeypatch, capfd):
+    """A machine that looks as if CUDA worked until ONNX Runtime tries."""
+    if load_runtime(folder, "onnx").device == "cuda":
+        pytest.skip("CUDA works here")
+    monkeypatch.setattr("world_model.runtime._cuda_may_work", lambda ort: True)
+    assert load_runtime(folder, "onnx", "auto").device == "cpu"
+    with pytest.raises(WorldError, match="no CUDA GPU"):
+        load_runtime(folder, "onnx", "cuda")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("wrong", [{"runtime": "tensorflow"}, {"device": "tpu"}])
+def test_unknown_names(folder, wrong):
+    with pytest.raises(WorldError, match="there are auto"):
+        load_runtime(folder, **wrong)
+
+
+def test_no_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="no such weights"):
+        load_runtime(tmp_path)
+
+
+def test_threads_are_capped(onnx_runtime):
+    assert 1 <= onnx_runtime._options().intra_op_num_threads <= THREADS
+
+
+def test_playing_imports_no_torch(folder):
+    code = (
+        "import sys; from world_model.neural_game import NeuralGame\n"
+        f"game = NeuralGame(checkpoint={str(folder)!r}, device='cpu'); game.reset(seed=0)\n"
+        "game.step(game.action_space.sample())\n"
+        "heavy = {'torch', 'onnx', 'onnxscript'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    root = checkpoint.__file__.rsplit("world_model", 1)[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

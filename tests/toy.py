@@ -1,0 +1,65 @@
+"""A world of random weights for the tests: tiny, and with nothing at zero, so that every path carries something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from world_model import checkpoint, config, scenes
+from world_model.autoencoder import Autoencoder
+from world_model.config import Config
+from world_model.export import export
+from world_model.transformer import Transformer
+
+torch.set_num_threads(1)  # at these sizes a second thread only waits
+
+SCENES = ("3", "12", "100")
+
+
+def load(name: str) -> Config:
+    return config.load(config.CONFIGS / f"{name}.yaml")
+
+
+def models(shape: Config, seed: int = 0) -> tuple[Autoencoder, Transformer]:
+    torch.manual_seed(seed)
+    pair = Autoencoder(shape), Transformer(shape)
+    for model in pair:
+        for parameter in model.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    pair[0].mean += 0.1
+    pair[0].deviation += 0.2
+    return pair
+
+
+def save(folder: Path, shape: Config, seed: int = 0) -> None:
+    """Random weights in ``folder``."""
+    tensors = {
+        f"{name}.{key}": tensor.numpy()
+        for name, model in zip(("autoencoder", "student"), models(shape, seed), strict=True)
+        for key, tensor in model.state_dict().items()
+    }
+    checkpoint.save(folder / checkpoint.WEIGHTS, tensors, shape, {"stage": "random"})
+
+
+def exported(tmp_path_factory) -> Path:
+    """The tiny configuration with random weights, graphs and scenes: made once a session, to be read only."""
+    folder = tmp_path_factory.getbasetemp() / "exported"
+    if not folder.exists():
+        save(folder, load("tiny"))
+        add_scenes(folder, load("tiny"))
+        export(folder)
+    return folder
+
+
+def add_scenes(folder: Path, shape: Config) -> None:
+    rng = np.random.default_rng(0)
+    for name in SCENES:
+        scenes.write(folder, scenes.standing(name, pictures(rng, 4, shape)))
+
+
+def pictures(rng: np.random.Generator, count: int, shape: Config) -> np.ndarray:
+    """Smooth random pictures uint8 [count, H, W, 3]."""
+    coarse = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return coarse.repeat(shape.world.height // 4, 1).repeat(shape.world.width // 4, 2)
