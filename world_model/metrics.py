@@ -1,0 +1,79 @@
+"""Numbers for pictures: what each means is said here once, and nothing here knows a model or a game.
+
+Frames are uint8 [..., H, W, 3]; every function gives one number a frame (or a pair of frames), so that whoever calls
+can bootstrap over them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A mean with its 95 % bootstrap interval over ``n`` samples."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def measure(samples, groups=None, resamples: int = 1000) -> Measure:
+    """Mean of samples [n] with a bootstrap interval; resampled by ``groups`` (rooms) where samples of one are alike."""
+    samples = np.asarray(samples, float)
+    groups = np.arange(len(samples)) if groups is None else np.asarray(groups)
+    names, index = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(index, samples), np.bincount(index)
+    picks = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
+    means = sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Measure(float(samples.mean()), float(low), float(high), len(samples))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB, [...]; equal frames count 60."""
+    error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
+    return 10 * np.log10(255.0**2 / np.maximum(error.mean((-3, -2, -1)), 255.0**2 / 1e6))
+
+
+def sharpness(frames: np.ndarray) -> np.ndarray:
+    """Mean magnitude of the Sobel gradient of the grey picture, [n]; blur lowers it."""
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
+    return np.array([np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)).mean() for g in greys])
+
+
+def motion(frames: np.ndarray) -> np.ndarray:
+    """Mean absolute change from each frame to the next, [n - 1]; a frozen picture has none."""
+    return np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
+
+
+def obeyed(made: np.ndarray, made_without: np.ndarray, real: np.ndarray, real_without: np.ndarray) -> np.ndarray:
+    """Whether a key showed, for each frame after it: [n] of 0 and 1.
+
+    All [n, H, W, 3]: with the key and, from the same instant, without it. The generated effect of the key must lie
+    closer to its real effect than no effect does; a picture that ignores the key, or moves the other way, never does.
+    """
+    effect, true = (
+        a.astype(np.float32) - b.astype(np.float32) for a, b in ((made, made_without), (real, real_without))
+    )
+    return (((effect - true) ** 2).sum((1, 2, 3)) < (true**2).sum((1, 2, 3))).astype(float)
+
+
+def sticky_keys(seed: int, ticks: int, keys: int, calm: float = 0.25) -> np.ndarray:
+    """Keys as a person might hold them: int8 [ticks, keys], one or two held for 5 to 30 ticks, sometimes none."""
+    random = np.random.default_rng(seed)
+    held = np.zeros((ticks, keys), np.int8)
+    at = 0
+    while at < ticks:
+        length = int(random.integers(5, 31))
+        if random.random() > calm:
+            held[at : at + length, random.choice(keys, random.integers(1, 3), replace=False)] = 1
+        at += length
+    return held
