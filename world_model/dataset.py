@@ -6,6 +6,8 @@ footage do not mix: only ``engine`` and Gymnasium sources are taken unless ``gen
 
 from __future__ import annotations
 
+import hashlib
+import os
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -119,6 +121,22 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
         )
     actions = np.concatenate([np.zeros((still, session.actions.shape[1])), session.actions])
     return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions.astype(np.int8))
+
+
+def kept_episode(folder: Path, session: Session, make: Callable[[], Episode]) -> Episode:
+    """The encoded session from ``folder``, or made now and kept there; ``folder`` is for one autoencoder."""
+    name = f"{session.path.resolve()} {len(session)} {session.meta.created}"
+    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
+    if path.is_file():
+        with np.load(path) as arrays:
+            return Episode(**arrays)
+    episode = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **vars(episode))
+    os.replace(partial, path)
+    return episode
 
 
 class Clips:

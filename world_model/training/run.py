@@ -18,7 +18,7 @@ from rich.progress import track
 from world_model import checkpoint
 from world_model.autoencoder import Autoencoder, to_network
 from world_model.config import Config, Stage, load
-from world_model.dataset import Episode, Footage, encode_session, sample_frames
+from world_model.dataset import Episode, Footage, encode_session, kept_episode, sample_frames
 from world_model.episode import Session
 from world_model.training.assemble import Made, assemble, hardware_name
 from world_model.training.autoencoder import AutoencoderTraining
@@ -76,6 +76,8 @@ class Run:
         self._say_what_it_trains_on()
         report = {}
         for name in names:
+            if self._is_done(name):
+                continue
             began = time.perf_counter()
             folder = self.out / name
             logs = train(getattr(self, f"_{name}")(), self.machine, folder)
@@ -83,6 +85,14 @@ class Run:
         if self.machine.first:
             self._assemble(report)
         barrier(self.machine)
+
+    def _is_done(self, name: str) -> bool:
+        """Whether this very stage was finished before (a run that was killed in a later one)."""
+        weights = self.out / name / checkpoint.WEIGHTS
+        if not weights.is_file():
+            return False
+        config, about = checkpoint.describe(weights)
+        return config == self.config and about["steps"] == str(getattr(self.config.training, name).steps)
 
     def _autoencoder(self) -> AutoencoderTraining:
         frames = sample_frames(self.footage.train, FRAME_LIMIT, self._watch)
@@ -123,7 +133,11 @@ class Run:
                     [autoencoder.encode(to_network(p.to(self.machine.device))).float().cpu() for p in parts]
                 ).numpy()
 
-        return [encode_session(session, self.config, encode) for session in self._watch(sessions, "encoding sessions")]
+        folder = self.out / "latents" / checkpoint.digest(self._weights("autoencoder"))
+        return [
+            kept_episode(folder, session, lambda session=session: encode_session(session, self.config, encode))
+            for session in self._watch(sessions, "encoding sessions")
+        ]
 
     def _weights(self, stage: str) -> Path:
         """Where a stage's weights are: in this run, or in the world it started from."""
