@@ -127,10 +127,22 @@ def test_a_scene_can_begin_with_recorded_frames(folder, tmp_path, game):
     runtime = recorded._runtime
     np.testing.assert_array_equal(first, runtime.decode(runtime.encode(frames[-1:]))[0])
     np.testing.assert_array_equal(recorded.anchors(), anchors)
-    moved = play(recorded, [NOTHING])
-    scenes.write(tmp_path, scenes.Scene("0", anchors, frames[-1:]))
-    recorded.reset(seed=0)
-    assert (play(recorded, [NOTHING]) != moved).any()  # what came before the last frame matters
+    past = game.config.rolling.recent_blocks + 1
+
+    def continued(frames: np.ndarray) -> np.ndarray:
+        scenes.write(tmp_path, scenes.Scene("0", anchors, frames))
+        return play(recorded, [NOTHING], seed=0)[1]
+
+    np.testing.assert_array_equal(continued(frames), continued(frames[-past:]))  # further back than the context
+    assert (continued(frames) != continued(frames[1 - past :])).any()
+
+
+def test_every_block_has_noise_of_its_own(game):
+    play(game, [NOTHING] * 2, seed=0)
+    state = game.get_state()
+    expected = play(game, [NOTHING] * 2)
+    game.set_state(state | {"block": state["block"] + 1})
+    assert (play(game, [NOTHING] * 2) != expected).any()
 
 
 @pytest.mark.parametrize("policy", ["hold", "reforce"])
