@@ -73,9 +73,9 @@ def collect(
 ) -> Collected:
     """Record ``sessions`` episodes of ``frames`` frames, the reset frame included, into ``out``.
 
-    Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (``rooms`` of them in turn, when given: fewer places,
-    each seen more often) by a bot with the seed ``seed + i``; it depends on nothing else. What is finished there
-    is skipped, what an interrupted run left unfinished is made again. ``workers`` processes, one a core by
+    Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (``rooms`` of them in turn, when given: fewer
+    places, each seen more often) by a bot with the seed ``seed + i``; it depends on nothing else. What is finished
+    there is skipped, what an interrupted run left unfinished is made again. ``workers`` processes, one a core by
     default; 1 stays in this process. ``make_env`` must be importable by name for more than one.
     Raises EpisodeError: a folder that cannot be written, or that holds other sessions under these names.
     """

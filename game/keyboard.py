@@ -1,0 +1,101 @@
+"""Keyboard events in, held keys and commands out. Knows no window and no pygame: events are data.
+
+A tick reads the keyboard once, but a person may press and let go between two ticks. So a key
+counts as held for a tick when it is down at the sample or was pressed at any time since the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+COMMANDS = {
+    "escape": "quit",
+    "p": "pause",
+    "n": "next_room",
+    "r": "record",
+    "h": "hud",
+    "f1": "help",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing the window reports. ``at`` is when it reached us, in seconds of perf_counter."""
+
+    kind: str  # "down", "up", "blur" (the window lost the keyboard) or "quit" (its close button)
+    key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one tick is computed with.
+
+    action: int8 [keys], 1 for held. arrivals: when each event that this action shows first reached us.
+    """
+
+    action: np.ndarray
+    arrivals: tuple[float, ...] = ()
+
+
+class Keyboard:
+    """Held keys of a world, with taps kept, and the player's commands.
+
+    ``feed`` takes events as they come, ``sample`` gives a tick its action, ``commands`` what else was asked.
+    Where a world uses a command's key itself, the world has it.
+    """
+
+    def __init__(self, keys: Sequence[str]):
+        self.keys = tuple(keys)
+        self._held: set[str] = set()
+        self._tapped: set[str] = set()
+        self._arrivals: list[float] = []
+        self._commands: list[str] = []
+
+    def feed(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event.kind == "down":
+                self._down(event)
+            elif event.kind == "up":
+                self._up(event)
+            elif event.kind == "blur":
+                self._held.clear()  # the releases will go to another window; without this, keys stick
+            elif event.kind == "quit":
+                self._commands.append("quit")
+
+    def sample(self) -> Sample:
+        """The action of this tick. Forgets the taps and the arrivals: they belong to this tick alone."""
+        down = self._held | self._tapped
+        action = np.array([key in down for key in self.keys], dtype=np.int8)
+        arrivals, self._arrivals = tuple(self._arrivals), []
+        self._tapped.clear()
+        return Sample(action, arrivals)
+
+    def new_room(self, seed: int) -> None:
+        """Play starts afresh: what was tapped before does not count. Keys that are down stay down."""
+        self._tapped.clear()
+        self._arrivals = []
+
+    def commands(self) -> list[str]:
+        """The commands asked for since the last call, in order."""
+        asked, self._commands = self._commands, []
+        return asked
+
+    def _down(self, event: Event) -> None:
+        if event.key in self.keys:
+            if event.key not in self._held:  # else it is the system's key repeat
+                self._arrivals.append(event.at)
+            self._held.add(event.key)
+            self._tapped.add(event.key)
+        elif event.key in COMMANDS:
+            self._commands.append(COMMANDS[event.key])
+
+    def _up(self, event: Event) -> None:
+        if event.key not in self._held:
+            return
+        self._held.discard(event.key)
+        if event.key not in self._tapped:  # a tap's own release changes nothing that this tick shows
+            self._arrivals.append(event.at)

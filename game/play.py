@@ -1,0 +1,218 @@
+"""From flags to a played game: a frame source, a screen, somebody's hands, and what is left afterwards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from game.bots import NAMES
+from game.hands import BotHands, RecordedHands, Remembered
+from game.player import Options, Player
+from game.recorder import Recorder
+from game.replay import Replay, caveats
+from game.report import hardware, peak_rss_mb, seconds_since_start, write_report
+from game.screen import Headless, Screen
+from game.sources import Neural, neural_game, real_game
+from world_model import config as configuration
+from world_model.checkpoint import WEIGHTS, describe
+from world_model.config import Config
+from world_model.episode import Session
+from world_model.film import Film
+
+RECORDINGS = Path("recordings")
+
+
+class PlayError(ValueError):
+    """Flags that do not go together, or no display; the message is for the person."""
+
+
+def check(flags: Namespace) -> None:
+    """Raise PlayError for flags that do not go together."""
+    wrong = {
+        f"--bot {flags.bot}: there are {', '.join(NAMES)}": flags.bot is not None and flags.bot not in NAMES,
+        "--headless needs somebody to play: --bot NAME (or --replay)": flags.headless
+        and not flags.bot
+        and not flags.replay,
+        "--headless needs an end: --frames N": flags.headless and not (flags.frames or flags.sessions or flags.replay),
+        "--sessions needs --engine, --headless, --bot NAME and --record DIR": flags.sessions
+        and not (flags.engine and flags.headless and flags.bot and flags.record),
+        "--rooms goes with --sessions": flags.rooms and not flags.sessions,
+        "--verify goes with --replay": flags.verify and not flags.replay,
+        "--replay takes what the session says: leave out --engine, --record and --bot": flags.replay
+        and (flags.engine or flags.record or flags.bot),
+        "--checkpoint is a neural game's: leave out --engine": flags.checkpoint and flags.engine,
+        "--config goes with --engine": flags.config and not flags.engine,
+        "--scale must be at least 1": flags.scale < 1,
+        "--fps must not be negative": flags.fps is not None and flags.fps < 0,
+        "--frames must be at least 1": flags.frames is not None and flags.frames < 1,
+    }
+    for words, is_wrong in wrong.items():
+        if is_wrong:
+            raise PlayError(words)
+
+
+def play(flags: Namespace) -> int:
+    """Do what the flags say; the exit code."""
+    if flags.sessions:
+        return _collect(flags)
+    session = Session.open(flags.replay) if flags.replay else None
+    source, name = _source(flags, session)
+    with ExitStack() as left:
+        left.callback(source.close)
+        return _play(flags, source, name, session, left)
+
+
+def _play(flags: Namespace, source: gymnasium.Env, name: str, session: Session | None, left: ExitStack) -> int:
+    keys, fps = tuple(source.metadata["keys"]), source.metadata["render_fps"] if flags.fps is None else flags.fps
+    screen = _screen(flags, source, keys)
+    left.callback(screen.close)
+    remembered = Remembered(Replay(source, session) if session else source)
+    recorder = None if session else _recorder(flags, remembered, name)
+    played = recorder or remembered
+    startup = seconds_since_start()
+    options = Options(keys, fps, flags.seed, _ticks(flags, session), f"{name}{' (replay)' if session else ''}")
+    player = Player(
+        played, screen, options, _hands(flags, remembered, keys, fps, session), recorder, _film(flags, keys, fps, left)
+    )
+    ledger = player.run()
+    if recorder:
+        recorder.close()
+    if flags.report:
+        report = ledger.summary() | _circumstances(flags, source, startup, player.first_frame_s)
+        write_report(flags.report, report)
+    return _verdict(flags, remembered.env, source) if session else 0
+
+
+def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, str]:
+    """The frame source and what to call it."""
+    if session is not None:
+        return _source_of(session, flags)
+    if not flags.engine:
+        return neural_game(
+            Neural(flags.world, flags.checkpoint, flags.runtime, flags.device, flags.policy)
+        ), flags.world
+    config = _config(flags)
+    print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
+    return real_game(config), f"{config.name} (real)"
+
+
+def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
+    """The game that a session was recorded from, at its size."""
+    meta = session.meta
+    if meta.source == "neural":
+        then = meta.provenance
+        runtime = flags.runtime if flags.runtime != "auto" else then.get("runtime", "auto")
+        device = flags.device if flags.device != "auto" else then.get("device", "auto")
+        choice = Neural(meta.world, flags.checkpoint, runtime, device, then.get("policy", "hold"))
+        return neural_game(choice), meta.world
+    config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
+    world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
+    return real_game(config.model_copy(update={"world": world})), f"{meta.world} (real)"
+
+
+def _config(flags: Namespace) -> Config:
+    """The configuration of the world to play or record: a file, the one inside its weights, or the shipped one."""
+    if flags.config:
+        return configuration.load(flags.config)
+    weights = configuration.WORLDS / flags.world / WEIGHTS
+    shipped = configuration.CONFIGS / f"{flags.world}.yaml"
+    return describe(weights)[0] if weights.is_file() and not shipped.is_file() else configuration.load(shipped)
+
+
+def _screen(flags: Namespace, source: gymnasium.Env, keys: tuple[str, ...]) -> Screen:
+    if flags.headless:
+        return Headless()
+    from game.window import DisplayError, Window  # a headless game needs no pygame
+
+    try:
+        height, width, _ = source.observation_space.shape
+        return Window(keys, (height, width), flags.scale)
+    except DisplayError as error:
+        raise PlayError(str(error)) from error
+
+
+def _hands(flags: Namespace, source: Remembered, keys: tuple[str, ...], fps: float, session: Session | None):
+    if session:
+        return RecordedHands(session)
+    return BotHands(flags.bot, source, keys, flags.seed, fps) if flags.bot else None
+
+
+def _ticks(flags: Namespace, session: Session | None) -> int | None:
+    if session is None:
+        return flags.frames
+    return min(flags.frames or len(session) - 1, len(session) - 1)
+
+
+def _recorder(flags: Namespace, source: gymnasium.Env, name: str) -> Recorder:
+    """Every game can be recorded; ``--record`` begins at once, R at any time."""
+    folder = flags.record or RECORDINGS
+    return Recorder(
+        source,
+        folder,
+        world=flags.world,
+        player=flags.bot or "person",
+        clock=None if flags.headless and flags.fps == 0 else time.perf_counter,
+        recording=flags.record is not None,
+        on_error=lambda words: print(f"play.py: not recording: {words}", file=sys.stderr),
+    )
+
+
+def _film(flags: Namespace, keys: tuple[str, ...], fps: float, left: ExitStack):
+    if not flags.video:
+        return None
+    film = left.enter_context(Film(flags.video, keys, round(fps) or 20))
+    return film.add
+
+
+def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float) -> dict[str, Any]:
+    """What the report's figures were measured on."""
+    provenance = source.unwrapped.provenance() if hasattr(source.unwrapped, "provenance") else {}
+    return {
+        "peak_rss_mb": peak_rss_mb(),
+        "startup_s": round(startup, 3),
+        "first_frame_s": round(first_frame, 3),
+        "device": provenance.get("device", "cpu"),
+        "runtime": provenance.get("runtime", "engine"),
+        "checkpoint": provenance.get("checkpoint"),
+        "source": provenance.get("source"),
+        "policy": provenance.get("policy"),
+        "world": flags.world,
+        "seed": flags.seed,
+        "bot": flags.bot,
+        "hardware": hardware(),
+    }
+
+
+def _verdict(flags: Namespace, replay: gymnasium.Env, source: gymnasium.Env) -> int:
+    for words in caveats(replay.session, source):
+        print(f"play.py: {words}", file=sys.stderr)
+    if not flags.verify:
+        return 0
+    print(f"{replay.session.path}: {replay.verdict}")
+    return 1 if replay.verdict.different else 0
+
+
+def _collect(flags: Namespace) -> int:
+    from game.collect import collect
+
+    done = collect(
+        _config(flags),
+        out=flags.record,
+        bot=flags.bot,
+        sessions=flags.sessions,
+        frames=flags.frames or 300,
+        seed=flags.seed,
+        rooms=flags.rooms,
+    )
+    print(
+        f"{done.made} sessions recorded, {done.frames:,} frames in {done.seconds:.0f} s; "
+        f"{done.skipped} were there already"
+    )
+    print(f"look at them: python -m world_model.episode {flags.record}")
+    return 0

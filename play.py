@@ -1,0 +1,85 @@
+"""Play a neural game, or the real one that it learned from. See --help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+TEACH = """
+examples
+  python play.py                                    the shipped neural arena, in a window
+  python play.py --engine                           the real arena, by the very same loop
+  python play.py --engine --record                  record yourself in it, into recordings/
+  python play.py --engine --bot mix --headless --sessions 500 --record data/arena
+                                                    a data set, on all cores; train.py takes it from there
+  python play.py --checkpoint runs/arena            what train.py made of it
+  python play.py --headless --bot explorer --frames 1000 --seed 1 --report out.json --video out.mp4
+                                                    no display: figures and a film
+  python play.py --replay recordings/SESSION --verify
+                                                    make it again from seed, keys and weights; is every frame the same?
+
+keys in the window: those of the world (W A S D, arrows, Space, E in the arena), and
+  Esc quit   P pause   N next room   R record   H hide the panel   F1 help
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="play.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = p.add_argument_group("what to play")
+    what.add_argument("--world", default="arena", help="a world in assets/worlds, or a configuration's name (arena)")
+    what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
+    what.add_argument("--engine", action="store_true", help="the real game")
+    what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")
+    what.add_argument("--replay", type=Path, metavar="SESSION", help="a recorded session")
+    what.add_argument(
+        "--verify", action="store_true", help="with --replay: compare every frame; exit code 1 if one differs"
+    )
+    what.add_argument("--seed", type=int, default=0, help="the real game's room; the neural game's scene and noise (0)")
+    how = p.add_argument_group("how")
+    how.add_argument("--fps", type=float, metavar="N", help="ticks a second (the world's); 0: as fast as it goes")
+    how.add_argument("--scale", type=int, default=5, help="window pixels a frame pixel (5)")
+    how.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
+    how.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    policy = "hold: a new key conditions every frame in flight; reforce: they are also made anew (slower)"
+    how.add_argument("--policy", default="hold", choices=["hold", "reforce"], help=policy)
+    alone = p.add_argument_group("without a person")
+    alone.add_argument("--headless", action="store_true", help="no window")
+    alone.add_argument("--bot", metavar="NAME", help="explorer, tourist, spinner, idler, masher or mix plays")
+    alone.add_argument("--frames", type=int, metavar="N", help="stop after N ticks (--sessions: frames each, 300)")
+    alone.add_argument("--sessions", type=int, metavar="N", help="record N sessions on all cores; needs --engine --bot")
+    alone.add_argument(
+        "--rooms", type=int, metavar="N", help="with --sessions: only N rooms, each played several times"
+    )
+    out = p.add_argument_group("what it leaves")
+    out.add_argument(
+        "--record", nargs="?", const=Path("recordings"), type=Path, metavar="DIR", help="record (recordings/)"
+    )
+    out.add_argument("--report", type=Path, metavar="JSON", help="figures: frame rate, latency, memory, start-up")
+    out.add_argument("--video", type=Path, metavar="MP4", help="a film with the keys on it")
+    return p
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    from game.play import PlayError, check, play
+    from game.replay import ReplayError
+    from world_model.checkpoint import CheckpointError
+    from world_model.config import ConfigError
+    from world_model.episode import EpisodeError
+    from world_model.runtime import WorldError
+
+    try:
+        check(arguments)
+        return play(arguments)
+    except (CheckpointError, ConfigError, EpisodeError, PlayError, ReplayError, WorldError, OSError) as error:
+        print(f"play.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
