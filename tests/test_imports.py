@@ -1,0 +1,68 @@
+"""Imports go one way, and playing needs no PyTorch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def within(names: set[str], package: str) -> set[str]:
+    return {name for name in names if name == package or name.startswith(package + ".")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "world_model").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_model_does_not_know_the_game(path):
+    assert not within(imported(path), "game")
+    assert not within(imported(path), "pygame")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "game").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_game_does_not_know_networks(path):
+    assert not within(imported(path), "torch")
+    assert not within(imported(path), "world_model.training")
+
+
+def test_only_training_is_used_by_training():
+    outside = [*(ROOT / "world_model").glob("*.py"), ROOT / "play.py"]
+    assert not [p.name for p in outside if within(imported(p), "world_model.training")]
+
+
+@pytest.mark.parametrize("which", ["engine", "neural"])
+def test_playing_imports_no_torch(which, trained, tmp_path):
+    flags = {
+        "engine": ["--engine", "--config", "configs/tiny.yaml"],
+        "neural": ["--checkpoint", str(trained)],
+    }[which]
+    code = (
+        "import sys, play\n"
+        f"sys.argv = ['play.py', *{flags!r}, '--headless', '--bot', 'masher', '--frames', '5', '--fps', '0']\n"
+        "code = play.main()\n"
+        "heavy = [m for m in ('torch', 'pygame', 'onnx') if m in sys.modules]\n"
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_library_module_reads_the_command_line_or_the_environment():
+    for path in [*(ROOT / "world_model").rglob("*.py"), *(ROOT / "game").rglob("*.py")]:
+        source = path.read_text()
+        assert "os.environ" not in source and "getenv" not in source, path
+        if "if __name__" not in source:
+            assert "sys.argv" not in source and "parse_args" not in source, path

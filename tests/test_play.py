@@ -1,0 +1,195 @@
+"""play.py as a person runs it: headless, recorded, replayed, refused; and the player's loop on a scripted source."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import gymnasium
+import numpy as np
+import pytest
+
+from game.keyboard import Event
+from game.player import Options, Pacer, Player
+from game.screen import Headless
+from world_model.episode import Session, find_sessions
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_play(*arguments, code: int = 0, environment=None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "play.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == code, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+class Counter(gymnasium.Env):
+    """Frames that say how often ``step`` was called, and with what."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = gymnasium.spaces.MultiBinary(2)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20, "keys": ("w", "e")}
+
+    def __init__(self):
+        self.actions, self.resets = [], []
+
+    def reset(self, *, seed=None, options=None):
+        self.resets.append(seed)
+        return np.zeros((8, 8, 3), np.uint8), {}
+
+    def step(self, action):
+        self.actions.append(action.copy())
+        return np.full((8, 8, 3), len(self.actions), np.uint8), 0.0, False, False, {}
+
+
+class Script(Headless):
+    """A screen whose events are planned: {frames shown: events}."""
+
+    def __init__(self, plan):
+        self.plan, self.shown, self.huds = dict(plan), [], []
+
+    def poll(self):
+        return self.plan.pop(len(self.shown), [])
+
+    def show(self, frame, hud):
+        self.shown.append(int(frame[0, 0, 0]))
+        self.huds.append(hud)
+
+
+def play(plan, **options) -> tuple[Counter, Script]:
+    source, screen = Counter(), Script(plan)
+    Player(source, screen, Options(("w", "e"), fps=0, **options)).run()
+    return source, screen
+
+
+def test_a_tap_between_two_ticks_reaches_the_game_exactly_once():
+    source, _ = play({2: [Event("down", "e", 0.0), Event("up", "e", 0.0)]}, frames=5)
+    assert [int(a[1]) for a in source.actions].count(1) == 1
+
+
+def test_every_frame_is_shown_once_and_none_is_skipped():
+    _, screen = play({}, frames=6)
+    assert screen.shown == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_next_room_counts_up_and_quit_ends():
+    source, _ = play({2: [Event("down", "n")], 5: [Event("down", "escape")]}, seed=7)
+    assert source.resets == [7, 8]
+
+
+def test_nothing_is_stepped_while_paused():
+    source, screen = play({2: [Event("down", "p")], 8: [Event("down", "escape")]})
+    assert len(source.actions) <= 2 and screen.huds[-1].paused
+
+
+def test_h_hides_the_panel_and_f1_helps():
+    _, screen = play({2: [Event("down", "h")], 4: [Event("down", "f1")], 7: [Event("quit")]})
+    assert not screen.huds[-1].visible and screen.huds[-1].help
+
+
+def test_a_stall_is_not_caught_up_in_a_burst():
+    pacer = Pacer(20, 0.0)
+    deadlines = [pacer.next(0.0), pacer.next(1.0), pacer.next(1.0)]
+    assert deadlines == pytest.approx([0.05, 1.0, 1.05])
+
+
+@pytest.fixture(scope="module")
+def neural_session(trained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("played")
+    flags = ("--bot", "masher", "--frames", 120, "--fps", 0, "--seed", 3, "--record", folder)
+    run_play("--checkpoint", trained, "--headless", *flags, "--report", folder / "r.json", "--video", folder / "v.mp4")
+    return find_sessions(folder)[0]
+
+
+def test_the_report_and_the_film(neural_session):
+    report = json.loads((neural_session.parent / "r.json").read_text())
+    figures = "frames fps tick_ms step_ms decode_ms key_to_photon_ms peak_rss_mb startup_s first_frame_s"
+    assert set(f"{figures} device runtime checkpoint".split()) <= set(report)
+    assert report["frames"] == 120 and report["runtime"] == "onnx" and report["device"] == "cpu"
+    assert set(report["tick_ms"]) == {"p50", "p95", "p99"} and report["tick_ms"]["p50"] > 0
+    assert report["first_frame_s"] >= report["startup_s"] > 0
+    with av.open(str(neural_session.parent / "v.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 121
+
+
+def test_a_neural_session_says_what_it_was_played_with(neural_session, trained):
+    session = Session.open(neural_session)
+    assert session.meta.source == "neural" and session.meta.checkpoint == session.meta.provenance["checkpoint"]
+    assert len(session) == 121 and not session.damage and not session.actions[0].any()
+
+
+def test_a_neural_session_is_made_again_bit_for_bit(neural_session, trained):
+    done = run_play("--replay", neural_session, "--verify", "--headless", "--fps", 0, "--checkpoint", trained)
+    assert "all 121 frames are bit-equal" in done.stdout
+
+
+def test_a_changed_recording_is_noticed(neural_session, trained, tmp_path):
+    """One key changed in the recorded keys: from that frame on nothing is equal."""
+    import shutil
+
+    copy = tmp_path / "changed"
+    shutil.copytree(neural_session, copy)
+    table = sorted(copy.glob("chunk_*.csv"))[3]
+    lines = table.read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[2] = "1" if cells[2] == "0" else "0"
+    lines[1] = ",".join(cells)
+    table.write_text("\n".join(lines) + "\n")
+    first = int(cells[0])
+    done = run_play("--replay", copy, "--verify", "--headless", "--fps", 0, "--checkpoint", trained, code=1)
+    assert f"the first is frame {first};" in done.stdout
+
+
+def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "tourist", "--frames", 80, "--fps", 0)
+    run_play(*flags, "--seed", 5, "--record", tmp_path)
+    done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", "--headless", "--fps", 0)
+    assert "all 81 frames are bit-equal" in done.stdout
+
+
+def test_a_data_set_is_made_with_one_command(tmp_path):
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--bot", "mix", "--headless", "--sessions", 3, "--frames", 30)
+    run_play(*flags, "--rooms", 2, "--record", tmp_path)
+    seeds = [Session.open(path).meta.seed for path in find_sessions(tmp_path)]
+    assert seeds == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--world", "atlantis"), "no world 'atlantis'"),
+        (("--headless",), "needs somebody to play"),
+        (("--headless", "--bot", "cat"), "there are explorer"),
+        (("--sessions", 3), "--sessions needs"),
+        (("--verify",), "--verify goes with --replay"),
+        (("--replay", "nowhere"), "nowhere"),
+        (("--checkpoint", "nowhere", "--headless", "--bot", "mix", "--frames", 1), "nowhere"),
+    ],
+)
+def test_refusals_say_what_is_wrong(flags, words):
+    done = run_play(*flags, code=2)
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_display_it_says_what_to_do(trained):
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "SDL_VIDEODRIVER": "x11"}
+    done = run_play("--checkpoint", trained, code=2, environment=environment)
+    assert "--headless" in done.stderr
+
+
+def test_a_missing_gpu_is_said_and_the_cpu_offered(trained):
+    pytest.importorskip("onnxruntime")
+    flags = ("--checkpoint", trained, "--headless", "--bot", "mix", "--frames", 1, "--device", "cuda")
+    import ctypes
+
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        assert "--device cpu" in run_play(*flags, code=2).stderr
+    else:
+        pytest.skip("there is a GPU here")
