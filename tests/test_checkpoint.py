@@ -96,7 +96,11 @@ def test_weights_that_someone_else_wrote(tmp_path):
 def test_a_configuration_of_another_version(tmp_path):
     old = json.loads(toy.load("tiny").to_json())
     old["rolling"]["forgotten"] = 1
-    save_file({"student.a": np.zeros(2, np.float32)}, tmp_path / WEIGHTS, metadata={"config": json.dumps(old)})
+    save_file(
+        {"student.a": np.zeros(2, np.float32)},
+        tmp_path / WEIGHTS,
+        metadata={checkpoint.HEADER: json.dumps({"config": json.dumps(old), "about": {}})},
+    )
     with pytest.raises(CheckpointError, match="rolling.forgotten.*another version"):
         checkpoint.describe(tmp_path / WEIGHTS)
 

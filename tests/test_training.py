@@ -120,7 +120,7 @@ def test_two_processes_train_the_same_parameters_as_one(tiny_data, trained, tmp_
 
 
 def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
-    """The frames behind DMD's last scored window are those that ``rolling.step`` shows under the same noise and keys."""
+    """The frames behind DMD's last scored window are those that ``rolling.step`` shows, noise and keys alike."""
     stage = make_stage("student_dmd", material, trained)
     shape, draw = stage.rolling, Draw(CPU, 3, 0, 2)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from world_model.config import Config, ConfigError
 
 WEIGHTS = "weights.safetensors"
+HEADER = "rollplay"
 
 
 class CheckpointError(ValueError):
@@ -30,7 +31,8 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-    save_file(contiguous, partial, metadata={"config": config.to_json(), **about})
+    # One key: the library writes several in random order, and equal weights should have equal hashes.
+    save_file(contiguous, partial, metadata={HEADER: json.dumps({"config": config.to_json(), "about": about})})
     partial.chmod(0o644)  # the library writes for the owner alone; weights are to be shared
     os.replace(partial, path)
 
@@ -38,11 +40,12 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
 def describe(path: Path) -> tuple[Config, dict[str, str]]:
     """The configuration inside a weights file, and what else its maker wrote. Reads only the header."""
     with _opened(path) as file:
-        about = dict(file.metadata() or {})
-    if "config" not in about:
+        header = (file.metadata() or {}).get(HEADER)
+    if header is None:
         raise CheckpointError(f"{path}: has no configuration inside; it was not written by this program")
+    header = json.loads(header)
     try:
-        return Config.from_json(about.pop("config"), where=str(path)), about
+        return Config.from_json(header["config"], where=str(path)), header["about"]
     except ConfigError as error:
         raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
 
@@ -67,7 +70,7 @@ def places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def layout_digest(path: Path) -> str:
-    """Names the configuration and where each tensor lies: what an ONNX graph counts on. New values leave it as it is."""
+    """Names the configuration and where each tensor lies: what a graph counts on. New values leave it as it is."""
     config, _ = describe(path)
     return hashlib.sha256(json.dumps([config.to_json(), places(path)]).encode()).hexdigest()[:16]
 

@@ -120,7 +120,8 @@ def predict(
     share = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
     actions = torch.cat([state["clean_action"][:, None], action[:, None].expand(-1, count, -1)], 1)
     acted = actions.repeat_interleave(per_block, 1)
-    x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]))
+    last = state["clean"][:, -1:].expand(-1, count * per_block, -1, -1, -1)
+    x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), last)
     length = per_block * model.tokens
     written = keys[:, :, :, :length], values[:, :, :, :length]
     return x0.unflatten(1, (1 + count, per_block))[:, 1:], written
@@ -129,7 +130,7 @@ def predict(
 def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, written: Cache) -> State:
     """The state after ``x0`` [N, B, C, h, w] was shown: the old clean block joins the ring, its oldest leaves.
 
-    What is kept carries no gradient: each pass learns from its own loss (section 3.2 of the paper).
+    What is added carries no gradient: each pass learns from its own loss (section 3.2 of the paper). Prime without one.
     """
     length = rolling.frames_per_block * model.tokens
     sinks = rolling.sink_blocks * length

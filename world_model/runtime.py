@@ -181,7 +181,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         # Threads that spin while they wait take the cores from the game loop, and from each other: on two busy cores
-        # the median step took 24 ms with spinning and 7 ms without; alone on two idle cores, 5 and 6 ms.
+        # the median step took 24 ms with spinning and 7 ms without.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         return options

@@ -9,6 +9,8 @@ say what the blocks mean. Teacher, critic and student are this one class.
   Rows and columns are turned before keys are cached; time is turned when used, because a cached block's time is
   its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
 - A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
+- The last clean frame, where there is one, goes straight into the first convolution and, by a learned share, into
+  the prediction: the next frame is mostly the last one moved, and that need not be found by attention.
 - x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
 """
 
@@ -39,6 +41,9 @@ class Transformer(nn.Module):
         self.grid = (height // size.patch, width // size.patch)
         self.stem_width = size.width // size.patch**2
         self.stem = nn.Conv2d(channels, self.stem_width, 3, padding=1)
+        self.stem_last = nn.Conv2d(channels, self.stem_width, 3, padding=1, bias=False)
+        self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
+        nn.init.zeros_(self.stem_last.weight)
         self.embed = nn.Linear(size.width, size.width)
         self.place = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], size.width) * 0.02)
         self.condition = Condition(config)
@@ -59,32 +64,49 @@ class Transformer(nn.Module):
         return self.size.width // self.size.heads // 4
 
     def forward(
-        self, x: Tensor, sigma: Tensor, action: Tensor, layout: Layout, cache: Cache | None = None
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        action: Tensor,
+        layout: Layout,
+        cache: Cache | None = None,
+        last: Tensor | None = None,
     ) -> tuple[Tensor, Cache]:
         """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
-        queries; cache for its first keys. Returns x0 [N, F, C, h, w] and the queries' own keys and values."""
-        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device), cache)
+        queries; cache for its first keys; last [N, W, C, h, w]: the last clean latent before each of the final W
+        queries. Returns x0 [N, F, C, h, w] and the queries' own keys and values."""
+        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, last)
 
-    def run(self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None) -> tuple[Tensor, Cache]:
+    def run(
+        self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None, last: Tensor | None
+    ) -> tuple[Tensor, Cache]:
         """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
         shared, final = self.condition(sigma, action, turns.sinks)
-        tokens = self._tokens(x)
+        if last is not None:  # aligned with the queries; zeros for those that have none
+            last = F.pad(last, (0, 0, 0, 0, 0, 0, x.shape[1] - last.shape[1], 0))
+        tokens = self._tokens(x, last)
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             past = (cache[0][index], cache[1][index]) if cache is not None else None
             tokens, key, value = layer(tokens, shared, turns, past)
             keys.append(key)
             values.append(value)
-        return self._latents(tokens, final, x.shape[1]), (torch.stack(keys), torch.stack(values))
+        x0 = self._latents(tokens, final, x.shape[1])
+        if last is not None:
+            x0 = x0 + self.keep_last * last
+        return x0, (torch.stack(keys), torch.stack(values))
 
     def compile_run(self) -> None:
         """Compile ``run`` in place, one graph a layout; more layouts than the limit are an error, not a slow path."""
         self.run = torch.compile(self.run, fullgraph=True, dynamic=False)
 
-    def _tokens(self, x: Tensor) -> Tensor:
+    def _tokens(self, x: Tensor, last: Tensor | None) -> Tensor:
         """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
         n, frames = x.shape[:2]
-        features = F.relu(self.stem(x.flatten(0, 1)))
+        features = self.stem(x.flatten(0, 1))
+        if last is not None:
+            features = features + self.stem_last(last.flatten(0, 1))
+        features = F.relu(features)
         patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
         return (self.embed(patches) + self.place).unflatten(0, (n, frames))
 
@@ -157,12 +179,12 @@ class Layer(nn.Module):
 class Turns:
     """The rotations and the mask of one layout, spread from latent frames to tokens."""
 
-    def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device):
+    def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype):
         tokens = grid[0] * grid[1]
         self.sinks = int((layout.times == SINK).sum())
-        self._place = place_angles(grid, quarter, device).repeat(len(layout.times), 1, 1)
-        self._query = time_angles(layout.times, quarter, device).repeat_interleave(tokens, 0)
-        self._key = time_angles(layout.key_times, quarter, device).repeat_interleave(tokens, 0)
+        self._place = place_angles(grid, quarter).repeat(len(layout.times), 1, 1).to(device, dtype)
+        self._query = time_angles(layout.times, quarter).repeat_interleave(tokens, 0).to(device, dtype)
+        self._key = time_angles(layout.key_times, quarter).repeat_interleave(tokens, 0).to(device, dtype)
         mask = torch.from_numpy(layout.mask).to(device)
         self.mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
@@ -185,10 +207,10 @@ class Turns:
 
 
 @lru_cache(maxsize=64)
-def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device) -> Turns:
+def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype) -> Turns:
     """A layout's tensors, made once: layouts are themselves made once (``context.py``)."""
     with torch.inference_mode(False):
-        return Turns(layout, grid, quarter, device)
+        return Turns(layout, grid, quarter, device, dtype)
 
 
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
@@ -198,26 +220,26 @@ def _turned(x: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
-def time_angles(times, quarter: int, device: torch.device) -> Tensor:
+def time_angles(times, quarter: int) -> Tensor:
     """[F, 2, quarter / 2]: cosines and sines of each time; zeros for a sink, whose keys then ignore time."""
-    time = torch.as_tensor(times, dtype=torch.float32, device=device)
-    angles = time[:, None] * _frequencies(quarter // 2, 32.0, device)
+    time = torch.as_tensor(times, dtype=torch.float64)
+    angles = time[:, None] * _frequencies(quarter // 2, 32.0)
     turn = torch.stack([angles.cos(), angles.sin()], 1)
     return turn * (time != SINK)[:, None, None]
 
 
-def place_angles(grid: tuple[int, int], quarter: int, device: torch.device) -> Tensor:
+def place_angles(grid: tuple[int, int], quarter: int) -> Tensor:
     """[tokens, 2, quarter]: cosines and sines of rows (first half of the pairs) and columns (second half)."""
-    frequency = _frequencies(quarter // 2, float(max(grid)), device)
-    rows = torch.arange(grid[0], device=device).float()[:, None, None] * frequency
-    columns = torch.arange(grid[1], device=device).float()[None, :, None] * frequency
+    frequency = _frequencies(quarter // 2, float(max(grid)))
+    rows = torch.arange(grid[0])[:, None, None] * frequency
+    columns = torch.arange(grid[1])[None, :, None] * frequency
     angles = torch.cat([rows.expand(*grid, -1), columns.expand(*grid, -1)], -1).flatten(0, 1)
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def _frequencies(count: int, longest: float, device: torch.device) -> Tensor:
+def _frequencies(count: int, longest: float) -> Tensor:
     """Radians a step, geometric from 1 down to 1 / longest."""
-    exponent = torch.arange(count, dtype=torch.float32, device=device) / max(count - 1, 1)
+    exponent = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
     return torch.exp(-math.log(longest) * exponent)
 
 

@@ -67,9 +67,10 @@ class StudentInitTraining:
         sigma = torch.cat([levels.new_zeros(x.shape[1] - len(levels) * per_block), levels.repeat_interleave(per_block)])
         unknown = actions.new_full((len(x), sinks.shape[1], actions.shape[-1]), torch.nan)
         acted = torch.cat([unknown, torch.cat([actions, held], 1).repeat_interleave(per_block, 1)], 1)
-        with self.machine.precision():
-            x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout)
         count = real.shape[1] * per_block
+        last = torch.cat([past[:, start - 1, -1:].expand(-1, size * per_block, -1, -1, -1) for start in self.starts], 1)
+        with self.machine.precision():
+            x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout, last=last)
         losses = velocity_loss(x0[:, -count:], real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
         shown = losses.unflatten(1, (len(self.starts), size, per_block))[:, :, 0]
         return losses.mean(), {"first_block": shown.detach().mean()}
