@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     how = p.add_argument_group("how")
     how.add_argument("--fps", type=float, metavar="N", help="ticks a second (the world's); 0: as fast as it goes")
     how.add_argument("--scale", type=int, default=5, help="window pixels a frame pixel (5)")
+    how.add_argument("--pixels", action="store_true", help="scale up to square pixels instead of smoothly")
     how.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
     how.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     policy = "hold: a new key conditions every frame in flight; reforce: they are also made anew (slower)"
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     from game.play import PlayError, check, play
     from game.replay import ReplayError
     from world_model.checkpoint import CheckpointError

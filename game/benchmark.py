@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from game import raycast
 from game.arena import ArenaBatch
 from game.bots import make_bot
+from world_model.hardware import cores, cpu_name
 
 
 def measure(rooms: int = 64, seconds: float = 3.0, height: int = 128, width: int = 128) -> dict:
@@ -39,15 +39,6 @@ def _rate(work, frames: int, seconds: float) -> tuple[float, int]:
     return frames * count / (time.process_time() - start), frames * count
 
 
-def _machine() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return f"{names[0]}, one of {len(names)} cores"
-    except (OSError, IndexError):
-        return f"{platform.processor() or platform.machine()}, one core"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m game.benchmark", description=__doc__)
     parser.add_argument("--rooms", type=int, default=64, help="rooms drawn together (default 64)")
@@ -57,7 +48,7 @@ def main() -> None:
     if args.rooms < 1 or args.seconds <= 0 or args.size < 8:
         parser.error("--rooms wants 1 or more, --seconds more than 0, --size 8 or more")
     figures = measure(args.rooms, args.seconds, args.size, args.size)
-    print(f"arena {args.size}x{args.size}, seeds 0..{args.rooms - 1}, {_machine()}")
+    print(f"arena {args.size}x{args.size}, seeds 0..{args.rooms - 1}, one of {cores()} cores of {cpu_name()}")
     for name, text in (("draw", "draw only"), ("tick", "physics and draw")):
         rate, frames = figures[name]
         print(f"{text:17s} {rate:8.0f} frames/s  ({frames} frames)")

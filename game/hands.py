@@ -28,22 +28,24 @@ class Remembered(gymnasium.Wrapper):
 
 
 class BotHands:
-    """A bot at the keyboard. Its key events are said to have come at a random instant of the tick's wait, as a person's
-    do: a bot that pressed exactly at the sample would make the latency look better than it is."""
+    """A bot at the keyboard. Its key events are said to have come at a random instant since the last sample, as a
+    person's do: a bot that pressed exactly at the sample would make the latency look better than it is."""
 
-    def __init__(self, name: str, source: Remembered, keys: tuple[str, ...], seed: int, fps: float):
-        self.name, self._source, self._keys, self._wait = name, source, keys, 1 / fps if fps else 0.0
+    def __init__(self, name: str, source: Remembered, keys: tuple[str, ...], seed: int):
+        self.name, self._source, self._keys = name, source, keys
         self._random = np.random.default_rng(seed)
         self.new_room(seed)
 
     def new_room(self, seed: int) -> None:
         self._bot = make_bot(self.name, seed, self._keys)
         self._held = np.zeros(len(self._keys), np.int8)
+        self._sampled = time.perf_counter()
 
     def sample(self) -> Sample:
         action = self._bot.act(*self._source.last)
         changed, self._held = (action != self._held).any(), action
-        arrival = time.perf_counter() - self._random.random() * self._wait
+        last, self._sampled = self._sampled, time.perf_counter()
+        arrival = self._random.uniform(last, self._sampled)
         return Sample(action, (arrival,) if changed else ())
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pygame
 
+from game.actions import ARENA_KEYS
 from game.screen import Hud
 
 BACKGROUND = (17, 19, 24)
@@ -31,16 +32,16 @@ HELP = (
     ("H", "hide, show the panel"),
     ("F1", "this help"),
 )
-MEANINGS = {
-    "w": "forward",
-    "s": "back",
-    "a": "step left",
-    "d": "step right",
-    "left": "turn left",
-    "right": "turn right",
-    "space": "jump",
-    "e": "light switch",
-}
+ARENA_MEANINGS = (
+    "forward",
+    "step left",
+    "back",
+    "step right",
+    "turn left",
+    "turn right",
+    "jump",
+    "light switch",
+)
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
 ROW_SHIFT = (-0.5, 0.0, 0.25, 0.75)
 ARROWS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
@@ -53,8 +54,7 @@ def keycaps(keys: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
     """
     places = {k: (ROW_SHIFT[y] + row.index(k), y, 1.0) for y, row in enumerate(ROWS) for k in keys if k in row}
     left = min((x for x, _, _ in places.values()), default=0.0)
-    top = min((y for _, y, _ in places.values()), default=0)
-    places = {k: (x - left, y - top, w) for k, (x, y, w) in places.items()}
+    places = {k: (x - left, y, w) for k, (x, y, w) in places.items()}
     right = max((x + 1 for x, _, _ in places.values()), default=-0.5) + 0.5
     bottom = max((y for _, y, _ in places.values()), default=1)
     for key in set(ARROWS) & set(keys):
@@ -68,7 +68,8 @@ def keycaps(keys: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
             x, y = 0.0, y + 1
         places[key] = (x, y, cap)
         x += cap
-    return places
+    left, top = (min((place[axis] for place in places.values()), default=0.0) for axis in (0, 1))
+    return {key: (x - left, y - top, width) for key, (x, y, width) in places.items()}
 
 
 class Pen:
@@ -230,7 +231,8 @@ def _dim(surface, area) -> None:
 
 
 def _draw_help(surface, area, hud, pen) -> None:
-    play = [(key, MEANINGS.get(key, "a key of this world")) for key in hud.keys]
+    meanings = ARENA_MEANINGS if hud.keys == ARENA_KEYS else ("a key of this world",) * len(hud.keys)
+    play = list(zip(hud.keys, meanings, strict=True))
     line = pen.px(26)
     card = pygame.Rect(0, 0, min(area.width, pen.px(300)), line * (len(play) + len(HELP) + 1) + pen.px(48))
     card.center = area.center
@@ -250,6 +252,9 @@ def _draw_help_line(surface, card, y, key, meaning, pen) -> None:
 
 
 def _draw_notice(surface, area, notice, pen) -> None:
+    room = area.width - pen.px(56)
+    if (width := pen.text_width(notice, 17)) > room:
+        notice = notice[: int(len(notice) * room / width) - 1] + "…"
     chip = pygame.Rect(0, 0, pen.text_width(notice, 17) + pen.px(28), pen.px(30))
     chip.midbottom = area.centerx, area.bottom - pen.px(14)
     pen.box(surface, chip, BACKGROUND, 8, LINE)

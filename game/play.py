@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from game.bots import NAMES
 from game.hands import BotHands, RecordedHands, Remembered
@@ -48,6 +50,11 @@ def check(flags: Namespace) -> None:
         and (flags.engine or flags.record or flags.bot),
         "--checkpoint is a neural game's: leave out --engine": flags.checkpoint and flags.engine,
         "--config goes with --engine": flags.config and not flags.engine,
+        "--runtime, --device and --policy are a neural game's: leave them out with --engine": flags.engine
+        and (flags.runtime, flags.device, flags.policy) != ("auto", "auto", "hold"),
+        "--report and --video are of one game: leave them out with --sessions": flags.sessions
+        and (flags.report or flags.video),
+        "--seed must not be negative": flags.seed < 0,
         "--scale must be at least 1": flags.scale < 1,
         "--fps must not be negative": flags.fps is not None and flags.fps < 0,
         "--frames must be at least 1": flags.frames is not None and flags.frames < 1,
@@ -62,35 +69,59 @@ def play(flags: Namespace) -> int:
     if flags.sessions:
         return _collect(flags)
     session = Session.open(flags.replay) if flags.replay else None
-    source, name = _source(flags, session)
+    source, world = _source(flags, session)
     with ExitStack() as left:
         left.callback(source.close)
-        return _play(flags, source, name, session, left)
+        return _replay(flags, source, session, left) if session else _play(flags, source, world, left)
 
 
-def _play(flags: Namespace, source: gymnasium.Env, name: str, session: Session | None, left: ExitStack) -> int:
-    keys, fps = tuple(source.metadata["keys"]), source.metadata["render_fps"] if flags.fps is None else flags.fps
-    screen = _screen(flags, source, keys)
-    left.callback(screen.close)
-    remembered = Remembered(Replay(source, session) if session else source)
-    recorder = None if session else _recorder(flags, remembered, name)
-    played = recorder or remembered
+def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) -> int:
+    """A person or a bot plays, recorded when asked for."""
+    remembered = Remembered(source)
+    recorder = _recorder(flags, remembered, world, lambda words: player.say(words))
+    left.callback(recorder.close)  # however the game ends, its recording is finished
+    hands = BotHands(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
+    options = _options(flags, source, world, "real game" if flags.engine else "neural")
+    player = Player(recorder, _screen(flags, source, left), options, hands, recorder, _film(flags, source, left))
+    _run(flags, player, source)
+    return 0
+
+
+def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: ExitStack) -> int:
+    """The recorded keys play again; with --verify, every frame is held to the recording."""
+    replay = Replay(source, session)
+    options = _options(flags, source, session.meta.world, "replay")
+    options.frames = min(flags.frames or len(session), len(session) - 1)
+    if not options.frames:
+        raise PlayError(f"{session.path}: has only the first frame, there is nothing to play")
+    hands = RecordedHands(session)
+    player = Player(replay, _screen(flags, source, left), options, hands, None, _film(flags, source, left))
+    _run(flags, player, source)
+    for words in caveats(session, source):
+        print(f"play.py: {words}", file=sys.stderr)
+    if not flags.verify:
+        return 0
+    print(f"{session.path}: {replay.verdict}")
+    return 0 if replay.verdict.holds else 1
+
+
+def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:
     startup = seconds_since_start()
-    options = Options(keys, fps, flags.seed, _ticks(flags, session), f"{name}{' (replay)' if session else ''}")
-    player = Player(
-        played, screen, options, _hands(flags, remembered, keys, fps, session), recorder, _film(flags, keys, fps, left)
-    )
     ledger = player.run()
-    if recorder:
-        recorder.close()
     if flags.report:
-        report = ledger.summary() | _circumstances(flags, source, startup, player.first_frame_s)
-        write_report(flags.report, report)
-    return _verdict(flags, remembered.env, source) if session else 0
+        write_report(flags.report, ledger.summary() | _circumstances(flags, source, startup, player.first_frame_s))
+
+
+def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> Options:
+    return Options(tuple(source.metadata["keys"]), _fps(flags, source), flags.seed, flags.frames, world, kind)
+
+
+def _fps(flags: Namespace, source: gymnasium.Env) -> float:
+    return source.metadata["render_fps"] if flags.fps is None else flags.fps
 
 
 def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, str]:
-    """The frame source and what to call it."""
+    """The frame source and its world's name."""
     if session is not None:
         return _source_of(session, flags)
     if not flags.engine:
@@ -99,7 +130,7 @@ def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, s
         ), flags.world
     config = _config(flags)
     print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
-    return real_game(config), f"{config.name} (real)"
+    return real_game(config), config.name
 
 
 def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
@@ -113,7 +144,7 @@ def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
         return neural_game(choice), meta.world
     config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
     world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
-    return real_game(config.model_copy(update={"world": world})), f"{meta.world} (real)"
+    return real_game(config.model_copy(update={"world": world})), meta.world
 
 
 def _config(flags: Namespace) -> Config:
@@ -125,49 +156,43 @@ def _config(flags: Namespace) -> Config:
     return describe(weights)[0] if weights.is_file() and not shipped.is_file() else configuration.load(shipped)
 
 
-def _screen(flags: Namespace, source: gymnasium.Env, keys: tuple[str, ...]) -> Screen:
+def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
     if flags.headless:
         return Headless()
-    from game.window import DisplayError, Window  # a headless game needs no pygame
+    from game.window import DisplayError, KeyNameError, Window  # a headless game needs no pygame
 
     try:
         height, width, _ = source.observation_space.shape
-        return Window(keys, (height, width), flags.scale)
-    except DisplayError as error:
+        window = Window(source.metadata["keys"], (height, width), flags.scale, pixels=flags.pixels)
+    except (DisplayError, KeyNameError) as error:
         raise PlayError(str(error)) from error
+    left.callback(window.close)
+    return window
 
 
-def _hands(flags: Namespace, source: Remembered, keys: tuple[str, ...], fps: float, session: Session | None):
-    if session:
-        return RecordedHands(session)
-    return BotHands(flags.bot, source, keys, flags.seed, fps) if flags.bot else None
+def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable[[str], None]) -> Recorder:
+    """Every game can be recorded; ``--record`` begins at once, R at any time. A failure does not end the game."""
 
+    def tell(words: str) -> None:
+        print(f"play.py: not recording: {words}", file=sys.stderr)
+        say(f"Not recording: {words}")
 
-def _ticks(flags: Namespace, session: Session | None) -> int | None:
-    if session is None:
-        return flags.frames
-    return min(flags.frames or len(session) - 1, len(session) - 1)
-
-
-def _recorder(flags: Namespace, source: gymnasium.Env, name: str) -> Recorder:
-    """Every game can be recorded; ``--record`` begins at once, R at any time."""
-    folder = flags.record or RECORDINGS
     return Recorder(
         source,
-        folder,
-        world=flags.world,
+        flags.record or RECORDINGS,
+        world=world,
         player=flags.bot or "person",
         clock=None if flags.headless and flags.fps == 0 else time.perf_counter,
         recording=flags.record is not None,
-        on_error=lambda words: print(f"play.py: not recording: {words}", file=sys.stderr),
+        on_error=tell,
     )
 
 
-def _film(flags: Namespace, keys: tuple[str, ...], fps: float, left: ExitStack):
+def _film(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Callable[[np.ndarray, np.ndarray], None] | None:
     if not flags.video:
         return None
-    film = left.enter_context(Film(flags.video, keys, round(fps) or 20))
-    return film.add
+    fps = round(_fps(flags, source)) or source.metadata["render_fps"]
+    return left.enter_context(Film(flags.video, source.metadata["keys"], fps)).add
 
 
 def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float) -> dict[str, Any]:
@@ -187,15 +212,6 @@ def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, firs
         "bot": flags.bot,
         "hardware": hardware(),
     }
-
-
-def _verdict(flags: Namespace, replay: gymnasium.Env, source: gymnasium.Env) -> int:
-    for words in caveats(replay.session, source):
-        print(f"play.py: {words}", file=sys.stderr)
-    if not flags.verify:
-        return 0
-    print(f"{replay.session.path}: {replay.verdict}")
-    return 1 if replay.verdict.different else 0
 
 
 def _collect(flags: Namespace) -> int:

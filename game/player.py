@@ -26,6 +26,7 @@ from game.screen import Hud, Screen
 SLICE = 0.001  # between two looks at the window, seconds: how exactly an event's arrival is known
 SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is spun
 PAUSED_FPS = 20
+FIGURES_EVERY = 10  # ticks; figures that change at every tick cannot be read
 NOTICE_SECONDS = 3.0
 
 now = time.perf_counter
@@ -56,6 +57,10 @@ class Pacer:
         self.period = 1 / fps if fps else 0.0
         self.deadline = start
 
+    def restart(self, time_now: float) -> None:
+        """Count from now: after a pause nothing is late."""
+        self.deadline = time_now
+
     def next(self, time_now: float) -> float:
         """The deadline of the next tick; ``time_now`` in seconds of the clock that ``start`` was read from."""
         self.deadline += self.period
@@ -73,6 +78,7 @@ class Options:
     seed: int = 0
     frames: int | None = None
     title: str = ""
+    kind: str = ""
     hud: bool = True
 
 
@@ -114,9 +120,14 @@ class Player:
                 self._obey()
                 if self._hud["paused"] or self._hud["help"]:
                     self._rest()
+                    pacer.restart(now())
                 elif self._running:
                     self._tick()
         return self.ledger
+
+    def say(self, notice: str) -> None:
+        """Show a line over the frame for a few seconds."""
+        self._notice, self._notice_ends = notice, now() + NOTICE_SECONDS
 
     def _goes_on(self) -> bool:
         wanted = self.options.frames
@@ -130,7 +141,8 @@ class Player:
         self._show(frame, sample.action)
         decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
         self.ledger.add(Tick(sampled, stepped, now(), decode, sample.arrivals))
-        self._figures = self.ledger.recent()
+        if self.ledger.frames % FIGURES_EVERY == 0:
+            self._figures = self.ledger.recent()
         if self.watch:
             self.watch(frame, sample.action)
         if (terminated or truncated) and self._goes_on():
@@ -139,8 +151,7 @@ class Player:
     def _new_room(self, seed: int) -> None:
         self._seed = seed
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
-        anchors = getattr(self.source.unwrapped, "anchors", None)
-        self._anchors = anchors() if anchors else None
+        self._look_around()
         self.hands.new_room(seed)
         self.keyboard.new_room(seed)
         self.ledger.cut()
@@ -148,6 +159,14 @@ class Player:
         self._show(frame, nothing)
         if self.watch:
             self.watch(frame, nothing)
+
+    def _look_around(self) -> None:
+        """What the source says of its new place: pictures of it, and its name."""
+        place = self.source.unwrapped
+        self._anchors = place.anchors() if hasattr(place, "anchors") else None
+        said = place.provenance() if hasattr(place, "provenance") else {}
+        room = said.get("scene") or said.get("seed", self._seed)
+        self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
 
     def _show(self, frame: np.ndarray, held: np.ndarray) -> None:
         self._shown = frame, held
@@ -158,7 +177,7 @@ class Player:
     def _draw_list(self, held: np.ndarray) -> Hud:
         return Hud(
             title=self.options.title,
-            place=f"room {self._seed}",
+            place=self._place,
             keys=self.options.keys,
             held=held,
             anchors=self._anchors,
@@ -214,9 +233,6 @@ class Player:
 
     def _on_record(self) -> None:
         if self.recording is None:
-            self._say("This cannot be recorded")
+            self.say("This cannot be recorded")
         else:
-            self._say(self.recording.start() if self.recording.seconds is None else self.recording.stop())
-
-    def _say(self, notice: str) -> None:
-        self._notice, self._notice_ends = notice, now() + NOTICE_SECONDS
+            self.say(self.recording.start() if self.recording.seconds is None else self.recording.stop())

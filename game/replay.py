@@ -20,6 +20,7 @@ class ReplayError(ValueError):
 class Verdict:
     """How the frames made anew compare with the recorded ones."""
 
+    recorded: int
     frames: int = 0
     different: int = 0
     first: int | None = None
@@ -32,9 +33,16 @@ class Verdict:
             self.different, self.worst = self.different + 1, max(self.worst, difference)
         self.frames += 1
 
+    @property
+    def holds(self) -> bool:
+        """Every recorded frame was made anew, and none differs."""
+        return self.frames == self.recorded and not self.different
+
     def __str__(self) -> str:
-        if not self.different:
+        if self.holds:
             return f"all {self.frames} frames are bit-equal to the recording"
+        if not self.different:
+            return f"stopped early: the first {self.frames} of {self.recorded} frames are bit-equal to the recording"
         return (
             f"{self.different} of {self.frames} frames differ from the recording, the first is frame {self.first}; "
             f"the largest difference is {self.worst} of 255"
@@ -49,13 +57,13 @@ class Replay(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, session: Session):
         super().__init__(env)
-        self.session, self.verdict = session, Verdict()
+        self.session, self.verdict = session, Verdict(len(session))
         if session.meta.keys != tuple(env.metadata["keys"]):
             raise ReplayError(f"{session.path}: has the keys {' '.join(session.meta.keys)}, the game has others")
 
     def reset(self, *, seed=None, options=None):
         session, source = self.session, self.env.unwrapped
-        self._at, self.verdict = 0, Verdict()
+        self._at, self.verdict = 0, Verdict(len(session))
         frame, info = self.env.reset(seed=session.meta.seed, options=self._place())
         if session.start_state is not None:
             source.set_state(session.start_state)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from world_model.hardware import cores, cpu_name
+
 _IMPORTED = time.perf_counter()  # near enough to the start, where the system does not tell it
 KEPT_TICKS = 100_000  # over an hour at 20 ticks a second; older ones go, so that memory does not grow
 RECENT_TICKS = 40  # what the HUD averages over
@@ -125,19 +127,11 @@ def peak_rss_mb() -> float | None:
 def hardware() -> dict:
     """What the figures were measured on."""
     return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_name(),
+        "cores": cores(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _tail(values: deque) -> list[float]:

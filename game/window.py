@@ -23,18 +23,31 @@ class DisplayError(RuntimeError):
     """No window can be opened here; the message says what to do instead."""
 
 
+class KeyNameError(ValueError):
+    """A world's key that pygame does not know."""
+
+
 class Window:
     """A pygame window. ``poll`` gives the events since the last poll, ``show`` draws and flips.
 
     keys: the world's keys, as pygame names them. frame_shape: (H, W). scale: window pixels a frame pixel.
-    Raises DisplayError without a display, ValueError for a key that pygame does not know.
+    Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares.
+    Raises DisplayError without a display, KeyNameError for a key that pygame does not know.
     """
 
-    def __init__(self, keys: Sequence[str], frame_shape: tuple[int, int], scale: int, title: str = "Rollplay"):
+    def __init__(
+        self,
+        keys: Sequence[str],
+        frame_shape: tuple[int, int],
+        scale: int,
+        title: str = "Rollplay",
+        pixels: bool = False,
+    ):
         _open_display()
         self._names = {_key_code(key): key for key in (*COMMANDS, *keys)}
         self._frame_size = (frame_shape[1] * scale, frame_shape[0] * scale)
         zoom = min(2.0, max(0.75, self._frame_size[1] / REFERENCE_HEIGHT))
+        self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
         self._pen = Pen(zoom)
         self._panel_visible: bool | None = None
         pygame.display.set_caption(title)
@@ -47,7 +60,7 @@ class Window:
     def show(self, frame: np.ndarray, hud: Hud) -> None:
         if hud.visible != self._panel_visible:
             self._arrange(hud.visible)
-        big = cv2.resize(frame, self._frame_size, interpolation=cv2.INTER_NEAREST)
+        big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
         self._surface.blit(picture_surface(big), self._frame_area)
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
         if hud.visible:
@@ -94,4 +107,4 @@ def _key_code(name: str) -> int:
     try:
         return pygame.key.key_code(name)
     except ValueError:
-        raise ValueError(f"{name!r} is no key that pygame knows; use names such as w, left, space, f1") from None
+        raise KeyNameError(f"{name!r} is no key that pygame knows; use names such as w, left, space, f1") from None

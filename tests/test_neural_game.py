@@ -89,7 +89,7 @@ def test_seeds_go_through_the_scenes_in_the_order_of_their_numbers(game, folder)
 def test_the_first_frame_is_the_models_own_view_of_the_place(game, folder):
     first, info = game.reset(seed=0)
     place = scenes.read(folder, "3").anchors[:1]
-    np.testing.assert_array_equal(first, game._runtime.decode(game._runtime.encode(place))[0])
+    np.testing.assert_array_equal(first, game.runtime.decode(game.runtime.encode(place))[0])
     np.testing.assert_array_equal(game.render(), first)
     assert info == {}
 
@@ -124,7 +124,7 @@ def test_a_scene_can_begin_with_recorded_frames(folder, tmp_path, game):
     scenes.write(tmp_path, scenes.Scene("0", anchors, frames))
     recorded = NeuralGame(checkpoint=tmp_path, device="cpu")
     first, _ = recorded.reset(seed=0)
-    runtime = recorded._runtime
+    runtime = recorded.runtime
     np.testing.assert_array_equal(first, runtime.decode(runtime.encode(frames[-1:]))[0])
     np.testing.assert_array_equal(recorded.anchors(), anchors)
     past = game.config.rolling.recent_blocks + 1
@@ -204,7 +204,7 @@ def test_a_block_gives_its_frames_one_a_tick(blocky):
     for _ in range(3):
         frames = play(blocky, [FORWARD] * 3)
         latent = blocky.get_state()["rolling.clean"]
-        np.testing.assert_array_equal(frames, blocky._runtime.decode(latent))
+        np.testing.assert_array_equal(frames, blocky.runtime.decode(latent))
         blocks.append(int(blocky.get_state()["block"]))
     assert blocks == [1, 2, 3]
 

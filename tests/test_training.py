@@ -127,16 +127,16 @@ def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
         from world_model.training.clips import batch_of
 
         sinks, latents, actions = batch_of(stage.clips, draw, CPU.device)
-        state = prime_from_clip(stage.student, shape, sinks, latents, actions, draw)
+        state = prime_from_clip(stage.model, shape, sinks, latents, actions, draw)
         scored = stage._roll(draw, False, state, sinks, latents, actions)
 
         again = Draw(CPU, 3, 0, 2)
         batch_of(stage.clips, again, CPU.device)
-        state = prime_from_clip(stage.student, shape, sinks, latents, actions, again)
+        state = prime_from_clip(stage.model, shape, sinks, latents, actions, again)
         phase, shown = again.shared(shape.window_blocks), []
         for at in range(stage.lead, stage.lead + stage.ticks):
             noise = again.normal(shape.window_blocks, *latents.shape[2:])
-            state, latent = rolling.step(stage.student, shape, state, actions[:, at], noise)
+            state, latent = rolling.step(stage.model, shape, state, actions[:, at], noise)
             shown.append(latent)
     last = max(t for t in range(stage.ticks) if t % shape.window_blocks == phase)
     behind = torch.stack(shown[:last], 1)[:, -scored.past.shape[1] :]

@@ -23,6 +23,7 @@ from world_model import scenes
 from world_model.checkpoint import WEIGHTS, digest
 from world_model.config import Config, ConfigError
 from world_model.dataset import held_out_seed
+from world_model.hardware import cores, cpu_name
 from world_model.metrics import Measure, measure, motion, obeyed, psnr, sharpness, sticky_keys
 from world_model.neural_game import NeuralGame
 from world_model.runtime import WorldError
@@ -69,7 +70,7 @@ class Subject:
 
 def autoencoder(subject: Subject) -> Measures:
     """The decoder's floor: PSNR of a real frame, encoded and decoded."""
-    runtime, samples, groups = subject.neural._runtime, [], []
+    runtime, samples, groups = subject.neural.runtime, [], []
     for room, _, frames in subject.journeys:
         some = frames[:: max(1, len(frames) // NEXT_FRAMES)]
         samples.extend(psnr(runtime.decode(runtime.encode(some)), some))
@@ -98,14 +99,14 @@ def next_frame(subject: Subject) -> Measures:
 def _next_from_real(subject: Subject, past: np.ndarray, keys: np.ndarray, tick: int) -> np.ndarray:
     """One generated frame behind R+1 real ones: keys[i] made the frame after past[i]; the window starts as noise."""
     game, shape = subject.neural, subject.config.rolling
-    runtime = game._runtime
+    runtime = game.runtime
     latents = runtime.encode(past)[:, None]
     blocks = np.concatenate([latents, latents[-1:].repeat(shape.window_blocks, 0)])
     sinks = runtime.encode(game.anchors()[: shape.sink_frames])
     under = np.concatenate([np.zeros_like(keys[:1]), keys[:-1]])
-    state = runtime.prime(sinks[None], blocks[None], under[None], game._noise(tick))
-    state = runtime.ramp(state, keys[-1:], game._ramp_noise(tick))
-    return runtime.decode(runtime.step(state, keys[-1:], game._noise(tick + 1))[1])[-1]
+    state = runtime.prime(sinks[None], blocks[None], under[None], game.noise(tick))
+    state = runtime.ramp(state, keys[-1:], game.ramp_noise(tick))
+    return runtime.decode(runtime.step(state, keys[-1:], game.noise(tick + 1))[1])[-1]
 
 
 def rollout(subject: Subject, ticks: int = 64) -> Measures:
@@ -219,8 +220,9 @@ def main() -> int:
     groups = {title: evaluate(Subject(neural, real, seeds), console) for title, seeds in rooms.items() if seeds}
     about = {
         "checkpoint": digest(neural.folder / WEIGHTS),
-        "runtime": neural._runtime.name,
-        "device": neural._runtime.device,
+        "runtime": neural.runtime.name,
+        "device": neural.runtime.device,
+        "hardware": f"{cores()} cores of {cpu_name()}",
     }
     show(groups, about, console)
     if arguments.report:

@@ -57,7 +57,7 @@ class NeuralGame(gymnasium.Env):
             raise WorldError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
         self.world, self.policy, self.render_mode = world, policy, render_mode
         self.folder = Path(checkpoint) if checkpoint is not None else _shipped(world)
-        self.config, self._runtime = _opened(self.folder, world, runtime, device)
+        self.config, self.runtime = _opened(self.folder, world, runtime, device)
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": self.config.world.fps,
@@ -80,7 +80,7 @@ class NeuralGame(gymnasium.Env):
         self._block = 0
         self._held = np.zeros(self.config.action_size, np.int8)
         self._tapped = self._held.copy()
-        self._frame = self._runtime.decode(clean)[-1]
+        self._frame = self.runtime.decode(clean)[-1]
         self._pending = np.empty((0, *self._frame.shape), np.uint8)
         self._warm_up()
         return self._frame.copy(), {}
@@ -106,7 +106,7 @@ class NeuralGame(gymnasium.Env):
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything the next frames depend on, besides the weights."""
-        rolling = {f"rolling.{name}": array for name, array in self._runtime.to_numpy(self._state).items()}
+        rolling = {f"rolling.{name}": array for name, array in self.runtime.to_numpy(self._state).items()}
         return rolling | {
             "seed": np.array(self._seed, np.uint64),
             "block": np.array(self._block),
@@ -122,7 +122,7 @@ class NeuralGame(gymnasium.Env):
         """Continue from ``get_state``'s answer, exactly. Raises WorldError for another model's."""
         self._check(state)
         rolling = {name[8:]: array for name, array in state.items() if name.startswith("rolling.")}
-        self._state = self._runtime.from_numpy(rolling)
+        self._state = self.runtime.from_numpy(rolling)
         self._seed, self._block = int(state["seed"]), int(state["block"])
         self._held, self._tapped = state["held"].copy(), state["tapped"].copy()
         self._frame, self._pending = state["frame"].copy(), state["pending"].copy()
@@ -137,8 +137,8 @@ class NeuralGame(gymnasium.Env):
             "seed": self._seed,
             "scene": self._scene.name if self._scene else None,
             "checkpoint": self._digest,
-            "runtime": self._runtime.name,
-            "device": self._runtime.device,
+            "runtime": self.runtime.name,
+            "device": self.runtime.device,
             "policy": self.policy,
         }
 
@@ -146,10 +146,10 @@ class NeuralGame(gymnasium.Env):
         """Run the model once under ``action``, queue its frames and note what that took."""
         began = time.perf_counter()
         if self.policy == "reforce" and (action != self._held).any():
-            self._state = self._runtime.ramp(self._state, action[None], self._ramp_noise(RAMPS + self._block))
-        self._state, latent = self._runtime.step(self._state, action[None], self._noise(self._block))
+            self._state = self.runtime.ramp(self._state, action[None], self.ramp_noise(RAMPS + self._block))
+        self._state, latent = self.runtime.step(self._state, action[None], self.noise(self._block))
         stepped = time.perf_counter()
-        self._pending = self._runtime.decode(latent)
+        self._pending = self.runtime.decode(latent)
         decoded = time.perf_counter()
         self._held, self._tapped = action, np.zeros_like(action)
         self._block += 1
@@ -158,10 +158,10 @@ class NeuralGame(gymnasium.Env):
     def _primed(self, scene: Scene) -> tuple[State, np.ndarray]:
         """The state before the first tick and the latents of the clean block [B, C, h, w]."""
         roll = self.config.rolling
-        sinks = self._runtime.encode(scene.anchors[: roll.sink_frames])
-        blocks = _blocks(self._runtime.encode(scene.frames), roll)
+        sinks = self.runtime.encode(scene.anchors[: roll.sink_frames])
+        blocks = _blocks(self.runtime.encode(scene.frames), roll)
         actions = np.zeros((1, roll.recent_blocks + 1, self.config.action_size), np.float32)
-        state = self._runtime.prime(sinks[None], blocks[None], actions, self._noise(PRIME))
+        state = self.runtime.prime(sinks[None], blocks[None], actions, self.noise(PRIME))
         return state, blocks[roll.recent_blocks]
 
     def _warm_up(self) -> None:
@@ -169,15 +169,15 @@ class NeuralGame(gymnasium.Env):
         if not self._warm:
             nothing = np.zeros((1, self.config.action_size), np.int8)
             if self.policy == "reforce":
-                self._runtime.ramp(self._state, nothing, self._ramp_noise(RAMPS))
-            self._runtime.decode(self._runtime.step(self._state, nothing, self._noise(0))[1])
+                self.runtime.ramp(self._state, nothing, self.ramp_noise(RAMPS))
+            self.runtime.decode(self.runtime.step(self._state, nothing, self.noise(0))[1])
             self._warm = True
 
-    def _noise(self, counter: int) -> np.ndarray:
+    def noise(self, counter: int) -> np.ndarray:
         roll = self.config.rolling
         return seeded(self._seed, counter, (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape))
 
-    def _ramp_noise(self, counter: int) -> np.ndarray:
+    def ramp_noise(self, counter: int) -> np.ndarray:
         roll = self.config.rolling
         size, per_block = roll.window_blocks, roll.frames_per_block
         return seeded(self._seed, counter, (1, size, size, per_block, *self.config.latent_shape))

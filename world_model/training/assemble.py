@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,16 +80,3 @@ def _card(folder: Path, made: Made, hardware: str, names: dict[str, bool]) -> st
     for name, values in made.report.items():
         lines.append(f"| {name} | " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()) + " |")
     return "\n".join(lines) + "\n"
-
-
-def hardware_name(device: str) -> str:
-    """The processor or GPU, as a card or a report should name it."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name()
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    return cpu

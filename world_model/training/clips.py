@@ -13,7 +13,7 @@ from world_model import checkpoint
 from world_model.autoencoder import Autoencoder, to_frames
 from world_model.config import Config
 from world_model.dataset import Clips, Episode
-from world_model.training.loop import Draw, Machine
+from world_model.training.loop import Draw, Loss, Machine, Update, average_of, optimizers_for
 from world_model.training.samples import write_video
 from world_model.transformer import Transformer
 
@@ -31,9 +31,6 @@ class Material:
     train: list[Episode]
     held_out: list[Episode]
 
-    def clips(self, blocks: int) -> Clips:
-        return Clips(self.train, blocks, self.config.rolling.frames_per_block)
-
     def held_out_clip(self, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
         """One long clip of a room that is not trained on; as long as it can be up to ``blocks``."""
         per_block = self.config.rolling.frames_per_block
@@ -47,6 +44,32 @@ class Material:
         columns = [to_frames(self.autoencoder.decode(x.flatten(0, 1).float())).cpu().numpy() for x in (real, made)]
         held = actions.repeat_interleave(per_block, 0).cpu().numpy()
         write_video(path, columns, held, world.keys, world.fps)
+
+
+class TransformerStage:
+    """What the stages that train transformers have in common; ``prefix`` names the weights that they leave."""
+
+    name: str
+    prefix: str
+    model: Transformer
+
+    def __init__(self, material: Material, blocks: int):
+        self.material, self.config, self.machine = material, material.config, material.machine
+        self.settings, self.rolling = getattr(self.config.training, self.name), self.config.rolling
+        self.clips = Clips(material.train, blocks, self.rolling.frames_per_block)
+
+    def take(self, model: Transformer, loss: Loss, muon: bool, every: int = 1) -> None:
+        """Train ``model``: the network that ships, whose average is kept."""
+        self.model, self.average = model, average_of(model)
+        if self.machine.compile:
+            model.compile_run()
+        optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon)
+        self.updates = {self.prefix: Update(model, loss, optimizers, every)}
+
+    def finish(self, folder: Path) -> None:
+        about = {"stage": self.name, "steps": str(self.settings.steps)}
+        tensors = {f"{self.prefix}.{name}": t.cpu().numpy() for name, t in self.average.state_dict().items()}
+        checkpoint.save(folder / checkpoint.WEIGHTS, tensors, self.config, about)
 
 
 def batch_of(clips: Clips, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,8 +101,3 @@ def load_transformer(config: Config, machine: Machine, weights: Path | None, pre
         found = checkpoint.tensors(weights, prefix)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
     return model.to(machine.device)
-
-
-def save_transformer(folder: Path, model: Transformer, prefix: str, config: Config, about: dict[str, str]) -> None:
-    tensors = {f"{prefix}.{name}": t.detach().cpu().numpy() for name, t in model.state_dict().items()}
-    checkpoint.save(folder / checkpoint.WEIGHTS, tensors, config, about)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from world_model.config import Stage
+from world_model.hardware import cores, cpu_name
 
 
 class TrainingError(RuntimeError):
@@ -45,6 +46,12 @@ class Machine:
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def hardware(self) -> str:
+        """What it trains on, for people."""
+        each = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{cores()} cores of {cpu_name()}"
+        return f"{self.processes} x {each}" if self.processes > 1 else each
 
     def precision(self):
         """Context of every forward pass."""

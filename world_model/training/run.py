@@ -20,7 +20,7 @@ from world_model.autoencoder import Autoencoder, to_network
 from world_model.config import Config, Stage, load
 from world_model.dataset import Episode, Footage, encode_session, kept_episode, sample_frames
 from world_model.episode import Session
-from world_model.training.assemble import Made, assemble, hardware_name
+from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
 from world_model.training.loop import Machine, TrainingError, barrier, train
@@ -159,7 +159,7 @@ class Run:
         newest = next((path for path in students if path.is_file()), None)
         if newest is not None:
             made = Made(self.config, self.footage, self._weights("autoencoder"), newest, report)
-            assemble(self.out, made, hardware_name(str(self.machine.device)))
+            assemble(self.out, made, self.machine.hardware)
         self._print_report(report, playable=newest is not None)
 
     def _print_report(self, report: dict, playable: bool) -> None:

@@ -19,14 +19,8 @@ from torch import Tensor
 
 from world_model import rolling
 from world_model.noise import renoise, shifted
-from world_model.training.clips import (
-    Material,
-    batch_of,
-    load_transformer,
-    save_transformer,
-    velocity_loss,
-)
-from world_model.training.loop import Draw, Update, average_of, optimizers_for
+from world_model.training.clips import Material, TransformerStage, batch_of, load_transformer, velocity_loss
+from world_model.training.loop import Draw, Update, optimizers_for
 from world_model.training.student_init import prime_from_clip, show_rollout
 from world_model.training.teacher import view_clip
 from world_model.transformer import Transformer
@@ -45,38 +39,23 @@ class Scored:
     owed: Tensor
 
 
-class StudentDmdTraining:
-    name = "student_dmd"
+class StudentDmdTraining(TransformerStage):
+    name, prefix = "student_dmd", "student"
 
     def __init__(self, material: Material, student: Path, teacher: Path):
-        config, machine = material.config, material.machine
-        self.material, self.config, self.machine = material, config, machine
-        self.settings, self.rolling = config.training.student_dmd, config.rolling
-        self.past = max(1, config.training.teacher.clip_blocks - self.rolling.window_blocks)
-        self.lead = self.rolling.recent_blocks + 1
-        self.ticks = self.settings.rollout_windows * self.rolling.window_blocks
-        self.clips = material.clips(self.lead + self.ticks + self.rolling.window_blocks)
+        shape, settings = material.config.rolling, material.config.training
+        self.lead, self.ticks = shape.recent_blocks + 1, settings.student_dmd.rollout_windows * shape.window_blocks
+        self.past = max(1, settings.teacher.clip_blocks - shape.window_blocks)
+        super().__init__(material, self.lead + self.ticks + shape.window_blocks)
+        config, machine, s = self.config, self.machine, self.settings
+        self.take(load_transformer(config, machine, student, "student"), self.student_loss, False, s.critic_steps)
         self.teacher = load_transformer(config, machine, teacher, "teacher").requires_grad_(False).eval()
         self.critic = load_transformer(config, machine, teacher, "teacher")
-        self.student = load_transformer(config, machine, student, "student")
-        self.average = average_of(self.student)
         if machine.compile:
-            for model in (self.teacher, self.critic, self.student):
-                model.compile_run()
-        s = self.settings
-        self.updates = {
-            "student": Update(
-                self.student,
-                self.student_loss,
-                optimizers_for(self.student, s.learning_rate, s.weight_decay, muon=False),
-                every=s.critic_steps,
-            ),
-            "critic": Update(
-                self.critic,
-                self.critic_loss,
-                optimizers_for(self.critic, s.critic_learning_rate, s.weight_decay, muon=False),
-            ),
-        }
+            self.teacher.compile_run()
+            self.critic.compile_run()
+        optimizers = optimizers_for(self.critic, s.critic_learning_rate, s.weight_decay, muon=False)
+        self.updates["critic"] = Update(self.critic, self.critic_loss, optimizers)
 
     def student_loss(self, draw: Draw) -> tuple[Tensor, dict]:
         scored = self.rollout(draw, learn=True)
@@ -107,7 +86,7 @@ class StudentDmdTraining:
         """Play from recorded starts under recorded keys; the windows to be scored, all in one batch."""
         sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
         with torch.no_grad(), self.machine.precision():
-            state = prime_from_clip(self.student, self.rolling, sinks, latents, actions, draw)
+            state = prime_from_clip(self.model, self.rolling, sinks, latents, actions, draw)
         walk = self._roll if draw.shared(1000) < 1000 * self.settings.rolling_share else self._block_by_block
         return walk(draw, learn, state, sinks, latents, actions)
 
@@ -118,7 +97,7 @@ class StudentDmdTraining:
             chosen = (at - self.lead) % size == phase
             with torch.set_grad_enabled(learn and chosen), self.machine.precision():
                 noise = draw.normal(size, *latents.shape[2:])
-                state, x0 = rolling.tick(self.student, self.rolling, state, actions[:, at], noise)
+                state, x0 = rolling.tick(self.model, self.rolling, state, actions[:, at], noise)
             if chosen:
                 held = actions[:, at : at + 1].expand(-1, size, -1)
                 windows.append(self._scored(sinks, latents, actions, shown, x0.float(), held, at))
@@ -134,7 +113,7 @@ class StudentDmdTraining:
         for at in range(self.lead, self.lead + self.ticks):
             with torch.set_grad_enabled(learn), self.machine.precision():
                 noise = draw.normal(size, *latents.shape[2:])
-                state, x0 = rolling.block(self.student, self.rolling, state, actions[:, at], noise, last_level)
+                state, x0 = rolling.block(self.model, self.rolling, state, actions[:, at], noise, last_level)
             made.append(x0.float())
             if len(made) == size:
                 first = at - size + 1
@@ -182,10 +161,6 @@ class StudentDmdTraining:
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
         show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
-
-    def finish(self, folder: Path) -> None:
-        about = {"stage": self.name, "steps": str(self.settings.steps)}
-        save_transformer(folder, self.average, "student", self.config, about)
 
 
 def dmd_gradient(sample: Tensor, fake: Tensor, real: Tensor) -> Tensor:

@@ -19,36 +19,21 @@ from torch import Tensor
 from world_model import context, rolling
 from world_model.config import Rolling
 from world_model.noise import renoise, sigmas
-from world_model.training.clips import (
-    Material,
-    batch_of,
-    forget,
-    load_transformer,
-    save_transformer,
-    velocity_loss,
-)
-from world_model.training.loop import Draw, Machine, Update, average_of, optimizers_for
+from world_model.training.clips import Material, TransformerStage, batch_of, forget, load_transformer, velocity_loss
+from world_model.training.loop import Draw
 from world_model.transformer import Transformer
 
 SAMPLE_BLOCKS = 80
 
 
-class StudentInitTraining:
-    name = "student_init"
+class StudentInitTraining(TransformerStage):
+    name, prefix = "student_init", "student"
 
     def __init__(self, material: Material, weights: Path, prefix: str = "teacher"):
-        config, machine = material.config, material.machine
-        self.material, self.config, self.machine = material, config, machine
-        self.settings, self.rolling = config.training.student_init, config.rolling
-        self.clips = material.clips(self.settings.clip_blocks)
+        """``weights`` holds the teacher, or with ``prefix`` student, a student to teach further."""
+        super().__init__(material, material.config.training.student_init.clip_blocks)
         self.starts = window_starts(self.rolling, self.settings.clip_blocks, self.settings.windows)
-        model = load_transformer(config, machine, weights, prefix)
-        self.average = average_of(model)
-        if machine.compile:
-            model.compile_run()
-        optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon=True)
-        self.updates = {"student": Update(model, self.loss, optimizers)}
-        self.model = model
+        self.take(load_transformer(self.config, self.machine, weights, prefix), self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
         sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
@@ -90,10 +75,6 @@ class StudentInitTraining:
     def sample(self, folder: Path, step: int) -> None:
         show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
 
-    def finish(self, folder: Path) -> None:
-        about = {"stage": self.name, "steps": str(self.settings.steps)}
-        save_transformer(folder, self.average, "student", self.config, about)
-
 
 def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
     """Where the windows of a clip start: evenly from half a context to the clip's last whole window."""
@@ -104,7 +85,7 @@ def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
 
 def show_rollout(model: Transformer, material: Material, path: Path) -> None:
     """Roll from a held-out start under the recorded keys, with play's own step, and film it beside what happened."""
-    machine: Machine = material.machine
+    machine = material.machine
     shape = material.config.rolling
     lead = shape.recent_blocks + 1
     sinks, latents, actions = material.held_out_clip(lead + SAMPLE_BLOCKS)

@@ -13,35 +13,19 @@ from torch import Tensor
 
 from world_model import context
 from world_model.noise import renoise, shifted, sigmas
-from world_model.training.clips import (
-    Material,
-    batch_of,
-    forget,
-    load_transformer,
-    save_transformer,
-    velocity_loss,
-)
-from world_model.training.loop import Draw, Update, average_of, optimizers_for
+from world_model.training.clips import Material, TransformerStage, batch_of, forget, load_transformer, velocity_loss
+from world_model.training.loop import Draw
 from world_model.transformer import Transformer
 
 SAMPLE_STEPS = 24
 
 
-class TeacherTraining:
-    name = "teacher"
+class TeacherTraining(TransformerStage):
+    name, prefix = "teacher", "teacher"
 
-    def __init__(self, material: Material, weights: Path | None = None):
-        config, machine = material.config, material.machine
-        self.material, self.config, self.machine = material, config, machine
-        self.settings, self.rolling = config.training.teacher, config.rolling
-        self.clips = material.clips(self.settings.clip_blocks)
-        model = load_transformer(config, machine, weights, "teacher")
-        self.average = average_of(model)
-        if machine.compile:
-            model.compile_run()
-        optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon=True)
-        self.updates = {"teacher": Update(model, self.loss, optimizers)}
-        self.model = model
+    def __init__(self, material: Material):
+        super().__init__(material, material.config.training.teacher.clip_blocks)
+        self.take(load_transformer(self.config, self.machine, None, self.prefix), self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
         sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
@@ -76,10 +60,6 @@ class TeacherTraining:
         past = latents.shape[1] // 3
         made = denoise_clip(self.average, sinks, latents, actions, past, draw, SAMPLE_STEPS)
         self.material.show(folder / f"sample_{step:06d}.mp4", latents[0], made[0], actions[0])
-
-    def finish(self, folder: Path) -> None:
-        about = {"stage": self.name, "steps": str(self.settings.steps)}
-        save_transformer(folder, self.average, "teacher", self.config, about)
 
 
 def view_clip(model: Transformer, sinks: Tensor, x: Tensor, sigma: Tensor, actions: Tensor, per_block: int) -> Tensor:

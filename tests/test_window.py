@@ -1,0 +1,110 @@
+"""The window with a real X server and real key events: what a person does, without the person."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from world_model.episode import Session, find_sessions
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ("--engine", "--config", "configs/tiny.yaml", "--scale", "8")
+
+needs_x = pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool")
+
+
+@pytest.fixture(scope="module")
+def display():
+    """A virtual display of our own, as an environment to run things in."""
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        number = pipe.readline().strip()
+    yield {**os.environ, "DISPLAY": f":{number}", "SDL_VIDEODRIVER": "x11"}
+    server.terminate()
+    server.wait()
+
+
+def press(display, *words) -> None:
+    subprocess.run(["xdotool", *words], env=display, check=True, timeout=20)
+
+
+def start(display, *flags) -> subprocess.Popen:
+    command = [sys.executable, "play.py", *map(str, flags)]
+    return subprocess.Popen(command, cwd=ROOT, env=display, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition, what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.05)
+
+
+def finish(game: subprocess.Popen) -> str:
+    """Wait for the game to end by itself; what it said on stderr."""
+    _, said = game.communicate(timeout=60)
+    assert game.returncode == 0 and "Traceback" not in said, said
+    return said
+
+
+def runs(bits) -> list[int]:
+    """Lengths of the stretches of ones."""
+    text = "".join(str(int(bit)) for bit in bits)
+    return [len(stretch) for stretch in text.split("0") if stretch]
+
+
+@needs_x
+def test_keys_reach_the_game_and_the_recording(display, tmp_path):
+    """W is held, E and Space are pressed for less than a tick; R stops and starts the recording."""
+    game = start(display, *ENGINE, "--record", tmp_path)
+    until(lambda: list(tmp_path.glob("*/chunk_*.csv")), "the first recorded chunk")
+    press(display, "keydown", "w", "sleep", "0.5", "keyup", "w", "sleep", "0.2")
+    press(display, "key", "--delay", "1", "e", "sleep", "0.2", "key", "--delay", "1", "space", "sleep", "0.2")
+    press(display, "key", "r", "sleep", "0.2", "keydown", "d", "sleep", "0.2", "keyup", "d", "key", "r", "sleep", "0.2")
+    press(display, "key", "Escape")
+    finish(game)
+    first, second = (Session.open(path) for path in find_sessions(tmp_path))
+    keys = first.meta.keys
+    held = {key: runs(first.actions[:, i]) for i, key in enumerate(keys)}
+    assert len(held["w"]) == 1 and held["w"][0] >= 4, held
+    assert held["e"] == [1] and held["space"] == [1], "a tap shorter than a tick is held for one tick"
+    assert held["d"] == [] and not second.actions[:, keys.index("d")].any(), "pressed while nothing was recorded"
+    assert not first.damage and not second.damage and second.start_state is not None
+
+
+@needs_x
+def test_a_closed_game_leaves_the_recording_whole(display, tmp_path):
+    """Ctrl-C in the terminal, in the midst of a recorded game."""
+    game = start(display, *ENGINE, "--record", tmp_path)
+    until(lambda: list(tmp_path.glob("*/chunk_*.csv")), "the first recorded chunk")
+    game.send_signal(2)
+    _, said = game.communicate(timeout=60)
+    assert game.returncode == 130 and "Traceback" not in said
+    (session,) = map(Session.open, find_sessions(tmp_path))
+    assert session.ended and not session.damage
+
+
+@needs_x
+def test_a_session_recorded_in_mid_game_replays_bit_for_bit(display, tmp_path):
+    """Recording began after the player had moved: the replay has to start from the snapshot."""
+    game = start(display, *ENGINE, "--seed", 9, "--report", tmp_path / "report.json")
+    until(lambda: visible(display), "the window")
+    press(display, "sleep", "0.5", "keydown", "w", "sleep", "0.4", "keyup", "w", "key", "e", "sleep", "0.2")
+    finish_after_recording(display, game)
+    sessions = find_sessions(ROOT / "recordings")
+    newest = max(sessions, key=lambda path: path.stat().st_mtime)
+    try:
+        command = [sys.executable, "play.py", "--replay", str(newest), "--verify", "--headless", "--fps", "0"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "bit-equal" in done.stdout, done.stdout + done.stderr
+    finally:
+        shutil.rmtree(newest)
