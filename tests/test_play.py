@@ -12,12 +12,16 @@ import gymnasium
 import numpy as np
 import pytest
 
+from game.actions import ARENA_KEYS
+from game.hands import BotHands, RecordedHands, Remembered
 from game.keyboard import Event
 from game.player import Options, Pacer, Player
+from game.register import register_worlds
 from game.screen import Headless
 from world_model.episode import Session, find_sessions
 
 ROOT = Path(__file__).resolve().parents[1]
+register_worlds()
 
 
 def run_play(*arguments, code: int = 0, environment=None) -> subprocess.CompletedProcess:
@@ -92,6 +96,63 @@ def test_h_hides_the_panel_and_f1_helps():
     assert not screen.huds[-1].visible and screen.huds[-1].help
 
 
+def test_a_pause_is_neither_caught_up_nor_played():
+    """Keys tapped in a pause do not reach the game; keys still down when it ends do."""
+    tapped, held = [Event("down", "e"), Event("up", "e")], [Event("down", "w")]
+    plan = {2: [Event("down", "p")], 4: tapped, 5: held, 6: [Event("down", "p")], 9: [Event("quit")]}
+    source, _ = play(plan)
+    actions = np.array(source.actions)
+    assert not actions[:, 1].any() and actions[-1, 0] == 1
+
+
+def test_what_fails_in_the_game_ends_the_play():
+    class Broken(Counter):
+        def step(self, action):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        Player(Broken(), Script({}), Options(("w", "e"), fps=0, frames=3)).run()
+
+
+def test_an_episode_that_ends_is_followed_by_the_next():
+    class Short(Counter):
+        def step(self, action):
+            frame, *_ = super().step(action)
+            return frame, 0.0, len(self.actions) % 2 == 0, False, {}
+
+    source = Short()
+    Player(source, Script({}), Options(("w", "e"), fps=0, seed=4, frames=5)).run()
+    assert source.resets == [4, 5, 6] and len(source.actions) == 5
+
+
+def test_a_bot_presses_at_some_time_since_the_last_tick():
+    """Not at the sample: a person's keys would wait for it too."""
+    from time import perf_counter, sleep
+
+    source = Remembered(gymnasium.make("rollplay/Arena-v0", height=32, width=32))
+    source.reset(seed=1)
+    hands = BotHands("masher", source, ARENA_KEYS, seed=1)
+    shares = []
+    for _ in range(60):
+        before = perf_counter()
+        sleep(0.002)
+        sample = hands.sample()
+        after = perf_counter()
+        assert len(sample.arrivals) <= 1
+        shares += [(at - before) / (after - before) for at in sample.arrivals]
+        source.step(sample.action)
+    assert len(shares) > 10 and max(shares) <= 1 and 0.25 < np.median(shares) < 0.75
+
+
+def test_a_replay_presses_the_recorded_keys(tiny_data):
+    session = Session.open(find_sessions(tiny_data)[0])
+    hands = RecordedHands(session)
+    for _ in range(2):  # a new room starts it over
+        hands.new_room(0)
+        for action in session.actions[1:6]:
+            assert np.array_equal(hands.sample().action, action)
+
+
 def test_a_stall_is_not_caught_up_in_a_burst():
     pacer = Pacer(20, 0.0)
     deadlines = [pacer.next(0.0), pacer.next(1.0), pacer.next(1.0)]
@@ -150,6 +211,9 @@ def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
     run_play(*flags, "--seed", 5, "--record", tmp_path)
     done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", "--headless", "--fps", 0)
     assert "all 81 frames are bit-equal" in done.stdout
+    flags = ("--headless", "--fps", 0, "--frames", 10)
+    done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", *flags, code=1)
+    assert "stopped early" in done.stdout, "what was not compared is not called equal"
 
 
 def test_a_data_set_is_made_with_one_command(tmp_path):
@@ -166,7 +230,13 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         (("--headless",), "needs somebody to play"),
         (("--headless", "--bot", "cat"), "there are explorer"),
         (("--sessions", 3), "--sessions needs"),
+        (("--headless", "--bot", "mix"), "--headless needs an end"),
         (("--verify",), "--verify goes with --replay"),
+        (("--engine", "--device", "cuda"), "leave them out with --engine"),
+        (("--engine", "--checkpoint", "nowhere"), "leave out --engine"),
+        (("--engine", "--config", "nowhere.yaml"), "nowhere.yaml: no such configuration"),
+        (("--engine", "--seed", "-1"), "--seed must not be negative"),
+        (("--engine", "--scale", "0"), "--scale must be at least 1"),
         (("--replay", "nowhere"), "nowhere"),
         (("--checkpoint", "nowhere", "--headless", "--bot", "mix", "--frames", 1), "nowhere"),
     ],
@@ -176,10 +246,12 @@ def test_refusals_say_what_is_wrong(flags, words):
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_without_a_display_it_says_what_to_do(trained):
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "SDL_VIDEODRIVER": "x11"}
-    done = run_play("--checkpoint", trained, code=2, environment=environment)
-    assert "--headless" in done.stderr
+@pytest.mark.parametrize("driver", [{}, {"SDL_VIDEODRIVER": "x11"}], ids=["any", "x11"])
+def test_without_a_display_it_says_what_to_do(driver):
+    """SDL left to itself would draw off screen, where nobody sees it."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", **driver}
+    done = run_play("--engine", "--config", "configs/tiny.yaml", code=2, environment=environment)
+    assert "--headless" in done.stderr and "xvfb-run" in done.stderr
 
 
 def test_a_missing_gpu_is_said_and_the_cpu_offered(trained):

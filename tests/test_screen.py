@@ -1,0 +1,139 @@
+"""The window's picture, drawn without a display, and pygame's events as ours."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pygame
+import pytest
+
+from game.actions import ARENA_KEYS
+from game.keyboard import Event
+from game.panel import ACCENT, BACKGROUND, HEIGHT, RED, keycaps
+from game.screen import Hud
+from game.window import KeyNameError, Window
+
+SCALE = 5
+ORANGE = (200, 120, 40)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """SDL's own way to draw without a display."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    yield
+    pygame.quit()
+
+
+@pytest.fixture
+def window(driver) -> Window:
+    return Window(ARENA_KEYS, (128, 128), SCALE, pixels=True)
+
+
+def hud(**changed) -> Hud:
+    anchors = np.full((4, 128, 128, 3), 90, np.uint8)
+    said = {"title": "arena", "place": "room 3", "keys": ARENA_KEYS, "held": np.zeros(8, np.int8), "anchors": anchors}
+    return Hud(**(said | changed))
+
+
+def shown(window: Window, frame: np.ndarray | None = None, **changed) -> np.ndarray:
+    """uint8 [H, W, 3] of the whole window after one ``show``."""
+    frame = np.full((128, 128, 3), ORANGE, np.uint8) if frame is None else frame
+    window.show(frame, hud(**changed))
+    return pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+
+
+def count(picture: np.ndarray, color) -> int:
+    return int((picture == color).all(-1).sum())
+
+
+def test_every_frame_pixel_is_a_square_of_window_pixels(window):
+    frame = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    picture = shown(window, frame)[:, : 128 * SCALE]
+    assert np.array_equal(picture, frame.repeat(SCALE, 0).repeat(SCALE, 1))
+
+
+def test_smoothing_keeps_flat_colours_and_the_place_of_edges(driver):
+    frame = np.zeros((128, 128, 3), np.uint8)
+    frame[:, 64:] = 200
+    picture = shown(Window(ARENA_KEYS, (128, 128), SCALE), frame)[:, : 128 * SCALE, 0]
+    assert (picture[:, : 62 * SCALE] == 0).all() and (picture[:, 66 * SCALE : 128 * SCALE] == 200).all()
+    assert picture[0, 64 * SCALE - 1] < 100 < picture[0, 64 * SCALE]
+
+
+def test_the_panel_stands_beside_the_frame_and_can_be_hidden(window):
+    with_panel, without = shown(window), shown(window, visible=False)
+    assert count(with_panel, ORANGE) == count(without, ORANGE) == (128 * SCALE) ** 2
+    assert with_panel.shape[1] > without.shape[1] == 128 * SCALE
+    assert shown(window).shape == with_panel.shape, "and come back"
+
+
+def test_held_keys_light_up(window):
+    one, two = np.zeros(8, np.int8), np.zeros(8, np.int8)
+    one[0], two[[0, 6]] = 1, 1
+    lit = [count(shown(window, held=held), ACCENT) for held in (np.zeros(8, np.int8), one, two)]
+    assert lit[0] == 0 < lit[1] < lit[2]
+
+
+def test_the_recording_light(window):
+    assert count(shown(window), RED) == 0
+    assert count(shown(window, recording=61.0), RED) > 50
+
+
+def test_new_sink_frames_replace_the_old(window):
+    colours = [np.full((4, 128, 128, 3), value, np.uint8) for value in (33, 99)]
+    first, second = (shown(window, anchors=pictures) for pictures in colours)
+    assert count(first, (33,) * 3) > 1000 and count(second, (33,) * 3) == 0 and count(second, (99,) * 3) > 1000
+
+
+@pytest.mark.parametrize("overlay", [{"paused": True}, {"help": True}, {"notice": "recording to " + "x" * 300}])
+def test_overlays_stay_over_the_frame(window, overlay):
+    plain, over = shown(window), shown(window, **overlay)
+    changed = (plain != over).any(-1)
+    assert changed[:, : 128 * SCALE].any() and not changed[:, 128 * SCALE :].any()
+
+
+def test_a_small_frame_is_centred_beside_a_panel_that_fits(driver):
+    picture = shown(Window(ARENA_KEYS, (32, 32), 3, pixels=True))
+    assert picture.shape[0] >= 0.75 * HEIGHT
+    rows = np.flatnonzero((picture[:, :96] == ORANGE).all((1, 2)))
+    assert len(rows) == 96 and abs((rows[0] + rows[-1]) - (picture.shape[0] - 1)) <= 1
+    assert (picture[0, 0] == BACKGROUND).all()
+
+
+def test_events_are_named_and_stamped(window):
+    shown(window)
+    window.poll()
+    for key in (pygame.K_LEFT, pygame.K_ESCAPE, pygame.K_q):
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_LEFT))
+    pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    events = window.poll()
+    said = [(event.kind, event.key) for event in events]
+    assert said == [("down", "left"), ("down", "escape"), ("up", "left"), ("blur", ""), ("quit", "")]
+    assert all(isinstance(event, Event) and event.at > 0 for event in events)
+
+
+def test_a_key_that_no_keyboard_has_is_named(driver):
+    with pytest.raises(KeyNameError, match="jumpp"):
+        Window(("w", "jumpp"), (128, 128), SCALE)
+
+
+LAYOUTS = [ARENA_KEYS, ("space",), ("up", "down"), ("w", "left shift", "f5"), ("z", "left", "up", "1"), tuple("qazp")]
+
+
+@pytest.mark.parametrize("keys", LAYOUTS, ids=" ".join)
+def test_key_caps_never_overlap(keys):
+    places = keycaps(keys)
+    assert set(places) == set(keys)
+    assert min(x for x, _, _ in places.values()) == min(y for _, y, _ in places.values()) == 0
+    for (ax, ay, aw), (bx, by, bw) in itertools.combinations(places.values(), 2):
+        assert abs(ay - by) >= 1 or ax + aw <= bx or bx + bw <= ax
+
+
+def test_key_caps_stand_as_on_the_keyboard():
+    places = keycaps(ARENA_KEYS)
+    assert places["w"][1] < places["s"][1] < places["space"][1]
+    assert places["a"][0] < places["s"][0] < places["d"][0] < places["left"][0] < places["right"][0]
