@@ -43,8 +43,10 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--fps", type=float, metavar="N", help="ticks a second (the world's); 0: as fast as it goes")
     how.add_argument("--scale", type=int, default=5, help="window pixels a frame pixel (5)")
     how.add_argument("--pixels", action="store_true", help="scale up to square pixels instead of smoothly")
-    how.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
-    how.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    how.add_argument(
+        "--runtime", default="auto", choices=["auto", "onnx", "torch"], help="what runs the network (onnx)"
+    )
+    how.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     policy = "hold: a new key conditions every frame in flight; reforce: they are also made anew (slower)"
     how.add_argument("--policy", default="hold", choices=["hold", "reforce"], help=policy)
     alone = p.add_argument_group("without a person")

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ import numpy as np
 from world_model.hardware import cores, cpu_name
 
 _IMPORTED = time.perf_counter()  # near enough to the start, where the system does not tell it
-KEPT_TICKS = 100_000  # over an hour at 20 ticks a second; older ones go, so that memory does not grow
-RECENT_TICKS = 40  # what the HUD averages over
+KEPT = 100_000  # durations of each kind, over an hour at 20 ticks a second; the oldest go first
+RECENT = 40  # what the HUD averages over
 
 
 @dataclass(frozen=True)
@@ -35,64 +35,85 @@ class Tick:
     arrivals: tuple[float, ...] = ()
 
 
+class Durations:
+    """The last ``KEPT`` durations in seconds. Their memory is taken at once, so that an hour of play adds none."""
+
+    def __init__(self):
+        self._ring = np.full(KEPT, np.nan, np.float32)
+        self._added = 0
+
+    def __len__(self) -> int:
+        return min(self._added, KEPT)
+
+    def add(self, values: Iterable[float]) -> None:
+        for value in values:
+            self._ring[self._added % KEPT] = value
+            self._added += 1
+
+    def all(self) -> np.ndarray:
+        """Every kept one, in no order that means anything."""
+        return self._ring[: len(self)]
+
+    def last(self, count: int) -> np.ndarray:
+        """The newest ``count``, or as many as there are; oldest first."""
+        return self._ring[np.arange(max(0, self._added - count, self._added - KEPT), self._added) % KEPT]
+
+
 class Ledger:
     """Takes ticks (``add``), tells ``recent`` figures for the HUD and the ``summary`` for the report."""
 
     def __init__(self):
         self.frames = 0
-        self._tick, self._step, self._decode, self._draw, self._interval = (deque(maxlen=KEPT_TICKS) for _ in range(5))
-        self._wait, self._photon = deque(maxlen=KEPT_TICKS), deque(maxlen=KEPT_TICKS)
+        self._tick, self._step, self._decode, self._draw = (Durations() for _ in range(4))
+        self._interval, self._wait, self._photon = (Durations() for _ in range(3))
         self._last_shown: float | None = None
 
     def add(self, tick: Tick) -> None:
         self.frames += 1
-        self._tick.append(tick.shown - tick.sampled)
-        self._step.append(tick.stepped - tick.sampled - tick.decode)
-        self._decode.append(tick.decode)
-        self._draw.append(tick.shown - tick.stepped)
+        self._tick.add([tick.shown - tick.sampled])
+        self._step.add([tick.stepped - tick.sampled - tick.decode])
+        self._decode.add([tick.decode])
+        self._draw.add([tick.shown - tick.stepped])
         if self._last_shown is not None:
-            self._interval.append(tick.shown - self._last_shown)
+            self._interval.add([tick.shown - self._last_shown])
         self._last_shown = tick.shown
-        self._wait.extend(tick.sampled - at for at in tick.arrivals)
-        self._photon.extend(tick.shown - at for at in tick.arrivals)
+        self._wait.add(tick.sampled - at for at in tick.arrivals)
+        self._photon.add(tick.shown - at for at in tick.arrivals)
 
     def cut(self) -> None:
         """A pause or a new room: the time until the next frame is nobody's frame time."""
         self._last_shown = None
 
     def recent(self) -> dict[str, float | None]:
-        """Medians of the last two seconds: fps, tick_ms and key_to_photon_ms; None where nothing happened yet."""
-        interval = _tail(self._interval)
+        """fps and the medians tick_ms and key_to_photon_ms of the last ``RECENT``; None before there are any."""
         return {
-            "fps": 1 / max(float(np.mean(interval)), 1e-9) if interval else None,
-            "tick_ms": _median_ms(_tail(self._tick)),
-            "key_to_photon_ms": _median_ms(_tail(self._photon)),
+            "fps": _rate(self._interval.last(RECENT)),
+            "tick_ms": percentiles(self._tick.last(RECENT), 50)["p50"],
+            "key_to_photon_ms": percentiles(self._photon.last(RECENT), 50)["p50"],
         }
 
     def summary(self) -> dict:
         """Frames, frames a second, and percentiles in milliseconds (None where there was nothing to measure)."""
-        total = sum(self._interval)
         return {
             "frames": self.frames,
-            "fps": round(len(self._interval) / total, 3) if total else None,
-            "tick_ms": percentiles(self._tick, 50, 95, 99),
-            "step_ms": percentiles(self._step, 50, 95),
-            "decode_ms": percentiles(self._decode, 50, 95),
-            "draw_ms": percentiles(self._draw, 50, 95),
+            "fps": _rate(self._interval.all()),
+            "tick_ms": percentiles(self._tick.all(), 50, 95, 99),
+            "step_ms": percentiles(self._step.all(), 50, 95),
+            "decode_ms": percentiles(self._decode.all(), 50, 95),
+            "draw_ms": percentiles(self._draw.all(), 50, 95),
             "key_to_photon_ms": {
-                **percentiles(self._photon, 50, 95),
+                **percentiles(self._photon.all(), 50, 95),
                 "n": len(self._photon),
-                "wait": percentiles(self._wait, 50, 95),
+                "wait": percentiles(self._wait.all(), 50, 95),
             },
         }
 
 
-def percentiles(seconds, *ranks: int) -> dict[str, float | None]:
+def percentiles(seconds: np.ndarray, *ranks: int) -> dict[str, float | None]:
     """{"p50": milliseconds, ...} of durations in seconds."""
-    values = np.fromiter(seconds, dtype=np.float64)
-    if not len(values):
+    if not len(seconds):
         return {f"p{rank}": None for rank in ranks}
-    return {f"p{rank}": round(1e3 * float(np.percentile(values, rank)), 3) for rank in ranks}
+    return {f"p{rank}": round(1e3 * float(np.percentile(seconds, rank)), 3) for rank in ranks}
 
 
 def write_report(path: str | Path, report: dict) -> None:
@@ -134,9 +155,7 @@ def hardware() -> dict:
     }
 
 
-def _tail(values: deque) -> list[float]:
-    return [values[i] for i in range(max(0, len(values) - RECENT_TICKS), len(values))]
-
-
-def _median_ms(values: list[float]) -> float | None:
-    return 1e3 * float(np.median(values)) if values else None
+def _rate(intervals: np.ndarray) -> float | None:
+    """How many a second, of the seconds between them."""
+    total = float(intervals.sum(dtype=np.float64))
+    return round(len(intervals) / total, 3) if total else None

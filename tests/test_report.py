@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from game.report import Ledger, Tick, percentiles, seconds_since_start, write_report
+from game.report import KEPT, Durations, Ledger, Tick, percentiles, seconds_since_start, write_report
 
 
 def test_key_to_photon_is_wait_and_step_and_decode_and_draw():
@@ -41,11 +42,20 @@ def test_frames_a_second_leave_out_pauses():
     assert ledger.summary()["frames"] == 5
 
 
+def test_the_newest_durations_are_kept_and_no_memory_is_added():
+    durations = Durations()
+    size = durations.all().base.nbytes
+    durations.add(range(KEPT + 7))
+    assert len(durations) == KEPT and sorted(durations.all()) == list(range(7, KEPT + 7))
+    assert durations.last(3).tolist() == [KEPT + 4, KEPT + 5, KEPT + 6]
+    assert durations.all().base.nbytes == size
+
+
 def test_nothing_measured_is_none_and_not_zero():
     summary = Ledger().summary()
     assert summary["fps"] is None and summary["tick_ms"] == {"p50": None, "p95": None, "p99": None}
     assert set(Ledger().recent().values()) == {None}
-    assert percentiles([], 50) == {"p50": None}
+    assert percentiles(np.empty(0), 50) == {"p50": None}
 
 
 def test_the_report_is_written_whole_and_into_new_folders(tmp_path):
