@@ -217,6 +217,9 @@ def main() -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     rooms = {"held-out rooms": shipped_rooms(neural, True), "rooms trained on": shipped_rooms(neural, False)}
+    if not any(rooms.values()):
+        print(f"evaluate: {neural.folder}: has no start scenes named by the seed of a room", file=sys.stderr)
+        return 2
     groups = {title: evaluate(Subject(neural, real, seeds), console) for title, seeds in rooms.items() if seeds}
     about = {
         "checkpoint": digest(neural.folder / WEIGHTS),
