@@ -171,7 +171,10 @@ def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
 
 
 def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable[[str], None]) -> Recorder:
-    """Every game can be recorded; ``--record`` begins at once, R at any time. A failure does not end the game."""
+    """Every game can be recorded; ``--record`` begins at once, R at any time.
+
+    A recording that fails does not end a person's game; without a person it is what the game was for.
+    """
 
     def tell(words: str) -> None:
         print(f"play.py: not recording: {words}", file=sys.stderr)
@@ -184,7 +187,7 @@ def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable
         player=flags.bot or "person",
         clock=None if flags.headless and flags.fps == 0 else time.perf_counter,
         recording=flags.record is not None,
-        on_error=tell,
+        on_error=None if flags.headless else tell,
     )
 
 

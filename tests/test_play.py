@@ -246,6 +246,13 @@ def test_refusals_say_what_is_wrong(flags, words):
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_recording_that_fails_without_a_person_is_a_failure(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "mix", "--frames", 30, "--fps", 0)
+    done = run_play(*flags, "--record", tmp_path / "file", code=2)
+    assert "cannot write" in done.stderr
+
+
 @pytest.mark.parametrize("driver", [{}, {"SDL_VIDEODRIVER": "x11"}], ids=["any", "x11"])
 def test_without_a_display_it_says_what_to_do(driver):
     """SDL left to itself would draw off screen, where nobody sees it."""
