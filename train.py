@@ -64,7 +64,7 @@ def main() -> int:
     choices = Choices(**vars(arguments))
     try:
         run(choices, {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ})
-    except (CheckpointError, ConfigError, DataError, EpisodeError, TrainingError) as error:
+    except (CheckpointError, ConfigError, DataError, EpisodeError, TrainingError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from conftest import run_train
 from world_model import checkpoint, rolling
 from world_model.autoencoder import Autoencoder
 from world_model.dataset import DataError, Footage, encode_session
+from world_model.neural_game import NeuralGame
 from world_model.training import loop
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
@@ -142,6 +143,31 @@ def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
     behind = torch.stack(shown[:last], 1)[:, -scored.past.shape[1] :]
     assert behind.shape[1] >= 2
     assert torch.equal(scored.past[-2:, -behind.shape[1] :], behind)
+
+
+def test_a_trained_world_learns_more_recordings(tiny_data, trained, tmp_path):
+    """``--resume WORLD``: its autoencoder stays, its student moves on, and the result is whole again."""
+    out = tmp_path / "mine"
+    run_train(
+        "--config", "configs/tiny.yaml", "--data", tiny_data, "--resume", trained, "--out", out, "--steps-scale", 0.1
+    )
+    before, after = (
+        {prefix: checkpoint.tensors(folder / checkpoint.WEIGHTS, prefix) for prefix in ("autoencoder", "student")}
+        for folder in (trained, out)
+    )
+    assert all(np.array_equal(before["autoencoder"][key], after["autoencoder"][key]) for key in before["autoencoder"])
+    moved = max(np.abs(before["student"][key] - after["student"][key]).max() for key in before["student"])
+    assert 0 < moved < 0.5, "it should start from the trained student"
+    game = NeuralGame(checkpoint=out)
+    game.reset(seed=0)
+    assert game.step(np.zeros(8, np.int8))[0].shape == (32, 32, 3)
+
+
+def test_a_world_of_another_shape_is_not_resumed(tiny_data, trained, tmp_path):
+    done = run_train(
+        "--config", "configs/paper_shape.yaml", "--data", tiny_data, "--resume", trained, "--out", tmp_path, check=False
+    )  # fmt: skip
+    assert done.returncode == 2 and "is not that of" in done.stderr
 
 
 def test_windows_fit_their_clip(tiny):

@@ -32,7 +32,12 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
     partial = path.with_suffix(".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
     # One key: the library writes several in random order, and equal weights should have equal hashes.
-    save_file(contiguous, partial, metadata={HEADER: json.dumps({"config": config.to_json(), "about": about})})
+    header = {HEADER: json.dumps({"config": config.to_json(), "about": about})}
+    try:
+        save_file(contiguous, partial, metadata=header)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: could not be written ({error}); free some space") from error
     partial.chmod(0o644)  # the library writes for the owner alone; weights are to be shared
     os.replace(partial, path)
 
