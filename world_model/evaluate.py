@@ -24,12 +24,14 @@ from world_model.checkpoint import WEIGHTS, digest
 from world_model.config import Config, ConfigError
 from world_model.dataset import held_out_seed
 from world_model.hardware import cores, cpu_name
-from world_model.metrics import Measure, measure, motion, obeyed, psnr, sharpness, sticky_keys
+from world_model.metrics import Measure, measure, motion, obeyed, psnr, ratio, sharpness, sticky_keys
 from world_model.neural_game import NeuralGame
 from world_model.runtime import WorldError
 
 Measures = dict[str, Measure]
-NEXT_FRAMES, CHANGES, AFTER = 48, 12, 4
+NEXT_FRAMES, CHANGES, AFTER = 96, 12, 4
+LEAST_MOTION = 1.0
+"""Mean change of a pixel, of 255, above which a frame counts as moved."""
 SECONDS = (10, 60)
 
 
@@ -79,19 +81,23 @@ def autoencoder(subject: Subject) -> Measures:
 
 
 def next_frame(subject: Subject) -> Measures:
-    """PSNR of the next frame from a real past, against that frame; the copy of the last real frame beside it."""
+    """PSNR of the next frame from a real past, where something moved; the copy of the last real frame beside it, and
+    the autoencoder's floor on the same frames."""
     shape, rows, groups = subject.config.rolling, [], []
     for room, keys, frames in subject.journeys:
         subject.meet(room)
         first = shape.recent_blocks + 1
-        for at in np.linspace(first, len(keys), NEXT_FRAMES // len(subject.rooms) + 1, dtype=int)[:-1]:
+        moved = first + np.flatnonzero(motion(frames[first - 1 :]) > LEAST_MOTION)  # elsewhere a copy is perfect
+        for at in moved[np.linspace(0, len(moved) - 1, NEXT_FRAMES // len(subject.rooms), dtype=int)]:
             made = _next_from_real(subject, frames[at - first : at], keys[at - first : at], at)
-            rows.append((psnr(made, frames[at]), psnr(frames[at - 1], frames[at])))
+            floor = subject.neural.runtime.decode(subject.neural.runtime.encode(frames[at : at + 1]))[0]
+            rows.append([psnr(picture, frames[at]) for picture in (made, frames[at - 1], floor)])
             groups.append(room)
-    made, copied = np.array(rows).T
+    made, copied, floor = np.array(rows).T
     return {
         "next_frame_psnr_db": measure(made, groups),
-        "copy_last_psnr_db": measure(copied, groups),
+        "next_frame_floor_psnr_db": measure(floor, groups),
+        "next_frame_copy_last_psnr_db": measure(copied, groups),
         "next_frame_gain_over_copy_last_db": measure(made - copied, groups),
     }
 
@@ -158,16 +164,16 @@ def _first_obeyed(subject: Subject, room: int, before: np.ndarray, after: np.nda
 
 def persistence(subject: Subject) -> Measures:
     """Sharpness and motion of the generated game relative to the real one, after 10 and 60 seconds of the same keys."""
-    fps, ratios = subject.config.world.fps, {}
+    fps, sums = subject.config.world.fps, {}
     for room, keys, frames in subject.journeys:
         subject.meet(room)
         made = subject.play_neural(keys)
         for seconds in SECONDS:
             span = slice(seconds * fps - fps, seconds * fps + fps)
             for name, number in (("sharpness", sharpness), ("motion", motion)):
-                ratio = number(made[span]).mean() / max(number(frames[1:][span]).mean(), 0.1)
-                ratios.setdefault(f"{name}_ratio_{seconds}s", []).append(ratio)
-    return {name: measure(values) for name, values in ratios.items()}
+                pair = number(made[span]).mean(), number(frames[1:][span]).mean()
+                sums.setdefault(f"{name}_ratio_{seconds}s", []).append(pair)
+    return {name: ratio(*zip(*pairs, strict=True)) for name, pairs in sums.items()}
 
 
 SUITE = (autoencoder, next_frame, rollout, onset, persistence)
@@ -189,12 +195,12 @@ def shipped_rooms(neural: NeuralGame, held_out: bool) -> list[int]:
 
 def show(groups: dict[str, Measures], about: dict[str, str], console: Console) -> None:
     table = Table(title="  ".join(f"{key} {value}" for key, value in about.items()), title_justify="left")
-    table.add_column("measure")
+    table.add_column("measure", no_wrap=True)
     for title in groups:
         table.add_column(title, justify="right")
     for name in next(iter(groups.values())):
         cells = (group[name] for group in groups.values())
-        table.add_row(name, *(f"{m.value:.2f}  [{m.low:.2f}, {m.high:.2f}]  n={m.n}" for m in cells))
+        table.add_row(name, *(f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}] {m.n}" for m in cells))
     console.print(table)
 
 

@@ -37,6 +37,18 @@ def measure(samples, groups=None, resamples: int = 1000) -> Measure:
     return Measure(float(samples.mean()), float(low), float(high), len(samples))
 
 
+def ratio(made, real, resamples: int = 1000) -> Measure:
+    """Sum of ``made`` over sum of ``real``, [n] each, with a bootstrap interval over the n (rooms).
+
+    Not a mean of ratios: one room whose walk ended at a bare wall would outweigh all others.
+    """
+    made, real = np.asarray(made, float), np.asarray(real, float)
+    picks = np.random.default_rng(0).integers(len(made), size=(resamples, len(made)))
+    ratios = made[picks].sum(1) / np.maximum(real[picks].sum(1), 1e-9)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Measure(float(made.sum() / max(real.sum(), 1e-9)), float(low), float(high), len(made))
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB, [...]; equal frames count 60."""
     error = (a.astype(np.float32) - b.astype(np.float32)) ** 2

@@ -1,0 +1,56 @@
+"""The numbers tell good pictures from bad ones."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from world_model.metrics import measure, motion, obeyed, psnr, ratio, sharpness, sticky_keys
+
+
+def moving(seed: int, shift: int, count: int = 4) -> np.ndarray:
+    """A wall of soft blots that slides by ``shift`` pixels a frame."""
+    noise = np.random.default_rng(seed).normal(0, 1, (32, 64, 3))
+    blots = cv2.GaussianBlur(noise, (0, 0), 5)
+    wall = (127 + 100 * blots / np.abs(blots).max()).astype(np.uint8)
+    return np.stack([np.roll(wall, shift * (i + 1), 1)[:, 16:48] for i in range(count)])
+
+
+def test_psnr_of_a_known_error():
+    a = np.zeros((2, 8, 8, 3), np.uint8)
+    assert psnr(a, a + 10) == pytest.approx(20 * np.log10(25.5), abs=1e-4)
+    assert psnr(a, a)[0] == pytest.approx(60)
+
+
+def test_blur_is_less_sharp_and_stillness_has_no_motion():
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    blurred = (frames.astype(int) + np.roll(frames, 1, 2) + np.roll(frames, 2, 2)) // 3
+    assert sharpness(blurred.astype(np.uint8)).mean() < 0.8 * sharpness(frames).mean()
+    assert motion(moving(0, 3)).mean() > 1 and not motion(frames[:1].repeat(3, 0)).any()
+
+
+def test_obeying_is_moving_the_right_way_from_the_same_instant():
+    still, right, left = moving(1, 0), moving(1, 1), moving(1, -1)
+    assert obeyed(right, still, right, still).all()
+    assert not obeyed(still, still, right, still).any(), "ignoring a key is not obeying it"
+    assert not obeyed(left, still, right, still).any(), "nor is moving the other way"
+    half = (right.astype(int) + still) // 2
+    assert obeyed(half.astype(np.uint8), still, right, still).all(), "a weak effect of the right kind counts"
+
+
+def test_intervals_hold_the_mean_and_groups_widen_them():
+    samples = np.repeat(np.random.default_rng(0).normal(5, 1, 10), 20)
+    alone, grouped = measure(samples), measure(samples, np.repeat(np.arange(10), 20))
+    assert alone.low < alone.value < alone.high and alone.n == 200
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+
+
+def test_a_ratio_is_not_ruled_by_one_bare_wall():
+    assert ratio([5.0, 5.0, 5.0], [10.0, 10.0, 0.01]).value == pytest.approx(0.75, abs=0.01)
+
+
+def test_sticky_keys_hold_every_key_and_also_nothing():
+    keys = sticky_keys(0, 4000, 8)
+    assert keys.any(0).all() and (keys.sum(1) == 0).mean() > 0.1
+    assert np.array_equal(keys, sticky_keys(0, 4000, 8)) and not np.array_equal(keys, sticky_keys(1, 4000, 8))
