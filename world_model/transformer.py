@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from world_model.config import Config
 from world_model.context import SINK, Layout
 
+COMPILED_GRAPHS = 64
+"""Teacher, critic and student share one function: each has several layouts, with gradient and without."""
+
 Cache = tuple[Tensor, Tensor]
 """Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
 
@@ -97,7 +100,8 @@ class Transformer(nn.Module):
         return x0, (torch.stack(keys), torch.stack(values))
 
     def compile_run(self) -> None:
-        """Compile ``run`` in place, one graph a layout; more layouts than the limit are an error, not a slow path."""
+        """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
+        torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
         self.run = torch.compile(self.run, fullgraph=True, dynamic=False)
 
     def _tokens(self, x: Tensor, last: Tensor | None) -> Tensor:

@@ -61,7 +61,8 @@ def _scene(session: Session, config: Config) -> scenes.Scene:
 
 
 def _card(folder: Path, made: Made, hardware: str, names: dict[str, bool]) -> str:
-    sessions, held = made.footage.train, made.footage.held_out
+    sessions = made.footage.train
+    held = [session for session in made.footage.held_out if is_held_out(session)]  # not those that stand in for none
     seconds = sum(len(session) for session in sessions) / made.config.world.fps
     lines = [
         f"# {made.config.name}",
