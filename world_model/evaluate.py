@@ -131,8 +131,10 @@ def onset(subject: Subject) -> Measures:
     firsts, groups = [], []
     for room in subject.rooms:
         for before, after in _changes(subject.config.action_size, room):
-            firsts.append(_first_obeyed(subject, room, before, after))
-            groups.append(room)
+            first = _first_obeyed(subject, room, before, after)
+            if first is not None:
+                firsts.append(first)
+                groups.append(room)
     firsts = np.array(firsts)
     names = {"onset_first_frame_share": 1, "onset_two_frames_share": 2, "onset_four_frames_share": 4}
     return {name: measure(firsts <= frames, groups) for name, frames in names.items()}
@@ -146,8 +148,9 @@ def _changes(keys: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return pairs + [(one[a], one[b]) for a, b in swaps]
 
 
-def _first_obeyed(subject: Subject, room: int, before: np.ndarray, after: np.ndarray, lead: int = 10) -> float:
-    """Frames from a key change to the first that shows it (infinite if none of AFTER does)."""
+def _first_obeyed(subject: Subject, room: int, before: np.ndarray, after: np.ndarray, lead: int = 10) -> float | None:
+    """Frames from a key change to the first that shows it, infinite if none of AFTER does; None where the real game
+    shows nothing either (a wall is in the way)."""
     held, changed = np.tile(before, (lead + AFTER, 1)), np.tile(after, (AFTER, 1))
     real_without = subject.play_real(room, held)[-AFTER:]
     real = subject.play_real(room, np.concatenate([held[:lead], changed]))[-AFTER:]
@@ -157,9 +160,10 @@ def _first_obeyed(subject: Subject, room: int, before: np.ndarray, after: np.nda
     made_without = subject.play_neural(held[lead:])
     subject.neural.set_state(instant)
     made = subject.play_neural(changed)
-    shows = np.abs(real.astype(int) - real_without).max((1, 2, 3)) > 0  # a wall in the way: nothing to obey yet
-    good = obeyed(made, made_without, real, real_without) * shows
-    return float(np.argmax(good) + 1) if good.any() else (np.inf if shows.any() else 1.0)
+    if np.array_equal(real, real_without):
+        return None
+    good = obeyed(made, made_without, real, real_without)
+    return float(np.argmax(good) + 1) if good.any() else np.inf
 
 
 def persistence(subject: Subject) -> Measures:
