@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from world_model.config import Stage
 from world_model.hardware import cores, cpu_name
+
+
+FULL_DISK = 2**20
+"""Fewer free bytes than this when a write failed: that is why it failed."""
 
 
 class TrainingError(RuntimeError):
@@ -242,12 +247,8 @@ def _save(stage: TrainingStage, path: Path, step: int, machine: Machine) -> None
     try:
         torch.save(state, path.with_suffix(".partial"))
     except (OSError, RuntimeError) as error:  # PyTorch's writer hides the OSError of a full disk in a RuntimeError
+        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < FULL_DISK
         path.with_suffix(".partial").unlink(missing_ok=True)
-        full = (
-            getattr(error, "errno", None) == errno.ENOSPC
-            or "write" in str(error)
-            or "PytorchStreamWriter" in str(error)
-        )
         why = "the disk is full" if full else str(error)
         raise TrainingError(
             f"{path}: could not be written: {why}. The checkpoint before it is kept; free some space and --resume"
