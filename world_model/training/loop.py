@@ -27,7 +27,6 @@ from torch.utils.tensorboard import SummaryWriter
 from world_model.config import Stage
 from world_model.hardware import cores, cpu_name
 
-
 FULL_DISK = 2**20
 """Fewer free bytes than this when a write failed: that is why it failed."""
 
