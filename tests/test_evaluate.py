@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from game.arena import Arena
-from world_model import evaluate
-from world_model.evaluate import Subject
+from world_model.evaluate import control, picture
+from world_model.evaluate import subject as subjects
+from world_model.evaluate.subject import Subject
 
 
 class Posing:
@@ -34,26 +35,26 @@ def subject(config, deaf: bool = False) -> Subject:
 
 
 def test_a_perfect_game_obeys_at_once_and_a_deaf_one_never(tiny):
-    assert evaluate.onset(subject(tiny))["onset_first_frame_share"].value == 1
-    deaf = evaluate.onset(subject(tiny, deaf=True))
+    assert control.onset(subject(tiny))["onset_first_frame_share"].value == 1
+    deaf = control.onset(subject(tiny, deaf=True))
     assert all(measure.value == 0 for measure in deaf.values())
 
 
 def test_a_perfect_game_is_as_sharp_and_as_lively_as_the_real_one(tiny, monkeypatch):
-    monkeypatch.setattr(evaluate, "SECONDS", (3,))
-    ratios = evaluate.persistence(subject(tiny))
+    monkeypatch.setattr(subjects, "SECONDS", (3,))
+    ratios = picture.persistence(subject(tiny))
     assert ratios["sharpness_ratio_3s"].value == ratios["motion_ratio_3s"].value == 1
-    deaf = evaluate.persistence(subject(tiny, deaf=True))
+    deaf = picture.persistence(subject(tiny, deaf=True))
     assert deaf["motion_ratio_3s"].value == 0
 
 
 def test_a_perfect_game_rolls_out_exactly_and_beats_the_copied_frame(tiny, monkeypatch):
-    monkeypatch.setattr(evaluate, "SECONDS", (3,))
-    measures = evaluate.rollout(subject(tiny), ticks=40)
+    monkeypatch.setattr(subjects, "SECONDS", (3,))
+    measures = picture.rollout(subject(tiny), ticks=40)
     assert measures["rollout63_psnr_db"].value == pytest.approx(60)
     assert measures["rollout63_gain_over_copy_last_db"].value > 20
 
 
 def test_key_changes_cover_every_key(tiny):
-    changes = evaluate._changes(tiny.action_size, 0)
+    changes = control._changes(tiny.action_size, 0)
     assert np.max([after for _, after in changes], axis=0).all()

@@ -1,0 +1,50 @@
+"""Control: whether, and how soon, a key shows in the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from world_model.evaluate.subject import Measures, Subject
+from world_model.metrics import measure, obeyed
+
+CHANGES, AFTER = 12, 4
+
+
+def onset(subject: Subject) -> Measures:
+    """The share of key changes that show within 1, 2 and 4 frames; changes from stillness and from another key."""
+    firsts, groups = [], []
+    for room in subject.rooms:
+        for before, after in _changes(subject.config.action_size, room):
+            first = _first_obeyed(subject, room, before, after)
+            if first is not None:
+                firsts.append(first)
+                groups.append(room)
+    firsts = np.array(firsts)
+    names = {"onset_first_frame_share": 1, "onset_two_frames_share": 2, "onset_four_frames_share": 4}
+    return {name: measure(firsts <= frames, groups) for name, frames in names.items()}
+
+
+def _changes(keys: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of actions: every key from stillness, and some keys exchanged for others."""
+    random, one = np.random.default_rng(seed), np.eye(keys, dtype=np.int8)
+    pairs = [(np.zeros(keys, np.int8), key) for key in one]
+    swaps = [random.choice(keys, 2, replace=False) for _ in range(CHANGES - keys)]
+    return pairs + [(one[a], one[b]) for a, b in swaps]
+
+
+def _first_obeyed(subject: Subject, room: int, before: np.ndarray, after: np.ndarray, lead: int = 10) -> float | None:
+    """Frames from a key change to the first that shows it, infinite if none of AFTER does; None where the real game
+    shows nothing either (a wall is in the way)."""
+    held, changed = np.tile(before, (lead + AFTER, 1)), np.tile(after, (AFTER, 1))
+    real_without = subject.play_real(room, held)[-AFTER:]
+    real = subject.play_real(room, np.concatenate([held[:lead], changed]))[-AFTER:]
+    subject.meet(room)
+    subject.play_neural(held[:lead])
+    instant = subject.neural.get_state()
+    made_without = subject.play_neural(held[lead:])
+    subject.neural.set_state(instant)
+    made = subject.play_neural(changed)
+    if np.array_equal(real, real_without):
+        return None
+    good = obeyed(made, made_without, real, real_without)
+    return float(np.argmax(good) + 1) if good.any() else np.inf
