@@ -6,6 +6,7 @@ can bootstrap over them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import cv2
@@ -89,3 +90,44 @@ def sticky_keys(seed: int, ticks: int, keys: int, calm: float = 0.25) -> np.ndar
             held[at : at + length, random.choice(keys, random.integers(1, 3), replace=False)] = 1
         at += length
     return held
+
+
+def tally(seen: np.ndarray, had: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """Hits, false alarms and misses of each key, int64 [3, k]; bool [n, k] each, and only what is ``clear`` counts."""
+    return np.stack([(seen & had & clear).sum(0), (seen & ~had & clear).sum(0), (~seen & had & clear).sum(0)])
+
+
+def precision(counts: np.ndarray) -> np.ndarray:
+    """Of a ``tally`` [..., 3, k]: the share of what was seen that was so, [..., k]; 0 where nothing was right."""
+    return counts[..., 0, :] / np.maximum(counts[..., 0, :] + counts[..., 1, :], 1)
+
+
+def recall(counts: np.ndarray) -> np.ndarray:
+    """Of a ``tally`` [..., 3, k]: the share of what was so that was seen, [..., k]; 0 where nothing was right."""
+    return counts[..., 0, :] / np.maximum(counts[..., 0, :] + counts[..., 2, :], 1)
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """Of a ``tally`` [..., 3, k]: the harmonic mean of precision and recall, [..., k]; 0 where nothing was right."""
+    hits, alarms, misses = np.moveaxis(counts, -2, 0)
+    return 2 * hits / np.maximum(2 * hits + alarms + misses, 1)
+
+
+def tallied(counts: np.ndarray, number: Callable[[np.ndarray], np.ndarray], resamples: int = 1000) -> list[Measure]:
+    """``number`` (f1, precision, recall) a key, and last their mean over keys, of tallies [rooms, 3, k], by rooms.
+
+    ``n`` is how often the key had an effect. A key that never had one, in any room, is not a number.
+    """
+    counts = np.asarray(counts)
+    picks = np.random.default_rng(0).integers(len(counts), size=(resamples, len(counts)))
+    happened = (counts[:, 0] + counts[:, 2]).sum(0)
+
+    def scores(tallies: np.ndarray) -> np.ndarray:
+        each = number(tallies)
+        mean = (each * (happened > 0)).sum(-1, keepdims=True) / max((happened > 0).sum(), 1)
+        return np.concatenate([np.where(happened > 0, each, np.nan), mean], -1)
+
+    values, drawn = scores(counts.sum(0)), scores(counts[picks].sum(1))
+    lows, highs = np.percentile(drawn, [2.5, 97.5], axis=0)
+    ns = [*happened, happened.sum()]
+    return [Measure(*map(float, row), int(n)) for *row, n in zip(values, lows, highs, ns, strict=True)]

@@ -1,0 +1,293 @@
+"""Train the inverse-dynamics model of a world: ``python -m world_model.training.inverse_dynamics --world arena``.
+
+Its examples are made on the spot by the real game. From an instant in the middle of a walk the game is branched: every
+choice of a few pressed keys gives one example, and together the branches say which keys had an effect (``effects.py``).
+They share their past, so that nothing but what the keys did tells them apart.
+
+It is to read generated video, and is trained on the real game alone; so half of the rooms pass through the autoencoder,
+and all examples through changes of light, blur and noise that a reader of motion should not mind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from world_model import checkpoint
+from world_model.autoencoder import Autoencoder, to_frames, to_network
+from world_model.checkpoint import WEIGHTS, CheckpointError
+from world_model.config import WORLDS, Config, Stage
+from world_model.dataset import held_out_seed
+from world_model.effects import branches, effects, scripted_keys, told
+from world_model.inverse_dynamics import BATCH, FILE, InverseDynamics, Network, save, shrunk
+from world_model.metrics import f1, tally
+from world_model.training.loop import Draw, Machine, TrainingError, Update, average_of, optimizers_for, train
+
+FIRST_ROOM = 1_000_000
+"""Seeds from here on: none that a recording is likely to hold."""
+PLACES, PAUSE = 24, 12
+"""Branchings in a room, and the longest walk before each, in ticks."""
+CALIBRATION, HELD_OUT = 16, 24
+"""Rooms that set the thresholds, and held-out rooms that the result is held to."""
+TRIES = np.linspace(0.05, 0.95, 91)
+"""Thresholds to choose from."""
+LEAST_F1 = 0.98
+
+
+@dataclass(frozen=True)
+class Examples:
+    """triples uint8 [n, 3, SIZE, SIZE, 3], effects float32 [n, keys]."""
+
+    triples: Tensor
+    effects: Tensor
+
+    @classmethod
+    def of(cls, game: gymnasium.Env, rooms: Iterable[int], veils: tuple[Veil | None, ...]) -> Examples:
+        """Branched examples of many rooms, behind one veil after the other."""
+        parts = [_examples(game, room, veils[i % len(veils)]) for i, room in enumerate(rooms)]
+        return cls(torch.cat([part.triples for part in parts]), torch.cat([part.effects for part in parts]))
+
+
+class Veil:
+    """Real frames as the autoencoder gives them back: how the best generated frame would look."""
+
+    def __init__(self, weights: Path, config: Config, machine: Machine):
+        self.machine, self.autoencoder = machine, Autoencoder(config)
+        found = checkpoint.tensors(weights, "autoencoder")
+        self.autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+        self.autoencoder.to(machine.device, memory_format=torch.channels_last).eval()
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, 3] -> the same."""
+        parts = torch.from_numpy(frames).split(64)
+        with self.machine.precision():
+            made = [
+                self.autoencoder.picture(self.autoencoder.bounded(to_network(p.to(self.machine.device)))) for p in parts
+            ]
+        return np.concatenate([to_frames(part).cpu().numpy() for part in made])
+
+
+def _examples(game: gymnasium.Env, room: int, veil: Veil | None) -> Examples:
+    """Branched examples of one room, real or veiled."""
+    random, keys = np.random.default_rng(room), game.action_space.n
+    frames, triples, sizes = [], [], []
+    game.reset(seed=room)
+    for _ in range(PLACES):
+        walk = scripted_keys(random, 2 + int(random.integers(PAUSE)), keys)
+        past = [game.step(held)[0] for held in walk][-2:]
+        ways = branches(game, _pressed(random, walk[-1]))
+        at = len(frames)
+        triples += [(at, at + 1, at + 2 + way) for way in range(len(ways))]
+        frames += [*past, *ways.values()]
+        sizes += [effects(ways, np.frombuffer(choice, np.int8)) for choice in ways]
+    seen = np.stack(frames)
+    small = torch.from_numpy(shrunk(seen if veil is None else veil(seen)))
+    return Examples(small[torch.tensor(triples)], torch.from_numpy(np.stack(sizes)))
+
+
+def _pressed(random: np.random.Generator, held: np.ndarray) -> np.ndarray:
+    """Keys to branch over: half the time those held already, else one to three drawn anew."""
+    if held.any() and random.random() < 0.5:
+        return held
+    pressed = np.zeros_like(held)
+    pressed[random.choice(len(held), random.choice((1, 2, 3), p=(0.45, 0.4, 0.15)), replace=False)] = 1
+    return pressed
+
+
+def disturbed(triples: Tensor, draw: Draw) -> Tensor:
+    """Examples in another light, blurred and noisy: float [n, 3, H, W, 3]; the frames of one share all but noise."""
+    gain, blur, noise = draw.uniform(3, 1, 1, 1, 1).unbind(1)
+    tint = 1 + 0.2 * (draw.uniform(1, 1, 1, 3) - 0.5)
+    frames = triples.float() * (tint * (0.7 + 0.6 * gain))
+    frames = frames.lerp(_blurred(frames), (2 * blur - 1).clamp(min=0))
+    return frames + 4 * noise**2 * draw.normal(*frames.shape[1:])
+
+
+def _blurred(frames: Tensor) -> Tensor:
+    """Frames [n, 3, H, W, 3] at a quarter of their size, and back."""
+    x = frames.movedim(-1, 2).flatten(0, 1)
+    x = F.interpolate(F.avg_pool2d(x, 4), x.shape[-2:], mode="bilinear")
+    return x.unflatten(0, frames.shape[:2]).movedim(2, -1)
+
+
+class InverseDynamicsTraining:
+    """``train``'s view of the inverse dynamics: examples in memory, drawn at random."""
+
+    name = "inverse_dynamics"
+
+    def __init__(self, config: Config, machine: Machine, settings: Stage, data: Examples):
+        self.machine, self.settings, self.data = machine, settings, data
+        torch.manual_seed(machine.seed)
+        network = Network(config.action_size).to(machine.device, memory_format=torch.channels_last)
+        self.average = average_of(network)
+        optimizers = optimizers_for(network, settings.learning_rate, settings.weight_decay, muon=False)
+        self.updates = {self.name: Update(network, self.loss, optimizers)}
+
+    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        picks = (draw.uniform().cpu() * len(self.data.triples)).long()
+        had, clear = told(self.data.effects[picks].to(self.machine.device))
+        triples = disturbed(self.data.triples[picks].to(self.machine.device), draw)
+        with self.machine.precision():
+            logits = self.updates[self.name].network(triples).float()
+        each = F.binary_cross_entropy_with_logits(logits, had.float(), reduction="none")
+        return (each * clear).sum() / clear.sum(), {}
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Nothing to look at: what it reads is in the examples, how well in its F1."""
+
+    def finish(self, folder: Path) -> None:
+        """The weights are written by who asked for them, once they have been held to unseen rooms."""
+
+
+def rooms(first: int, count: int, held_out: bool = False) -> list[int]:
+    """The first ``count`` seeds from ``first`` on that are, or are not, held out from every training."""
+    seeds = (seed for seed in itertools.count(first) if held_out_seed(seed) == held_out)
+    return list(itertools.islice(seeds, count))
+
+
+@torch.inference_mode()
+def chances(network: Network, triples: Tensor) -> np.ndarray:
+    """Chance of each key, [n, keys]; in float32, as it will be read."""
+    return torch.cat([network(part).sigmoid() for part in triples.split(BATCH)]).numpy()
+
+
+def best_thresholds(read: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """For each key the threshold with the best F1; among equals the middle one. [n, keys] each -> float32 [keys]."""
+    scores = np.stack([f1(tally(read >= at, *told(sizes))) for at in TRIES])
+    return np.array([np.median(TRIES[column == column.max()]) for column in scores.T], np.float32)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The command line, as data."""
+
+    folder: Path
+    out: Path
+    rooms: int
+    steps: int
+    least: float
+    precision: str
+    seed: int
+
+
+def run(choices: Choices, console: Console) -> dict[str, np.ndarray]:
+    """Make the data, train, choose thresholds, write. Returns F1 a key on held-out rooms, real and autoencoded.
+
+    Raises TrainingError, and writes nothing, where an F1 is below ``choices.least``.
+    """
+    config, _ = checkpoint.describe(choices.folder / WEIGHTS)
+    machine = Machine(torch.device("cpu"), choices.precision == "bfloat16", seed=choices.seed, console=console)
+    size = config.world
+    game = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    veil = Veil(choices.folder / WEIGHTS, config, machine)
+    seeds = rooms(FIRST_ROOM, choices.rooms + CALIBRATION)
+    shown = iter(track(seeds, "playing the real game", console=console))
+    data = Examples.of(game, itertools.islice(shown, choices.rooms), (None, veil))
+    calibration = Examples.of(game, shown, (None, veil))
+    network = _trained(config, machine, choices.steps, data)
+    thresholds = best_thresholds(chances(network, calibration.triples), calibration.effects.numpy())
+    found = {}
+    for name, look in {"real": None, "autoencoded": veil}.items():
+        unseen = track(rooms(FIRST_ROOM, HELD_OUT, held_out=True), f"held-out rooms, {name}", console=console)
+        found[name] = read_f1(network, thresholds, Examples.of(game, unseen, (look,)))
+    _hold(found, choices.least, config)
+    about = _about(choices, config, found, len(data.triples))
+    save(choices.out, InverseDynamics(network, config, thresholds, about))
+    return found
+
+
+def _trained(config: Config, machine: Machine, steps: int, data: Examples) -> Network:
+    settings = Stage(steps=steps, batch=128, learning_rate=1e-3, ema=0.998, warmup=100)
+    stage = InverseDynamicsTraining(config, machine, settings, data)
+    with tempfile.TemporaryDirectory() as folder:
+        train(stage, machine, Path(folder))
+    return stage.average.half().float()  # as it will be stored
+
+
+def read_f1(network: Network, thresholds: np.ndarray, test: Examples) -> np.ndarray:
+    """F1 of each key, [keys]."""
+    seen = chances(network, test.triples) >= thresholds
+    return f1(tally(seen, *told(test.effects.numpy())))
+
+
+def _about(choices: Choices, config: Config, found: dict[str, np.ndarray], count: int) -> dict[str, str]:
+    about = {
+        "data": f"{count} branched examples of {choices.rooms} rooms from seed {FIRST_ROOM}, every other autoencoded",
+        "steps": str(choices.steps),
+        "autoencoder": checkpoint.digest(choices.folder / WEIGHTS),
+        "held_out": f"{HELD_OUT} held-out rooms from seed {FIRST_ROOM}",
+    }
+    named = {name: dict(zip(config.world.keys, s.round(4).tolist(), strict=True)) for name, s in found.items()}
+    return about | {f"f1_{name}": json.dumps(scores) for name, scores in named.items()}
+
+
+def _hold(found: dict[str, np.ndarray], least: float, config: Config) -> None:
+    for name, scores in found.items():
+        worst = int(scores.argmin())
+        if scores[worst] < least:
+            raise TrainingError(
+                f"F1 of '{config.world.keys[worst]}' on {name} held-out rooms is {scores[worst]:.3f}, below "
+                f"{least}: nothing was written. More --rooms and --steps help; --least asks for less"
+            )
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m world_model.training.inverse_dynamics",
+        description="Train the model that tells which keys acted from three frames, on the real game. It makes its own "
+        "data, holds itself to rooms it never saw, and judges generated play in python -m world_model.evaluate.",
+    )
+    p.add_argument("--world", default="arena", help="a world with weights: its autoencoder is used")
+    p.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
+    p.add_argument("--out", type=Path, help=f"the file to write (default: {FILE} beside the world's weights)")
+    p.add_argument("--rooms", type=int, default=320, help="rooms to make examples in, about 90 each")
+    p.add_argument("--steps", type=int, default=3000)
+    p.add_argument("--least", type=float, default=LEAST_F1, help="F1 a key below which nothing is written")
+    p.add_argument(
+        "--precision", default="float32", choices=["float32", "bfloat16"], help="a few CPUs are far faster in bfloat16"
+    )
+    p.add_argument("--seed", type=int, default=0)
+    return p
+
+
+def main() -> int:
+    arguments, console = _parser().parse_args(), Console()
+    folder = arguments.checkpoint or WORLDS / arguments.world
+    out = arguments.out or folder / FILE
+    choices = Choices(
+        folder, out, arguments.rooms, arguments.steps, arguments.least, arguments.precision, arguments.seed
+    )
+    began = time.perf_counter()
+    try:
+        found = run(choices, console)
+    except (CheckpointError, TrainingError, gymnasium.error.Error) as error:
+        print(f"inverse_dynamics: {error}", file=sys.stderr)
+        return 2
+    config, _ = checkpoint.describe(out)
+    table = Table("F1 on held-out rooms", *config.world.keys)
+    for name, scores in found.items():
+        table.add_row(name, *(f"{score:.3f}" for score in scores))
+    console.print(table)
+    console.print(f"written to {out} in {time.perf_counter() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
