@@ -17,6 +17,8 @@ examples
   python play.py --checkpoint runs/arena            what train.py made of it
   python play.py --headless --bot explorer --frames 1000 --seed 1 --report out.json --video out.mp4
                                                     no display: figures and a film
+  python play.py --headless --bot explorer --frames 72000 --fps 0 --report hour.json
+  python -m game.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?
 
@@ -49,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     policy = "hold: a new key conditions every frame in flight; reforce: they are also made anew (slower)"
     how.add_argument("--policy", default="hold", choices=["hold", "reforce"], help=policy)
+    collapse = (
+        "a picture that froze, blurred, snapped to a sink frame or saturated: ignore it; watch: say so, in the window "
+        "and the report; reprime: go on from the sink frame that looks most like where you were (watch)"
+    )
+    how.add_argument("--collapse", default="watch", choices=["ignore", "watch", "reprime"], help=collapse)
     alone = p.add_argument_group("without a person")
     alone.add_argument("--headless", action="store_true", help="no window")
     alone.add_argument("--bot", metavar="NAME", help="explorer, tourist, spinner, idler, masher or mix plays")
@@ -61,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--record", nargs="?", const=Path("recordings"), type=Path, metavar="DIR", help="record (recordings/)"
     )
-    out.add_argument("--report", type=Path, metavar="JSON", help="figures: frame rate, latency, memory, start-up")
+    out.add_argument(
+        "--report", type=Path, metavar="JSON", help="figures: frame rate, latency, memory, collapses, every minute"
+    )
     out.add_argument("--video", type=Path, metavar="MP4", help="a film with the keys on it")
     return p
 

@@ -18,6 +18,7 @@ TEXT = (222, 226, 233)
 MUTED = (128, 136, 150)
 ACCENT = (122, 178, 255)
 RED = (240, 82, 82)
+AMBER = (236, 178, 74)
 
 WIDTH = 216  # of the panel at zoom 1, where the frame is 640 pixels high
 HEIGHT = 560  # what the panel's parts need at zoom 1
@@ -138,6 +139,7 @@ def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
     y = _draw_keys(surface, inner, y + pen.px(14), hud, pen)
     if hud.anchors is not None and len(hud.anchors):
         _draw_anchors(surface, inner, y + pen.px(24), hud, pen)
+    _draw_collapse(surface, inner, hud, pen)
     _draw_recording(surface, inner, hud, pen)
 
 
@@ -210,6 +212,15 @@ def _draw_anchors(surface, inner, y, hud, pen) -> None:
     height = round(width * hud.anchors.shape[1] / hud.anchors.shape[2])
     for i, picture in enumerate(pen.thumbnails(hud.anchors, (width, height))):
         surface.blit(picture, (inner.left + (i % 2) * (width + gap), y + (i // 2) * (height + gap)))
+
+
+def _draw_collapse(surface, inner, hud, pen) -> None:
+    """A small line above the last one, only when there is something to tell."""
+    y = inner.bottom - pen.px(26)
+    if hud.collapse:
+        pen.text(surface, f"picture {hud.collapse}", (inner.left, y), 16, AMBER)
+    if hud.reprimes:
+        pen.text(surface, f"primed again {hud.reprimes}×", (inner.right, y), 16, MUTED, "right")
 
 
 def _draw_recording(surface, inner, hud, pen) -> None:

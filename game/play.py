@@ -50,8 +50,8 @@ def check(flags: Namespace) -> None:
         and (flags.engine or flags.record or flags.bot),
         "--checkpoint is a neural game's: leave out --engine": flags.checkpoint and flags.engine,
         "--config goes with --engine": flags.config and not flags.engine,
-        "--runtime, --device and --policy are a neural game's: leave them out with --engine": flags.engine
-        and (flags.runtime, flags.device, flags.policy) != ("auto", "auto", "hold"),
+        "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
+        and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
         and (flags.report or flags.video),
         "--seed must not be negative": flags.seed < 0,
@@ -113,7 +113,15 @@ def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:
 
 
 def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> Options:
-    return Options(tuple(source.metadata["keys"]), _fps(flags, source), flags.seed, flags.frames, world, kind)
+    return Options(
+        tuple(source.metadata["keys"]),
+        _fps(flags, source),
+        flags.seed,
+        flags.frames,
+        world,
+        kind,
+        game_fps=source.metadata["render_fps"],
+    )
 
 
 def _fps(flags: Namespace, source: gymnasium.Env) -> float:
@@ -125,9 +133,8 @@ def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, s
     if session is not None:
         return _source_of(session, flags)
     if not flags.engine:
-        return neural_game(
-            Neural(flags.world, flags.checkpoint, flags.runtime, flags.device, flags.policy)
-        ), flags.world
+        choice = Neural(flags.world, flags.checkpoint, flags.runtime, flags.device, flags.policy, flags.collapse)
+        return neural_game(choice), flags.world
     config = _config(flags)
     print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
     return real_game(config), config.name
@@ -140,7 +147,8 @@ def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
         then = meta.provenance
         runtime = flags.runtime if flags.runtime != "auto" else then.get("runtime", "auto")
         device = flags.device if flags.device != "auto" else then.get("device", "auto")
-        choice = Neural(meta.world, flags.checkpoint, runtime, device, then.get("policy", "hold"))
+        how = then.get("policy", "hold"), then.get("collapse", "watch")
+        choice = Neural(meta.world, flags.checkpoint, runtime, device, *how)
         return neural_game(choice), meta.world
     config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
     world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
@@ -210,6 +218,7 @@ def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, firs
         "checkpoint": provenance.get("checkpoint"),
         "source": provenance.get("source"),
         "policy": provenance.get("policy"),
+        "collapse": provenance.get("collapse"),
         "world": flags.world,
         "seed": flags.seed,
         "bot": flags.bot,

@@ -71,7 +71,7 @@ class Pacer:
 
 @dataclass
 class Options:
-    """How to play. ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes."""
+    """How to play. ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
 
     keys: tuple[str, ...]
     fps: float = 20.0
@@ -80,6 +80,7 @@ class Options:
     title: str = ""
     kind: str = ""
     hud: bool = True
+    game_fps: int = 20
 
 
 class Player:
@@ -103,7 +104,7 @@ class Player:
         self.keyboard = Keyboard(options.keys)
         self.hands = hands or self.keyboard
         self.recording, self.watch = recording, watch
-        self.ledger = Ledger()
+        self.ledger = Ledger(options.game_fps)
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
         self._seed = options.seed
@@ -140,7 +141,7 @@ class Player:
         stepped = now()
         self._show(frame, sample.action)
         decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
-        self.ledger.add(Tick(sampled, stepped, now(), decode, sample.arrivals))
+        self.ledger.add(Tick(sampled, stepped, now(), decode, sample.arrivals, **self._health()), frame)
         if self.ledger.frames % FIGURES_EVERY == 0:
             self._figures = self.ledger.recent()
         if self.watch:
@@ -168,6 +169,11 @@ class Player:
         room = said.get("scene") or said.get("seed", self._seed)
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
 
+    def _health(self) -> dict:
+        """What a neural game says of its picture."""
+        place = self.source.unwrapped
+        return {"collapse": getattr(place, "collapse", None), "reprimes": getattr(place, "reprimes", 0)}
+
     def _show(self, frame: np.ndarray, held: np.ndarray) -> None:
         self._shown = frame, held
         self.screen.show(frame, self._draw_list(held))
@@ -183,6 +189,7 @@ class Player:
             anchors=self._anchors,
             recording=self.recording.seconds if self.recording else None,
             notice=self._notice if now() < self._notice_ends else "",
+            **self._health(),
             **self._figures,
             **self._hud,
         )

@@ -98,7 +98,13 @@ def caveats(session: Session, env: gymnasium.Env) -> list[str]:
     """What differs between now and when the session was recorded, in words."""
     source = env.unwrapped
     now = source.provenance() if hasattr(source, "provenance") else {}
-    words = {"checkpoint": "weights", "runtime": "runtime", "device": "device", "policy": "policy"}
+    words = {
+        "checkpoint": "weights",
+        "runtime": "runtime",
+        "device": "device",
+        "policy": "policy",
+        "collapse": "answer to a collapse",
+    }
     then = session.meta.provenance
     return [
         f"recorded with the {word} {then[key]}, played again with {now[key]}: frames may differ"

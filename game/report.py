@@ -1,4 +1,4 @@
-"""The latency ledger of a play, and the report made of it.
+"""The latency ledger of a play, and the report made of it. ``python -m game.report out.json`` tells what is in one.
 
 One tick is sample -> step -> decode -> draw. Key to photon runs from a key event's arrival to the flip of
 the first frame computed with it, so it is the event's wait for the next sample plus that whole tick.
@@ -6,6 +6,7 @@ the first frame computed with it, so it is the event's wait for the next sample 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from game.curves import Collapses, Curves, CurvesError, growth, plot
 from world_model.hardware import cores, cpu_name
 
 _IMPORTED = time.perf_counter()  # near enough to the start, where the system does not tell it
@@ -33,6 +35,8 @@ class Tick:
     shown: float  # the flip returned
     decode: float = 0.0
     arrivals: tuple[float, ...] = ()
+    collapse: str | None = None  # what became of the picture
+    reprimes: int = 0  # how often this episode was begun again
 
 
 class Durations:
@@ -60,16 +64,23 @@ class Durations:
 
 
 class Ledger:
-    """Takes ticks (``add``), tells ``recent`` figures for the HUD and the ``summary`` for the report."""
+    """Takes ticks (``add``), tells ``recent`` figures for the HUD and the ``summary`` for the report.
 
-    def __init__(self):
+    fps: the game's own, which its minutes are counted by.
+    """
+
+    def __init__(self, fps: int = 20):
         self.frames = 0
+        self._curves, self._collapses = Curves(fps), Collapses()
         self._tick, self._step, self._decode, self._draw = (Durations() for _ in range(4))
         self._interval, self._wait, self._photon = (Durations() for _ in range(3))
         self._last_shown: float | None = None
 
-    def add(self, tick: Tick) -> None:
+    def add(self, tick: Tick, frame: np.ndarray | None = None) -> None:
+        """``frame`` uint8 [H, W, 3], what the tick left on the screen."""
         self.frames += 1
+        self._collapses.add(self.frames, tick.collapse, tick.reprimes)
+        self._curves.add(tick.shown - tick.sampled, frame, tick.collapse, self._collapses.reprimes)
         self._tick.add([tick.shown - tick.sampled])
         self._step.add([tick.stepped - tick.sampled - tick.decode])
         self._decode.add([tick.decode])
@@ -93,7 +104,9 @@ class Ledger:
         }
 
     def summary(self) -> dict:
-        """Frames, frames a second, and percentiles in milliseconds (None where there was nothing to measure)."""
+        """Frames, frames a second, and percentiles in milliseconds (None where there was nothing to measure); what
+        became of the picture, and the figures of every minute."""
+        minutes = self._curves.rows()
         return {
             "frames": self.frames,
             "fps": _rate(self._interval.all()),
@@ -106,6 +119,11 @@ class Ledger:
                 "n": len(self._photon),
                 "wait": percentiles(self._wait.all(), 50, 95),
             },
+            "collapses": list(self._collapses.events),
+            "collapse_count": dict(self._collapses.count),
+            "reprimes": self._collapses.reprimes,
+            "growth": growth(minutes, self._curves.fps),
+            "minutes": minutes,
         }
 
 
@@ -155,7 +173,61 @@ def hardware() -> dict:
     }
 
 
+class ReportError(ValueError):
+    """A file that is no report of a play, or curves that cannot be drawn; the message is for the person."""
+
+
+def read_report(path: str | Path) -> dict:
+    """What ``write_report`` wrote. Raises ReportError."""
+    try:
+        report = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read as a report ({error})") from error
+    if not isinstance(report, dict) or "minutes" not in report:
+        raise ReportError(f"{path}: is not a report of a play with its minutes; play.py --report writes one")
+    return report
+
+
+def told(report: dict) -> str:
+    """A report in some lines of text."""
+    tick, count = report["tick_ms"], report["collapse_count"]
+    lines = [
+        f"{report['frames']:,} frames at {report['fps']} a second; tick p50 / p95 / p99 "
+        f"{tick['p50']} / {tick['p95']} / {tick['p99']} ms",
+        "collapses: "
+        + (", ".join(f"{kind} {n}" for kind, n in sorted(count.items())) or "none")
+        + f"; primed again {report['reprimes']} times",
+    ]
+    for name, words in {"rss": "memory", "tick_p50": "tick p50", "tick_p95": "tick p95"}.items():
+        share = report["growth"][name]
+        lines.append(
+            f"{words} from the first minutes to the last: " + ("too short" if share is None else f"{share:+.2%}")
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m game.report", description="What a report of play.py says.")
+    parser.add_argument("report", type=Path, help="JSON file that play.py --report wrote")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw its minutes: ticks, memory, picture, collapses")
+    flags = parser.parse_args(arguments)
+    try:
+        report = read_report(flags.report)
+        print(told(report))
+        if flags.plot:
+            plot(report, flags.plot)
+            print(f"curves: {flags.plot}")
+    except (ReportError, CurvesError, OSError) as error:
+        print(f"game.report: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _rate(intervals: np.ndarray) -> float | None:
     """How many a second, of the seconds between them."""
     total = float(intervals.sum(dtype=np.float64))
     return round(len(intervals) / total, 3) if total else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

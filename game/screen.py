@@ -23,6 +23,8 @@ class Hud:
     tick_ms: float | None = None
     key_to_photon_ms: float | None = None
     recording: float | None = None  # seconds so far; None while not recording
+    collapse: str | None = None  # what became of the picture; None while it lives, and where nobody looks
+    reprimes: int = 0  # how often it was begun again
     notice: str = ""
     paused: bool = False
     visible: bool = True

@@ -21,6 +21,7 @@ class Neural:
     runtime: str = "auto"
     device: str = "auto"
     policy: str = "hold"
+    collapse: str = "watch"
 
 
 def real_game(config: Config) -> gymnasium.Env:
@@ -32,4 +33,4 @@ def real_game(config: Config) -> gymnasium.Env:
 
 def neural_game(choice: Neural) -> gymnasium.Env:
     """The student of a world. Raises WorldError with a message for the person."""
-    return NeuralGame(choice.world, choice.checkpoint, choice.runtime, choice.device, choice.policy)
+    return NeuralGame(choice.world, choice.checkpoint, choice.runtime, choice.device, choice.policy, choice.collapse)

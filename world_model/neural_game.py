@@ -17,13 +17,16 @@ from gymnasium import spaces
 from world_model import config as configuration
 from world_model import scenes
 from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
+from world_model.collapse import Collapse
 from world_model.config import Config, Rolling
 from world_model.noise import seeded
 from world_model.runtime import Runtime, State, WorldError, load_runtime
 from world_model.scenes import Scene
 
 POLICIES = ("hold", "reforce")
+REMEDIES = ("ignore", "watch", "reprime")
 # Blocks count up from 0; what is drawn only sometimes has counters of its own, so that it moves nothing else.
+# PRIME + n is the n-th priming of the episode.
 PRIME, RAMPS = 2**62, 2**63
 
 
@@ -36,10 +39,13 @@ class NeuralGame(gymnasium.Env):
     device      cpu, cuda or auto
     policy      hold: the keys held now condition every block in flight; reforce: when they change, the blocks in flight
                 are also thrown away and made anew, which costs about K/2 more passes in that tick
+    collapse    ignore; watch: look whether the picture still lives (see collapse.py); reprime: and when it does not,
+                go on from the sink view that looks most like the last healthy frame
 
     reset(seed) starts scene ``seed % number of scenes`` with the noise of ``seed``; options {"scene": name} or
     {"anchors": uint8 [n, H, W, 3]} choose another place. ``timing_ms`` says what the last tick took, by part; it
-    is not in ``info``, which is the same in every replay. Raises WorldError with a message for the person who plays.
+    is not in ``info``, which is the same in every replay. ``collapse`` names what became of the picture, None while all
+    is well; ``reprimes`` counts since the reset. Raises WorldError with a message for the person who plays.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -51,11 +57,14 @@ class NeuralGame(gymnasium.Env):
         runtime: Literal["auto", "onnx", "torch"] = "auto",
         device: Literal["auto", "cpu", "cuda"] = "auto",
         policy: Literal["hold", "reforce"] = "hold",
+        collapse: Literal["ignore", "watch", "reprime"] = "watch",
         render_mode: str | None = "rgb_array",
     ):
         if policy not in POLICIES:
             raise WorldError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
-        self.world, self.policy, self.render_mode = world, policy, render_mode
+        if collapse not in REMEDIES:
+            raise WorldError(f"no answer {collapse!r} to a collapse; there are {', '.join(REMEDIES)}")
+        self.world, self.policy, self.remedy, self.render_mode = world, policy, collapse, render_mode
         self.folder = Path(checkpoint) if checkpoint is not None else _shipped(world)
         self.config, self.runtime = _opened(self.folder, world, runtime, device)
         self.metadata = {
@@ -71,12 +80,20 @@ class NeuralGame(gymnasium.Env):
         self._warm = False
         self._seed: int | None = None
         self._scene: Scene | None = None
+        self._watch: Collapse | None = None
+        self.reprimes = 0
+
+    @property
+    def collapse(self) -> str | None:
+        """frozen, blurred, snapped or saturated, since the last tick; None while the picture lives."""
+        return self._watch.kind if self._watch else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._scene = self._chosen(self._seed, dict(options or {}))
-        self._state, clean = self._primed(self._scene)
+        self._watch, self.reprimes = self._watcher(), 0
+        self._state, clean = self._primed(self._scene.frames)
         self._block = 0
         self._held = np.zeros(self.config.action_size, np.int8)
         self._tapped = self._held.copy()
@@ -95,6 +112,8 @@ class NeuralGame(gymnasium.Env):
         else:
             self._next_block(action | self._tapped)
         self._frame, self._pending = self._pending[0], self._pending[1:]
+        if self._watch:
+            self._watch.look(self._frame, action)
         return self._frame.copy(), 0.0, False, False, {}
 
     def render(self) -> np.ndarray | None:
@@ -107,26 +126,37 @@ class NeuralGame(gymnasium.Env):
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything the next frames depend on, besides the weights."""
         rolling = {f"rolling.{name}": array for name, array in self.runtime.to_numpy(self._state).items()}
-        return rolling | {
-            "seed": np.array(self._seed, np.uint64),
-            "block": np.array(self._block),
-            "held": self._held.copy(),
-            "tapped": self._tapped.copy(),
-            "frame": self._frame.copy(),
-            "pending": self._pending.copy(),
-            "scene": np.array(self._scene.name),
-            "anchors": self._scene.anchors.copy(),
-        }
+        watch = {f"collapse.{name}": array for name, array in self._watch.get_state().items()} if self._watch else {}
+        return (
+            rolling
+            | watch
+            | {
+                "seed": np.array(self._seed, np.uint64),
+                "block": np.array(self._block),
+                "reprimes": np.array(self.reprimes),
+                "held": self._held.copy(),
+                "tapped": self._tapped.copy(),
+                "frame": self._frame.copy(),
+                "pending": self._pending.copy(),
+                "scene": np.array(self._scene.name),
+                "anchors": self._scene.anchors.copy(),
+            }
+        )
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from ``get_state``'s answer, exactly. Raises WorldError for another model's."""
+        """Continue from ``get_state``'s answer, exactly. Raises WorldError for another model's.
+
+        A snapshot of a game that was not watched has no findings; watching begins with it.
+        """
         self._check(state)
-        rolling = {name[8:]: array for name, array in state.items() if name.startswith("rolling.")}
-        self._state = self.runtime.from_numpy(rolling)
+        self._state = self.runtime.from_numpy(_part(state, "rolling."))
         self._seed, self._block = int(state["seed"]), int(state["block"])
         self._held, self._tapped = state["held"].copy(), state["tapped"].copy()
         self._frame, self._pending = state["frame"].copy(), state["pending"].copy()
         self._scene = scenes.standing(str(state["scene"]), state["anchors"].copy())
+        self._watch, self.reprimes = self._watcher(), int(state.get("reprimes", 0))
+        if self._watch and (found := _part(state, "collapse.")):
+            self._watch.set_state(found)
         self._warm_up()
 
     def provenance(self) -> dict[str, Any]:
@@ -140,11 +170,14 @@ class NeuralGame(gymnasium.Env):
             "runtime": self.runtime.name,
             "device": self.runtime.device,
             "policy": self.policy,
+            "collapse": self.remedy,
         }
 
     def _next_block(self, action: np.ndarray) -> None:
         """Run the model once under ``action``, queue its frames and note what that took."""
         began = time.perf_counter()
+        if self.remedy == "reprime" and self.collapse:
+            self._reprime()
         if self.policy == "reforce" and (action != self._held).any():
             self._state = self.runtime.ramp(self._state, action[None], self.ramp_noise(RAMPS + self._block))
         self._state, latent = self.runtime.step(self._state, action[None], self.noise(self._block))
@@ -155,13 +188,24 @@ class NeuralGame(gymnasium.Env):
         self._block += 1
         self.timing_ms = {"step": (stepped - began) * 1e3, "decode": (decoded - stepped) * 1e3}
 
-    def _primed(self, scene: Scene) -> tuple[State, np.ndarray]:
-        """The state before the first tick and the latents of the clean block [B, C, h, w]."""
+    def _watcher(self) -> Collapse | None:
+        sinks = self._scene.anchors[: self.config.rolling.sink_frames]
+        return None if self.remedy == "ignore" else Collapse(sinks)
+
+    def _reprime(self) -> None:
+        """Go on from the sink view that looks most like the last healthy frame: near the place, if not at it."""
+        nearest = self._watch.nearest_sink()
+        self.reprimes += 1
+        self._state, _ = self._primed(self._scene.anchors[nearest : nearest + 1])
+        self._watch.restart()
+
+    def _primed(self, frames: np.ndarray) -> tuple[State, np.ndarray]:
+        """The state after ``frames`` uint8 [m, H, W, 3], and the latents of its clean block [B, C, h, w]."""
         roll = self.config.rolling
-        sinks = self.runtime.encode(scene.anchors[: roll.sink_frames])
-        blocks = _blocks(self.runtime.encode(scene.frames), roll)
+        sinks = self.runtime.encode(self._scene.anchors[: roll.sink_frames])
+        blocks = _blocks(self.runtime.encode(frames), roll)
         actions = np.zeros((1, roll.recent_blocks + 1, self.config.action_size), np.float32)
-        state = self.runtime.prime(sinks[None], blocks[None], actions, self.noise(PRIME))
+        state = self.runtime.prime(sinks[None], blocks[None], actions, self.noise(PRIME + self.reprimes))
         return state, blocks[roll.recent_blocks]
 
     def _warm_up(self) -> None:
@@ -211,6 +255,11 @@ class NeuralGame(gymnasium.Env):
         wanted = (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape)
         if window != wanted:
             raise WorldError(f"a snapshot of another model: its window is {list(window)}, should be {list(wanted)}")
+
+
+def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with ``prefix``, without it."""
+    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}
 
 
 def _blocks(latents: np.ndarray, roll: Rolling) -> np.ndarray:
