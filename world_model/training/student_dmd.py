@@ -19,10 +19,10 @@ from torch import Tensor
 
 from world_model import rolling
 from world_model.noise import renoise, shifted
+from world_model.teacher_view import view_clip
 from world_model.training.clips import Material, TransformerStage, batch_of, load_transformer, velocity_loss
 from world_model.training.loop import Draw, Update, optimizers_for
 from world_model.training.student_init import prime_from_clip, show_rollout
-from world_model.training.teacher import view_clip
 from world_model.transformer import Transformer
 
 
