@@ -88,7 +88,8 @@ class ArenaBatch:
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue from ``get_state``'s answer, exactly. KeyError names what is missing."""
-        self.reset(state["seeds"])
+        if not np.array_equal(state["seeds"], getattr(self, "seeds", None)):  # the same rooms need no second making
+            self.reset(state["seeds"])
         for name in self.STATE:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype))
 
@@ -127,7 +128,11 @@ class Arena(gymnasium.Env):
         return self._frame.copy(), 0.0, False, False, self._info()
 
     def render(self):
-        return None if self.render_mode is None else self._frame.copy()
+        if self.render_mode is None:
+            return None
+        if self._frame is None:
+            self._frame = self._batch.frames()[0]
+        return self._frame.copy()
 
     def anchors(self) -> np.ndarray:
         """uint8 [4, H, W, 3]: the room from its spawn point, a quarter turn apart; the first is the reset frame."""
@@ -139,7 +144,7 @@ class Arena(gymnasium.Env):
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         self._batch.set_state({name: np.asarray(value)[None] for name, value in state.items()})
-        self._frame = self._batch.frames()[0]
+        self._frame = None  # drawn when asked for: who tries many ways from one instant steps on at once
 
     def provenance(self) -> dict:
         """Where these frames come from, for a recording's metadata."""

@@ -1,4 +1,4 @@
-"""From video back to keys: a small network looks at three consecutive frames and says which keys acted in the last.
+"""From video back to keys: three consecutive frames say which keys acted in the last.
 
     model = load(WORLDS / "arena" / FILE)
     chances = model.keys_seen(frames)     # [n - 2, keys], for frames[2:]
@@ -12,7 +12,9 @@ none: generated video is measured by what this reader, trained on the real game 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -30,47 +32,84 @@ from world_model.runtime import WorldError
 FILE = "inverse_dynamics.safetensors"
 PREFIX = "inverse_dynamics"
 FRAMES = 3
-SIZE = 64
-"""Side of what the network sees, in pixels: a step of the player still moves the picture by about one."""
-WIDTHS = (64, 96, 128)
+SIDE = 64
+"""Pixels a side that motion is looked for in: a step of the player still moves the picture by about one."""
+GRID = 32
+"""Pixels a side that the network sees."""
+WIDTHS = (48, 96, 128)
 FEATURES = 64
 BATCH = 256
+PICTURE, MOTION = 3, 6
+CHANNELS = PICTURE + 2 * MOTION
+
+
+@dataclass(frozen=True)
+class Glance:
+    """One frame as motion is looked for in it: every frame at one brightness and contrast, so that a dark room moves
+    as clearly as a lit one, and its brightness beside it.
+
+    colours float32 [SIDE, SIDE, 3], greys uint8 [SIDE, SIDE], brightness the logarithm of the mean
+    """
+
+    colours: np.ndarray
+    greys: np.ndarray
+    brightness: float
+
+    @classmethod
+    def at(cls, frame: np.ndarray) -> Glance:
+        """Of a frame uint8 [H, W, 3]."""
+        small = cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        mean = float(small.mean())
+        colours = (small - mean) / (float(small.std()) + 4)
+        greys = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
+        return cls(colours, np.clip(40 * greys + 128, 0, 255).astype(np.uint8), float(np.log(mean + 4)))
+
+
+def motion(before: Glance, after: Glance) -> np.ndarray:
+    """What changed between two frames, float32 [GRID, GRID, MOTION]: optical flow in pixels, the change of colours, and
+    the change of brightness everywhere. The flow is classical (DIS, arXiv 1603.03590): it needs no learning, and knows
+    no difference between real and generated pictures."""
+    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    finder.setFinestScale(0)
+    flow = finder.calc(before.greys, after.greys, None)
+    brighter = np.full((GRID, GRID, 1), after.brightness - before.brightness, np.float32)
+    return np.concatenate([_gridded(flow), 4 * _gridded(after.colours - before.colours), brighter], 2)
+
+
+def evidence(now: Glance, motion_before: np.ndarray, motion_now: np.ndarray) -> np.ndarray:
+    """What the network is given of three frames, float16 [CHANNELS, GRID, GRID]."""
+    together = np.concatenate([_gridded(now.colours), motion_now, motion_before], 2)
+    return together.transpose(2, 0, 1).astype(np.float16)
+
+
+def _gridded(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, (GRID, GRID), interpolation=cv2.INTER_AREA)
+
+
+def evidence_of(frames: np.ndarray) -> np.ndarray:
+    """float16 [n - 2, CHANNELS, GRID, GRID] of a video uint8 [n, H, W, 3]."""
+    glances = [Glance.at(frame) for frame in frames]
+    motions = [motion(*pair) for pair in pairwise(glances)]
+    return np.stack([evidence(now, *both) for now, both in zip(glances[2:], pairwise(motions), strict=True)])
 
 
 class Network(nn.Module):
-    """Three frames, oldest first, uint8 [n, 3, SIZE, SIZE, 3] -> logits [n, keys], over ``features`` [n, FEATURES]."""
+    """Evidence [n, CHANNELS, GRID, GRID] -> logits [n, keys], over ``features`` [n, FEATURES]."""
 
     def __init__(self, keys: int):
         super().__init__()
-        parts: list[nn.Module] = [nn.Conv2d(3 * FRAMES, WIDTHS[0], 8, stride=4, padding=2)]
-        for before, width in zip(WIDTHS, WIDTHS[1:], strict=False):
+        parts: list[nn.Module] = [nn.Conv2d(CHANNELS, WIDTHS[0], 4, stride=2, padding=1)]
+        for before, width in pairwise(WIDTHS):
             parts += [Residual(before), nn.SiLU(), nn.Conv2d(before, width, 4, stride=2, padding=1)]
-        self.look = nn.Sequential(*parts, Residual(WIDTHS[-1]), nn.SiLU(), nn.Flatten())
-        self.gather = nn.Linear(WIDTHS[-1] * (SIZE // 2 ** (len(WIDTHS) + 1)) ** 2, FEATURES)
+        self.look = nn.Sequential(*parts, Residual(WIDTHS[-1]), nn.SiLU(), nn.Flatten(), nn.Dropout(0.1))
+        self.gather = nn.Linear(WIDTHS[-1] * (GRID // 2 ** len(WIDTHS)) ** 2, FEATURES)
         self.tell = nn.Linear(FEATURES, keys)
 
-    def forward(self, triples: Tensor) -> Tensor:
-        return self.tell(F.silu(self.features(triples)))
+    def forward(self, given: Tensor) -> Tensor:
+        return self.tell(F.silu(self.features(given)))
 
-    def features(self, triples: Tensor) -> Tensor:
-        return self.gather(self.look(prepared(triples)))
-
-
-def prepared(triples: Tensor) -> Tensor:
-    """uint8 or float [n, 3, H, W, 3] in [0, 255] -> float [n, 9, H, W]: the newest frame and the last two changes.
-
-    Each triple is brought to one brightness and contrast, so that a dark room moves as clearly as a lit one.
-    """
-    frames = triples.movedim(-1, 2).float()
-    deviation, mean = torch.std_mean(frames, (1, 2, 3, 4), keepdim=True)
-    frames = (frames - mean) / (deviation + 4.0)
-    before, last, now = frames.unbind(1)
-    return torch.cat([now, 4 * (now - last), 4 * (last - before)], 1)
-
-
-def shrunk(frames: np.ndarray) -> np.ndarray:
-    """uint8 [n, H, W, 3] -> uint8 [n, SIZE, SIZE, 3], each pixel the mean of what it covers."""
-    return np.stack([cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for frame in frames])
+    def features(self, given: Tensor) -> Tensor:
+        return self.gather(self.look(given.float()))
 
 
 @dataclass(frozen=True)
@@ -88,24 +127,23 @@ class InverseDynamics:
 
     def keys_seen(self, frames: np.ndarray) -> np.ndarray:
         """Chance that each key had an effect, float32 [n - 2, keys] for frames[2:] of uint8 [n, H, W, 3]."""
-        return self._over(frames, lambda triples: self.network(triples).sigmoid())
+        return self._over(frames, lambda given: self.network(given).sigmoid())
 
     def features(self, frames: np.ndarray) -> np.ndarray:
         """float32 [n - 2, FEATURES] for frames[2:] of uint8 [n, H, W, 3]."""
         return self._over(frames, self.network.features)
 
     @torch.inference_mode()
-    def _over(self, frames: np.ndarray, what) -> np.ndarray:
+    def _over(self, frames: np.ndarray, what: Callable[[Tensor], Tensor]) -> np.ndarray:
         world = self.config.world
         if frames.dtype != np.uint8 or frames.shape[1:] != (world.height, world.width, 3) or len(frames) < FRAMES:
             raise ValueError(
                 f"frames are {frames.dtype} {list(frames.shape)}; the inverse dynamics of {self.config.name} reads "
                 f"uint8 [n, {world.height}, {world.width}, 3] with n at least {FRAMES}"
             )
-        small = torch.from_numpy(shrunk(frames))
-        triples = small.unfold(0, FRAMES, 1).movedim(-1, 1)
         device = next(self.network.parameters()).device
-        return torch.cat([what(part.to(device)).float().cpu() for part in triples.split(BATCH)]).numpy()
+        parts = torch.from_numpy(evidence_of(frames)).split(BATCH)
+        return torch.cat([what(part.to(device)).cpu() for part in parts]).numpy()
 
 
 def save(path: Path, model: InverseDynamics) -> None:

@@ -4,8 +4,8 @@ Its examples are made on the spot by the real game. From an instant in the middl
 choice of a few pressed keys gives one example, and together the branches say which keys had an effect (``effects.py``).
 They share their past, so that nothing but what the keys did tells them apart.
 
-It is to read generated video, and is trained on the real game alone; so half of the rooms pass through the autoencoder,
-and all examples through changes of light, blur and noise that a reader of motion should not mind.
+It is to read generated video, and is trained on the real game alone; so every third room passes through the
+autoencoder, and half of the examples through changes of light, blur and noise that a reader of motion should not mind.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import gymnasium
 import numpy as np
 import torch
@@ -34,8 +35,18 @@ from world_model.autoencoder import Autoencoder, to_frames, to_network
 from world_model.checkpoint import WEIGHTS, CheckpointError
 from world_model.config import WORLDS, Config, Stage
 from world_model.dataset import held_out_seed
-from world_model.effects import branches, effects, scripted_keys, told
-from world_model.inverse_dynamics import BATCH, FILE, InverseDynamics, Network, save, shrunk
+from world_model.effects import choices_of, fewest, play, scripted_keys, told, ways
+from world_model.inverse_dynamics import (
+    BATCH,
+    FILE,
+    Glance,
+    InverseDynamics,
+    Network,
+    evidence,
+    evidence_of,
+    motion,
+    save,
+)
 from world_model.metrics import f1, tally
 from world_model.training.loop import Draw, Machine, TrainingError, Update, average_of, optimizers_for, train
 
@@ -43,6 +54,10 @@ FIRST_ROOM = 1_000_000
 """Seeds from here on: none that a recording is likely to hold."""
 PLACES, PAUSE = 24, 12
 """Branchings in a room, and the longest walk before each, in ticks."""
+WALK = 60
+"""Ticks that a held-out room is walked for."""
+JITTER = 0.1
+"""Largest deviation of the noise put on what the network is given."""
 CALIBRATION, HELD_OUT = 16, 24
 """Rooms that set the thresholds, and held-out rooms that the result is held to."""
 TRIES = np.linspace(0.05, 0.95, 91)
@@ -52,16 +67,15 @@ LEAST_F1 = 0.98
 
 @dataclass(frozen=True)
 class Examples:
-    """triples uint8 [n, 3, SIZE, SIZE, 3], effects float32 [n, keys]."""
+    """given float16 [n, CHANNELS, GRID, GRID]; had and clear bool [n, keys]: an effect, and whether it can be told."""
 
-    triples: Tensor
-    effects: Tensor
+    given: Tensor
+    had: Tensor
+    clear: Tensor
 
     @classmethod
-    def of(cls, game: gymnasium.Env, rooms: Iterable[int], veils: tuple[Veil | None, ...]) -> Examples:
-        """Branched examples of many rooms, behind one veil after the other."""
-        parts = [_examples(game, room, veils[i % len(veils)]) for i, room in enumerate(rooms)]
-        return cls(torch.cat([part.triples for part in parts]), torch.cat([part.effects for part in parts]))
+    def of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Examples:
+        return cls(*(torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True)))
 
 
 class Veil:
@@ -84,47 +98,51 @@ class Veil:
         return np.concatenate([to_frames(part).cpu().numpy() for part in made])
 
 
-def _examples(game: gymnasium.Env, room: int, veil: Veil | None) -> Examples:
-    """Branched examples of one room, real or veiled."""
-    random, keys = np.random.default_rng(room), game.action_space.n
-    frames, triples, sizes = [], [], []
+def branched(game: gymnasium.Env, room: int, veil: Veil | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Examples of one room, with every choice of the keys pressed at an instant; half of the instants disturbed."""
+    random, keys, given, labels = np.random.default_rng(room), game.action_space.n, [], []
     game.reset(seed=room)
     for _ in range(PLACES):
         walk = scripted_keys(random, 2 + int(random.integers(PAUSE)), keys)
         past = [game.step(held)[0] for held in walk][-2:]
-        ways = branches(game, _pressed(random, walk[-1]))
-        at = len(frames)
-        triples += [(at, at + 1, at + 2 + way) for way in range(len(ways))]
-        frames += [*past, *ways.values()]
-        sizes += [effects(ways, np.frombuffer(choice, np.int8)) for choice in ways]
-    seen = np.stack(frames)
-    small = torch.from_numpy(shrunk(seen if veil is None else veil(seen)))
-    return Examples(small[torch.tensor(triples)], torch.from_numpy(np.stack(sizes)))
+        every = choices_of(_pressed(random, walk[-1]))
+        ends = ways(game, every, len(every) - 1)
+        acting = fewest(ends, every)
+        labels += [told(ends, acting, at) for at in range(len(ends))]
+        frames = np.concatenate([past, ends])
+        frames = frames if veil is None else veil(frames)
+        oldest, last, *news = map(Glance.at, disturbed(frames, random) if random.random() < 0.5 else frames)
+        before = motion(oldest, last)
+        given += [evidence(now, before, motion(last, now)) for now in news]
+    return np.stack(given), *map(np.stack, zip(*labels, strict=True))
+
+
+Walk = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""What ``effects.play`` gives."""
+
+
+def walked(game: gymnasium.Env, room: int) -> Walk:
+    """A room as it is played, WALK ticks on end."""
+    random = np.random.default_rng(room)
+    game.reset(seed=room)
+    return play(game, scripted_keys(random, WALK, game.action_space.n))
 
 
 def _pressed(random: np.random.Generator, held: np.ndarray) -> np.ndarray:
-    """Keys to branch over: half the time those held already, else one to three drawn anew."""
+    """Keys to branch over: half the time those held already, else one or two drawn anew."""
     if held.any() and random.random() < 0.5:
         return held
     pressed = np.zeros_like(held)
-    pressed[random.choice(len(held), random.choice((1, 2, 3), p=(0.45, 0.4, 0.15)), replace=False)] = 1
+    pressed[random.choice(len(held), random.choice((1, 2), p=(0.5, 0.5)), replace=False)] = 1
     return pressed
 
 
-def disturbed(triples: Tensor, draw: Draw) -> Tensor:
-    """Examples in another light, blurred and noisy: float [n, 3, H, W, 3]; the frames of one share all but noise."""
-    gain, blur, noise = draw.uniform(3, 1, 1, 1, 1).unbind(1)
-    tint = 1 + 0.2 * (draw.uniform(1, 1, 1, 3) - 0.5)
-    frames = triples.float() * (tint * (0.7 + 0.6 * gain))
-    frames = frames.lerp(_blurred(frames), (2 * blur - 1).clamp(min=0))
-    return frames + 4 * noise**2 * draw.normal(*frames.shape[1:])
-
-
-def _blurred(frames: Tensor) -> Tensor:
-    """Frames [n, 3, H, W, 3] at a quarter of their size, and back."""
-    x = frames.movedim(-1, 2).flatten(0, 1)
-    x = F.interpolate(F.avg_pool2d(x, 4), x.shape[-2:], mode="bilinear")
-    return x.unflatten(0, frames.shape[:2]).movedim(2, -1)
+def disturbed(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Frames uint8 [n, H, W, 3] of one instant in another light, blurred alike, each with noise of its own."""
+    light = random.uniform(0.7, 1.2) * random.uniform(0.9, 1.1, 3)
+    blur, noise = random.uniform(0.2, 2.5), random.uniform(0, 6)
+    soft = np.stack([cv2.GaussianBlur(frame, (0, 0), blur) for frame in frames]) * light
+    return np.clip(soft + noise * random.standard_normal(frames.shape, np.float32), 0, 255).astype(np.uint8)
 
 
 class InverseDynamicsTraining:
@@ -141,11 +159,11 @@ class InverseDynamicsTraining:
         self.updates = {self.name: Update(network, self.loss, optimizers)}
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
-        picks = (draw.uniform().cpu() * len(self.data.triples)).long()
-        had, clear = told(self.data.effects[picks].to(self.machine.device))
-        triples = disturbed(self.data.triples[picks].to(self.machine.device), draw)
+        picks = (draw.uniform().cpu() * len(self.data.given)).long()
+        given, had, clear = (part[picks].to(self.machine.device) for part in vars(self.data).values())
+        given = given + JITTER * draw.uniform(1, 1, 1) * draw.normal(*given.shape[1:])
         with self.machine.precision():
-            logits = self.updates[self.name].network(triples).float()
+            logits = self.updates[self.name].network(given).float()
         each = F.binary_cross_entropy_with_logits(logits, had.float(), reduction="none")
         return (each * clear).sum() / clear.sum(), {}
 
@@ -163,14 +181,15 @@ def rooms(first: int, count: int, held_out: bool = False) -> list[int]:
 
 
 @torch.inference_mode()
-def chances(network: Network, triples: Tensor) -> np.ndarray:
+def chances(network: Network, given: Tensor) -> np.ndarray:
     """Chance of each key, [n, keys]; in float32, as it will be read."""
-    return torch.cat([network(part).sigmoid() for part in triples.split(BATCH)]).numpy()
+    return torch.cat([network(part).sigmoid() for part in given.split(BATCH)]).numpy()
 
 
-def best_thresholds(read: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """For each key the threshold with the best F1; among equals the middle one. [n, keys] each -> float32 [keys]."""
-    scores = np.stack([f1(tally(read >= at, *told(sizes))) for at in TRIES])
+def best_thresholds(network: Network, data: Examples) -> np.ndarray:
+    """For each key the threshold with the best F1, float32 [keys]; among equals the middle one."""
+    read = chances(network, data.given)
+    scores = np.stack([f1(tally(read >= at, data.had.numpy(), data.clear.numpy())) for at in TRIES])
     return np.array([np.median(TRIES[column == column.max()]) for column in scores.T], np.float32)
 
 
@@ -198,17 +217,17 @@ def run(choices: Choices, console: Console) -> dict[str, np.ndarray]:
     game = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
     veil = Veil(choices.folder / WEIGHTS, config, machine)
     seeds = rooms(FIRST_ROOM, choices.rooms + CALIBRATION)
-    shown = iter(track(seeds, "playing the real game", console=console))
-    data = Examples.of(game, itertools.islice(shown, choices.rooms), (None, veil))
-    calibration = Examples.of(game, shown, (None, veil))
+    shown = track(list(zip(seeds, itertools.cycle((None, None, veil)))), "playing the real game", console=console)
+    parts = [branched(game, room, look) for room, look in shown]
+    data, calibration = Examples.of(parts[: choices.rooms]), Examples.of(parts[choices.rooms :])
     network = _trained(config, machine, choices.steps, data)
-    thresholds = best_thresholds(chances(network, calibration.triples), calibration.effects.numpy())
-    found = {}
-    for name, look in {"real": None, "autoencoded": veil}.items():
-        unseen = track(rooms(FIRST_ROOM, HELD_OUT, held_out=True), f"held-out rooms, {name}", console=console)
-        found[name] = read_f1(network, thresholds, Examples.of(game, unseen, (look,)))
+    thresholds = best_thresholds(network, calibration)
+    unseen = track(rooms(FIRST_ROOM, HELD_OUT, held_out=True), "playing held-out rooms", console=console)
+    walks = [walked(game, room) for room in unseen]
+    looks = {"real": lambda frames: frames, "autoencoded": veil}
+    found = {name: read_f1(network, thresholds, walks, look) for name, look in looks.items()}
     _hold(found, choices.least, config)
-    about = _about(choices, config, found, len(data.triples))
+    about = _about(choices, config, found, len(data.given))
     save(choices.out, InverseDynamics(network, config, thresholds, about))
     return found
 
@@ -218,21 +237,24 @@ def _trained(config: Config, machine: Machine, steps: int, data: Examples) -> Ne
     stage = InverseDynamicsTraining(config, machine, settings, data)
     with tempfile.TemporaryDirectory() as folder:
         train(stage, machine, Path(folder))
-    return stage.average.half().float()  # as it will be stored
+    return stage.average.half().float().eval()  # as it will be stored
 
 
-def read_f1(network: Network, thresholds: np.ndarray, test: Examples) -> np.ndarray:
-    """F1 of each key, [keys]."""
-    seen = chances(network, test.triples) >= thresholds
-    return f1(tally(seen, *told(test.effects.numpy())))
+def read_f1(network: Network, thresholds: np.ndarray, walks: list[Walk], look: Callable) -> np.ndarray:
+    """F1 of each key, [keys], in walks as ``look`` shows their frames."""
+    counts = 0
+    for frames, had, clear in walks:
+        seen = chances(network, torch.from_numpy(evidence_of(look(frames)))) >= thresholds
+        counts = counts + tally(seen, had[2:], clear[2:])
+    return f1(counts)
 
 
 def _about(choices: Choices, config: Config, found: dict[str, np.ndarray], count: int) -> dict[str, str]:
     about = {
-        "data": f"{count} branched examples of {choices.rooms} rooms from seed {FIRST_ROOM}, every other autoencoded",
+        "data": f"{count} branched examples of {choices.rooms} rooms from seed {FIRST_ROOM}, every third autoencoded",
         "steps": str(choices.steps),
         "autoencoder": checkpoint.digest(choices.folder / WEIGHTS),
-        "held_out": f"{HELD_OUT} held-out rooms from seed {FIRST_ROOM}",
+        "held_out": f"walks of {WALK} ticks in {HELD_OUT} held-out rooms from seed {FIRST_ROOM}",
     }
     named = {name: dict(zip(config.world.keys, s.round(4).tolist(), strict=True)) for name, s in found.items()}
     return about | {f"f1_{name}": json.dumps(scores) for name, scores in named.items()}
@@ -258,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
     p.add_argument("--out", type=Path, help=f"the file to write (default: {FILE} beside the world's weights)")
     p.add_argument("--rooms", type=int, default=320, help="rooms to make examples in, about 90 each")
-    p.add_argument("--steps", type=int, default=3000)
+    p.add_argument("--steps", type=int, default=1800)
     p.add_argument("--least", type=float, default=LEAST_F1, help="F1 a key below which nothing is written")
     p.add_argument(
         "--precision", default="float32", choices=["float32", "bfloat16"], help="a few CPUs are far faster in bfloat16"
