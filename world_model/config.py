@@ -112,7 +112,7 @@ class StudentInitStage(Stage):
     clip_blocks: int = Field(gt=1)
     windows: int = Field(gt=0, description="staircase windows trained in each clip")
     drop_action: float = Field(0.1, ge=0, le=1)
-    context_noise: float = Field(0.1, ge=0, lt=1, description="largest sigma on the clean context, untold")
+    context_noise: float = Field(0.1, ge=0, lt=1, description="largest deviation added to the clean context, untold")
     stale_share: float = Field(0.5, ge=0, le=1, description="share of windows whose contents are out of date")
 
 

@@ -56,13 +56,15 @@ def tick(model: Transformer, rolling: Rolling, state: State, action: Tensor, noi
     """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown.
 
     noise [N, K, B, C, h, w]: the first K-1 renoise the blocks that stay, the last is the block that joins.
+    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``).
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
     x0, written = predict(model, rolling, state, state["window"], sigma[1:], action)
     stay = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
     window = torch.cat([stay, noise[:, -1:]], 1)
-    return shown(model, rolling, state, x0[:, 0], action, written) | {"window": window}, x0
+    now = action if action.ndim == 2 else action[:, 0]
+    return shown(model, rolling, state, x0[:, 0], now, written) | {"window": window}, x0
 
 
 def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
@@ -113,12 +115,16 @@ def predict(
     sigma: tuple[float, ...],
     action: Tensor,
 ) -> tuple[Tensor, Cache]:
-    """One pass over [clean | window]: x0 of the window's k blocks and the clean block's keys and values."""
+    """One pass over [clean | window]: x0 of the window's k blocks and the clean block's keys and values.
+
+    action [N, keys] for all of the window, or [N, k, keys].
+    """
     per_block, count = rolling.frames_per_block, window.shape[1]
     layout = context.tick(per_block, rolling.sink_blocks, rolling.recent_blocks, count)
     x = torch.cat([state["clean"][:, None], window], 1).flatten(1, 2)
     share = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
-    actions = torch.cat([state["clean_action"][:, None], action[:, None].expand(-1, count, -1)], 1)
+    under = action[:, None].expand(-1, count, -1) if action.ndim == 2 else action
+    actions = torch.cat([state["clean_action"][:, None], under], 1)
     acted = actions.repeat_interleave(per_block, 1)
     last = state["clean"][:, -1:].expand(-1, count * per_block, -1, -1, -1)
     x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), last)

@@ -208,9 +208,9 @@ class TorchRuntime:
             raise WorldError(_no_gpu("PyTorch", "see pytorch.org"))
         self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         weights = Path(folder) / WEIGHTS
-        self._config, _ = checkpoint.describe(weights)
-        self._autoencoder = self._loaded(Autoencoder(self._config), weights, "autoencoder")
-        self._student = self._loaded(Transformer(self._config), weights, "student")
+        self.config, _ = checkpoint.describe(weights)
+        self._autoencoder = self._loaded(Autoencoder(self.config), weights, "autoencoder")
+        self._student = self._loaded(Transformer(self.config), weights, "student")
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         from world_model.autoencoder import to_network
@@ -245,7 +245,7 @@ class TorchRuntime:
         from world_model import rolling
 
         with self._torch.inference_mode():
-            return getattr(rolling, verb)(self._student, self._config.rolling, *arguments)
+            return getattr(rolling, verb)(self._student, self.config.rolling, *arguments)
 
     def _floats(self, *arrays: np.ndarray) -> list[Any]:
         return [self._here(array.astype(np.float32, copy=False)) for array in arrays]

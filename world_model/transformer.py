@@ -218,9 +218,9 @@ def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.
 
 
 def _turned(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotate pairs (first half, second half) of x [..., L, d] by turn [L, 2, d / 2] = (cosines, sines)."""
+    """Rotate pairs (first half, second half) of x [..., L, d] by turn [..., L, 2, d / 2] = (cosines, sines)."""
     a, b = x.to(torch.promote_types(x.dtype, turn.dtype)).chunk(2, -1)  # never in half precision
-    cos, sin = turn[:, 0], turn[:, 1]
+    cos, sin = turn[..., 0, :], turn[..., 1, :]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 

@@ -39,9 +39,9 @@ class StudentInitTraining(TransformerStage):
         sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
         actions = forget(actions, self.settings.drop_action, draw)
         shape, per_block, size = self.rolling, self.rolling.frames_per_block, self.rolling.window_blocks
-        past = renoise(
-            latents, draw.normal(*latents.shape[1:]), self.settings.context_noise * draw.uniform(1, 1, 1, 1, 1)
-        )
+        # Added, not blended in: an untold blend shrinks the past, and the student learns to undo that, a gain above one
+        # that a long game multiplies up to white.
+        past = latents + self.settings.context_noise * draw.uniform(1, 1, 1, 1, 1) * draw.normal(*latents.shape[1:])
         seen = torch.cat([latents[:, index] for index in self._window_indices(draw)], 1)
         real = torch.cat([latents[:, start : start + size] for start in self.starts], 1)
         levels = torch.tensor(sigmas(size, shape.shift)[1:], device=real.device).repeat(len(self.starts))

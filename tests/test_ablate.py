@@ -1,0 +1,110 @@
+"""Each arm changes what it says and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from world_model import rolling
+from world_model.checkpoint import WEIGHTS
+from world_model.evaluate import ablate
+from world_model.neural_game import NeuralGame
+from world_model.runtime import TorchRuntime
+
+NONE, KEY = np.zeros(8, np.int8), np.eye(8, dtype=np.int8)[4]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ablated")
+    toy.save(folder, toy.load("tiny"))
+    toy.add_scenes(folder, toy.load("tiny"))
+    return folder
+
+
+def played(folder, runtime, keys) -> np.ndarray:
+    """Frames of a game on ``runtime`` under keys."""
+    game = NeuralGame("arena", folder, "torch", "cpu")
+    game.runtime, game.config = runtime, runtime.config
+    game.reset(seed=3)
+    return np.stack([game.step(key)[0] for key in keys])
+
+
+def test_without_sinks_their_keys_are_gone(folder):
+    plain, arm = TorchRuntime(folder, "cpu"), ablate.NoSinks(folder, "cpu")
+    game = NeuralGame("arena", folder, "torch", "cpu")
+    game.reset(seed=3)
+    full = game.runtime.to_numpy(game._state)["keys"].shape[3]
+    game.runtime = arm
+    game.reset(seed=3)
+    sinks = plain.config.rolling.sink_frames * arm._student.tokens
+    assert game._state["keys"].shape[3] == full - sinks
+    for _ in range(3):
+        game.step(KEY)
+    assert game._state["keys"].shape[3] == full - sinks
+    assert (played(folder, arm, [NONE] * 3) != played(folder, plain, [NONE] * 3)).any()
+
+
+def test_block_by_block_never_reads_the_window(folder):
+    arm = ablate.BlockByBlock(folder, "cpu")
+    game = NeuralGame("arena", folder, "torch", "cpu")
+    game.runtime = arm
+    game.reset(seed=3)
+    other = game._state | {"window": torch.randn_like(game._state["window"])}
+    noise = game.noise(0)
+    np.testing.assert_array_equal(arm.step(game._state, KEY[None], noise)[1], arm.step(other, KEY[None], noise)[1])
+
+
+def test_blocks_that_keep_their_keys_differ_only_after_a_change(folder):
+    plain, arm = TorchRuntime(folder, "cpu"), ablate.JoinedUnder(folder, "cpu")
+    still = [NONE] * 5
+    np.testing.assert_array_equal(played(folder, arm, still), played(folder, plain, still))
+    pressed = [NONE, KEY, KEY]
+    assert (played(folder, arm, pressed) != played(folder, plain, pressed)).any()
+
+
+def test_a_tick_with_a_key_for_every_block_equals_one_held_key(folder):
+    game = NeuralGame("arena", folder, "torch", "cpu")
+    game.reset(seed=3)
+    shape, noise, key = game.config.rolling, torch.from_numpy(game.noise(0)), torch.from_numpy(KEY[None]).float()
+    each = key[:, None].expand(-1, shape.window_blocks, -1)
+    with torch.inference_mode():
+        states = [rolling.tick(game.runtime._student, shape, game._state, action, noise)[0] for action in (key, each)]
+    for name, array in states[0].items():
+        torch.testing.assert_close(array, states[1][name], rtol=0, atol=0)
+
+
+def test_as_many_levels_as_trained_for_is_the_same_student(folder):
+    own = TorchRuntime(folder, "cpu").config.rolling.window_blocks
+    same, fewer = (ablate.OtherLevels(folder, "cpu", count) for count in (own, own - 1))
+    plain = played(folder, TorchRuntime(folder, "cpu"), [KEY] * 3)
+    np.testing.assert_array_equal(played(folder, same, [KEY] * 3), plain)
+    assert (played(folder, fewer, [KEY] * 3) != plain).any()
+
+
+def test_jitter_moves_times_and_none_moves_nothing(folder, monkeypatch):
+    plain = played(folder, TorchRuntime(folder, "cpu"), [KEY] * 3)
+    assert (played(folder, ablate.Jittered(folder, "cpu"), [KEY] * 3) != plain).any()
+    monkeypatch.setattr(ablate, "JITTER", 0.0)
+    np.testing.assert_array_equal(played(folder, ablate.Jittered(folder, "cpu"), [KEY] * 3), plain)
+
+
+def test_the_teachers_staircase_ends_in_what_it_predicts(folder, monkeypatch):
+    """A block goes down one level a tick, and the last Euler step leaves the prediction and none of the noise."""
+    student = {name.replace("student.", "teacher."): array for name, array in _tensors(folder).items()}
+    teacher = folder / "teacher.safetensors"
+    ablate.checkpoint.save(teacher, student, toy.load("tiny"), {"stage": "teacher"})
+    arm = ablate.Progressive(folder, "cpu", teacher)
+    monkeypatch.setattr(ablate, "view_clip", lambda model, sinks, x, *rest: torch.full_like(x, 0.25))
+    game = NeuralGame("arena", folder, "torch", "cpu")
+    game.runtime = arm
+    game.reset(seed=3)
+    state, latent = arm.step(game._state, KEY[None], game.noise(0))
+    np.testing.assert_allclose(latent, 0.25, atol=1e-6)
+    shares, lower = arm._shares(state["window"])
+    assert shares[-1] == 1 and lower[0] == 0 and torch.equal(shares[:-1], lower[1:])
+    assert torch.equal(state["acted"][:, -1], torch.from_numpy(KEY[None]).float())
+
+
+def _tensors(folder):
+    return {f"student.{name}": array for name, array in ablate.checkpoint.tensors(folder / WEIGHTS, "student").items()}

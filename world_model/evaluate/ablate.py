@@ -1,0 +1,194 @@
+"""What each part does: the same student with one part of its tick changed, under the same measures.
+
+An arm is a runtime, so everything that measures the student measures the arm. The parts that a tick can do without
+are changed here, on the shipped weights; what must be trained otherwise (another number of levels, blocks of three
+frames, a student before DMD) is a folder, given by ``--arm NAME=DIR``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model import checkpoint, rolling
+from world_model.checkpoint import WEIGHTS
+from world_model.context import SINK, Layout
+from world_model.neural_game import NeuralGame
+from world_model.noise import renoise, shifted
+from world_model.runtime import State, TorchRuntime
+from world_model.teacher_view import view_clip
+from world_model.transformer import Cache, Transformer, Turns, time_angles, turns_of
+
+JITTER = 0.2
+"""Largest share by which a head's rotary frequencies are moved (LoL, arXiv 2601.16914, works at such sizes)."""
+
+
+class NoSinks(TorchRuntime):
+    """The sinks leave the cache as soon as the game is primed: only the R newest frames remain."""
+
+    def prime(self, sinks, frames, actions, noise) -> State:
+        state = super().prime(sinks, frames, actions, noise)
+        cut = self.config.rolling.sink_frames * self._student.tokens
+        return state | {name: state[name][:, :, :, cut:] for name in ("keys", "values")}
+
+    def step(self, state, action, noise):
+        without = self.config.rolling.model_copy(update={"sink_blocks": 0})
+        with torch.inference_mode():
+            state, latent = rolling.step(self._student, without, state, *self._floats(action, noise))
+        return state, latent.cpu().numpy()
+
+
+class BlockByBlock(TorchRuntime):
+    """No window: every block goes down all levels by itself (Self-Forcing, arXiv 2506.08009), at K passes a tick."""
+
+    def step(self, state, action, noise):
+        state, x0 = self._rolled("block", state, *self._floats(action, noise))
+        return state, x0[:, 0].cpu().numpy()
+
+
+class JoinedUnder(TorchRuntime):
+    """A block keeps the keys that were held when it joined the window: a key shows K ticks after it is pressed."""
+
+    def prime(self, sinks, frames, actions, noise) -> State:
+        state = super().prime(sinks, frames, actions, noise)
+        return state | {"own": state["clean_action"][:, None].expand(-1, self.config.rolling.window_blocks, -1)}
+
+    def step(self, state, action, noise):
+        action = self._floats(action)[0]
+        own = torch.cat([state["own"][:, 1:], action[:, None]], 1)
+        state, latent = self._rolled("step", state, own, *self._floats(noise))
+        return state | {"own": own}, latent.cpu().numpy()
+
+
+class OtherLevels(TorchRuntime):
+    """Another number of levels than the weights were trained for."""
+
+    def __init__(self, folder: Path, device: str, levels: int):
+        super().__init__(folder, device)
+        changed = self.config.rolling.model_copy(update={"window_blocks": levels})
+        self.config = self.config.model_copy(update={"rolling": changed})
+
+
+class Jittered(TorchRuntime):
+    """Rotary time with its frequencies moved a little, differently in each head (LoL, arXiv 2601.16914)."""
+
+    def __init__(self, folder: Path, device: str):
+        super().__init__(folder, device)
+        self._student = self._loaded(JitteredTransformer(self.config), folder / WEIGHTS, "student")
+
+
+class JitteredTransformer(Transformer):
+    def forward(self, x, sigma, action, layout: Layout, cache: Cache | None = None, last: Tensor | None = None):
+        turns = turns_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        return self.run(x, sigma, action, JitteredTurns(turns, layout, self), cache, last)
+
+
+class JitteredTurns(Turns):
+    """A layout's rotations with times stretched by a factor of each head's own: [heads, L, 2, d / 2]."""
+
+    def __init__(self, turns: Turns, layout: Layout, model: Transformer):
+        vars(self).update(vars(turns))
+        factors = 1 + JITTER * np.linspace(-1, 1, model.size.heads)
+
+        def stretched(times: np.ndarray) -> Tensor:
+            heads = [np.where(times == SINK, SINK, times * factor) for factor in factors]
+            angles = torch.stack([time_angles(head, model.quarter) for head in heads])
+            return angles.repeat_interleave(model.tokens, 1).to(turns.mask.device, torch.float32)
+
+        self._query, self._key = stretched(layout.times), stretched(layout.key_times)
+
+
+class Progressive(TorchRuntime):
+    """The teacher itself, undistilled: a long staircase, every block one Euler step down each tick, the clean one
+    shown (PA-VDM, arXiv 2410.08151). No cache: past and window are seen whole, both ways, every tick."""
+
+    def __init__(self, folder: Path, device: str, teacher: Path):
+        super().__init__(folder, device)
+        found = checkpoint.tensors(teacher, "teacher")
+        self._student.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+        self._length = self.config.training.teacher.clip_blocks // 2
+
+    def prime(self, sinks, frames, actions, noise) -> State:
+        sinks, frames, actions, noise = self._floats(sinks, frames, actions, noise)
+        past = frames[:, : self.config.rolling.recent_blocks + 1][:, -self._length :]
+        ahead = past[:, -1:].expand(-1, self._length, -1, -1, -1, -1)
+        start = noise[:, torch.arange(self._length) % noise.shape[1]]
+        window = renoise(ahead, start, self._shares(past)[0][None, :, None, None, None, None])
+        acted = actions[:, -past.shape[1] :]
+        return {"sinks": sinks, "past": past, "acted": acted, "window": window}
+
+    def step(self, state, action, noise):
+        action, noise = self._floats(action, noise)
+        now, then = self._shares(noise)
+        past, window = state["past"], state["window"]
+        sigma = torch.cat([now.new_zeros(past.shape[1]), now])[None]
+        acted = torch.cat([state["acted"], action[:, None].expand(-1, self._length, -1)], 1)
+        per_block = self.config.rolling.frames_per_block
+        with torch.inference_mode():
+            x = torch.cat([past, window], 1).flatten(1, 2)
+            seen = view_clip(self._student, state["sinks"], x, sigma.repeat_interleave(per_block, 1), acted, per_block)
+        x0 = seen.unflatten(1, (-1, per_block))[:, past.shape[1] :]
+        down = x0 + (then / now)[None, :, None, None, None, None] * (window - x0)
+        state = state | {
+            "past": torch.cat([past[:, 1:], down[:, :1]], 1),
+            "acted": torch.cat([state["acted"][:, 1:], action[:, None]], 1),
+            "window": torch.cat([down[:, 1:], noise[:, -1:]], 1),
+        }
+        return state, down[:, 0].cpu().numpy()
+
+    def _shares(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise shares of the window's blocks, before and after a tick."""
+        shares = [shifted(level / self._length, 3.0) for level in range(self._length + 1)]
+        both = torch.tensor(shares, dtype=like.dtype, device=like.device)
+        return both[1:], both[:-1]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One ablation: its name, what is different in it, and how to make its game."""
+
+    name: str
+    different: str
+    game: Callable[[], NeuralGame]
+
+
+def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: dict[str, Path]) -> list[Arm]:
+    """The student as it plays, then every way to change it; ``trained`` holds folders that were trained otherwise."""
+
+    def other(kind: Callable[[], TorchRuntime]) -> Callable[[], NeuralGame]:
+        def game() -> NeuralGame:
+            neural = NeuralGame(world, folder, "torch", device)
+            neural.runtime = kind()
+            neural.config = neural.runtime.config
+            return neural
+
+        return game
+
+    def levels(count: int) -> Arm:
+        made = other(lambda: OtherLevels(folder, device, count))
+        return Arm(f"K = {count}", f"{count} levels, with weights trained for another number", made)
+
+    def plain(policy: str = "hold") -> Callable[[], NeuralGame]:
+        return lambda: NeuralGame(world, folder, "torch", device, policy)
+
+    own = checkpoint.describe(folder / WEIGHTS)[0].rolling.window_blocks
+    made = [
+        Arm("as shipped", "the keys held now condition the whole window", plain()),
+        Arm("re-forcing", "a changed key throws the window away", plain("reforce")),
+        Arm("neither", "a block keeps the keys it joined under", other(lambda: JoinedUnder(folder, device))),
+        Arm("block by block", "no window: each block alone, same levels", other(lambda: BlockByBlock(folder, device))),
+        Arm("no sinks", "the sinks leave the cache", other(lambda: NoSinks(folder, device))),
+        Arm("rotary jitter", "each head's times stretched otherwise", other(lambda: Jittered(folder, device))),
+        *(levels(count) for count in (2, 3, 4, 5) if count != own),
+    ]
+    if teacher is not None:
+        different = "the teacher, undistilled, one Euler step a tick (PA-VDM)"
+        made.append(Arm("teacher", different, other(lambda: Progressive(folder, device, teacher))))
+    for name, path in trained.items():
+        made.append(Arm(name, f"trained otherwise: {path}", lambda path=path: NeuralGame(world, path, "torch", device)))
+    return made
