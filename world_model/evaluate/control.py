@@ -13,7 +13,7 @@ from world_model.evaluate.subject import Measures, Subject
 from world_model.metrics import f1, measure, obeyed, precision, recall, tallied, tally
 
 CHANGES, AFTER = 12, 4
-SEGMENTS = 4
+SEGMENTS = 3
 """Walks in each room for ``control``."""
 SEGMENT_SECONDS = 3
 """Short, since the real game says what each key should do only for as long as both players stand about alike."""
