@@ -1,12 +1,20 @@
+from argparse import Namespace
+from functools import partial
+
 import gymnasium
 import numpy as np
 import pytest
 import toy
 from gymnasium.utils.env_checker import check_env
 
+from game import play as playing
+from game.recorder import Recorder
 from game.register import register_worlds
-from world_model import config, scenes
+from game.replay import Replay
+from world_model import config, neural_game, scenes
 from world_model.checkpoint import WEIGHTS, digest
+from world_model.collapse import Collapse, Thresholds
+from world_model.episode import Session
 from world_model.neural_game import NeuralGame
 from world_model.runtime import WorldError
 
@@ -250,6 +258,7 @@ def test_provenance(game, folder):
         "runtime": "onnx",
         "device": "cpu",
         "policy": "hold",
+        "collapse": "watch",
     }
 
 
@@ -326,6 +335,124 @@ def test_no_weights_in_the_folder(tmp_path):
 def test_an_unknown_policy(folder):
     with pytest.raises(WorldError, match="there are hold, reforce"):
         NeuralGame(checkpoint=folder, policy="wait")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Weights and scenes without graphs: for PyTorch, where a game is opened quickly."""
+    folder = tmp_path_factory.mktemp("bare")
+    toy.save(folder, toy.load("tiny"))
+    toy.add_scenes(folder, toy.load("tiny"))
+    return folder
+
+
+@pytest.fixture
+def easily(monkeypatch):
+    """A detector to which no motion is enough: after some sets of keys the picture is frozen."""
+    frail = partial(Collapse, thresholds=Thresholds(moved=1000.0, run=1))
+    monkeypatch.setattr(neural_game, "Collapse", frail)
+
+
+def opened(folder, collapse: str) -> NeuralGame:
+    return NeuralGame(checkpoint=folder, runtime="torch", device="cpu", collapse=collapse)
+
+
+def findings(game, actions) -> list[str | None]:
+    return [game.step(action) and game.collapse for action in actions]
+
+
+def test_watching_changes_no_frame_and_ignoring_finds_nothing(bare, easily):
+    watched, ignored = opened(bare, "watch"), opened(bare, "ignore")
+    actions = some_keys(30)
+    np.testing.assert_array_equal(play(watched, actions, seed=1), play(ignored, actions, seed=1))
+    assert watched.collapse == "frozen" and ignored.collapse is None and watched.reprimes == 0
+    watched.reset(seed=1)
+    assert watched.collapse is None, "another episode"
+
+
+def test_a_collapse_is_answered_at_the_next_block_by_priming_from_the_sinks(bare, easily):
+    watched, mended = opened(bare, "watch"), opened(bare, "reprime")
+    actions = some_keys(40)
+    watched.reset(seed=1)
+    first = findings(watched, actions).index("frozen")
+    expected, frames = play(watched, actions, seed=1), play(mended, actions[: first + 1], seed=1)
+    np.testing.assert_array_equal(frames, expected[: first + 2])
+    assert mended.collapse == "frozen" and mended.reprimes == 0
+    before = mended.get_state()
+    after = mended.step(actions[first + 1])[0]
+    assert (after != expected[first + 2]).any() and mended.collapse is None and mended.reprimes == 1
+    assert mended.get_state()["block"] == before["block"] + 1, "time goes on"
+    # what the sinks alone give, whatever was on the screen before
+    mended.set_state(before | {name: before[name] * 0 for name in before if name.startswith("rolling.")})
+    np.testing.assert_array_equal(mended.step(actions[first + 1])[0], after)
+
+
+def test_every_priming_has_noise_of_its_own(bare, easily):
+    game = opened(bare, "reprime")
+    findings(game, [])
+    play(game, some_keys(40), seed=1)
+    assert game.reprimes > 1
+    state = game.get_state()
+    game.reset(seed=1)
+    assert game.reprimes == 0
+    drawn = []
+    for count in (1, 2):
+        game.set_state(state | {"reprimes": np.array(count), "collapse.kind": np.array("frozen")})
+        drawn.append(game.step(NOTHING)[0])
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_it_goes_on_from_the_view_most_like_the_last_healthy_frame(bare, monkeypatch):
+    game = opened(bare, "reprime")
+    taken = []
+    for view in range(4):
+        game.reset(seed=0)
+        monkeypatch.setattr(Collapse, "nearest_sink", lambda self, view=view: view)
+        game.set_state(game.get_state() | {"collapse.kind": np.array("blurred")})
+        taken.append(game.step(NOTHING)[0])
+    assert all((taken[0] != other).any() for other in taken[1:])
+
+
+@pytest.mark.parametrize("ticks", [5, 17])
+def test_a_snapshot_carries_the_findings(bare, easily, ticks):
+    game, other = opened(bare, "reprime"), opened(bare, "reprime")
+    play(game, some_keys(ticks), seed=2)
+    state = game.get_state()
+    expected = play(game, some_keys(25, seed=1))
+    other.set_state(state)
+    np.testing.assert_array_equal(play(other, some_keys(25, seed=1)), expected)
+    assert other.reprimes == game.reprimes > 0
+
+
+def test_a_snapshot_of_a_game_that_nobody_watched(bare):
+    ignored, watched = opened(bare, "ignore"), opened(bare, "watch")
+    play(ignored, some_keys(4), seed=2)
+    watched.set_state(ignored.get_state())
+    np.testing.assert_array_equal(play(watched, some_keys(5)), play(ignored, some_keys(5)))
+
+
+def test_a_recording_with_primings_in_it_is_made_again_bit_for_bit(bare, easily, tmp_path):
+    game = opened(bare, "reprime")
+    recorder = Recorder(game, tmp_path, world="arena", clock=None)
+    recorder.reset(seed=1)
+    for action in some_keys(40):
+        recorder.step(action)
+    assert game.reprimes > 1
+    recorder.close()
+    session = Session.open(recorder.path)
+    flags = Namespace(runtime="torch", device="cpu", checkpoint=bare)
+    source, _ = playing._source_of(session, flags)
+    assert source.provenance()["collapse"] == "reprime"
+    replay = Replay(source, session)
+    replay.reset()
+    for _ in range(40):
+        replay.step(NOTHING)
+    assert replay.verdict.holds, str(replay.verdict)
+
+
+def test_an_unknown_answer_to_a_collapse(folder):
+    with pytest.raises(WorldError, match="there are ignore, watch, reprime"):
+        NeuralGame(checkpoint=folder, collapse="panic")
 
 
 def test_a_scene_with_an_unreadable_picture(folder, tmp_path):

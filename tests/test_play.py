@@ -96,6 +96,24 @@ def test_h_hides_the_panel_and_f1_helps():
     assert not screen.huds[-1].visible and screen.huds[-1].help
 
 
+def test_what_a_game_says_of_its_picture_is_shown_and_counted():
+    class Weak(Counter):
+        collapse, reprimes = None, 0
+
+        def step(self, action):
+            answer = super().step(action)
+            self.collapse = "blurred" if len(self.actions) in (3, 4) else None
+            self.reprimes += len(self.actions) == 5
+            return answer
+
+    screen = Script({})
+    ledger = Player(Weak(), screen, Options(("w", "e"), fps=0, frames=6)).run()
+    assert [hud.collapse for hud in screen.huds] == [None, None, None, "blurred", "blurred", None, None]
+    assert [hud.reprimes for hud in screen.huds][-3:] == [0, 1, 1]
+    assert ledger.summary()["collapses"] == [{"tick": 3, "kind": "blurred", "ticks": 2}]
+    assert ledger.summary()["reprimes"] == 1
+
+
 def test_a_pause_is_neither_caught_up_nor_played():
     """Keys tapped in a pause do not reach the game; keys still down when it ends do."""
     tapped, held = [Event("down", "e"), Event("up", "e")], [Event("down", "w")]
@@ -171,6 +189,7 @@ def test_the_report_and_the_film(neural_session):
     report = json.loads((neural_session.parent / "r.json").read_text())
     figures = "frames fps tick_ms step_ms decode_ms key_to_photon_ms peak_rss_mb startup_s first_frame_s"
     assert set(f"{figures} device runtime checkpoint".split()) <= set(report)
+    assert report["collapse"] == "watch" and report["minutes"][0]["ticks"] == 120
     assert report["frames"] == 120 and report["runtime"] == "onnx" and report["device"] == "cpu"
     assert set(report["tick_ms"]) == {"p50", "p95", "p99"} and report["tick_ms"]["p50"] > 0
     assert report["first_frame_s"] >= report["startup_s"] > 0
@@ -233,6 +252,7 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         (("--headless", "--bot", "mix"), "--headless needs an end"),
         (("--verify",), "--verify goes with --replay"),
         (("--engine", "--device", "cuda"), "leave them out with --engine"),
+        (("--engine", "--collapse", "reprime"), "leave them out with --engine"),
         (("--engine", "--checkpoint", "nowhere"), "leave out --engine"),
         (("--engine", "--config", "nowhere.yaml"), "nowhere.yaml: no such configuration"),
         (("--engine", "--seed", "-1"), "--seed must not be negative"),

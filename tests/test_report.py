@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from game.report import KEPT, Durations, Ledger, Tick, percentiles, seconds_since_start, write_report
+from game.curves import DAY, EVENTS, growth, rss_mb
+from game.report import KEPT, Durations, Ledger, Tick, main, percentiles, seconds_since_start, write_report
 
 
 def test_key_to_photon_is_wait_and_step_and_decode_and_draw():
@@ -72,3 +74,105 @@ def test_the_age_of_the_process_grows_with_the_clock():
     time.sleep(0.05)
     assert 0.02 < seconds_since_start() - before < 5
     assert before > 0.05, "the interpreter and pytest have started before this"
+
+
+def played(ticks: int, fps: int = 1, frame=None, **said) -> Ledger:
+    """A ledger of ``ticks`` ticks of 10 ms; ``said``: {"collapse": tick -> kind} and so on."""
+    ledger = Ledger(fps)
+    for tick in range(1, ticks + 1):
+        told = {name: value(tick) for name, value in said.items()}
+        ledger.add(Tick(tick, tick + 0.005, tick + 0.010, **told), None if frame is None else frame(tick))
+    return ledger
+
+
+def test_a_row_a_minute_of_the_game():
+    ledger = Ledger(fps=2)
+    for tick in range(300):
+        ledger.add(Tick(tick, tick, tick + (0.010 if tick < 120 else 0.030)))
+    rows = ledger.summary()["minutes"]
+    assert [row["minute"] for row in rows] == [1, 2, 3] and [row["ticks"] for row in rows] == [120, 120, 60]
+    assert [row["tick_ms"]["p50"] for row in rows] == pytest.approx([10, 30, 30], abs=0.01)
+    assert all(row["rss_mb"] == pytest.approx(rss_mb(), rel=0.5) for row in rows)
+    assert rows[0]["sharpness"] is None and rows[0]["motion"] is None
+
+
+def test_sharpness_and_motion_of_the_pictures():
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    rows = played(120, frame=lambda tick: noise[tick % 2] if tick <= 60 else noise[0] // 8).summary()["minutes"]
+    assert rows[0]["motion"] > 50 and rows[1]["motion"] < 5
+    assert rows[0]["sharpness"] > 4 * rows[1]["sharpness"] > 0
+
+
+def test_collapses_and_primings_are_counted_by_the_tick():
+    kinds = {3: "frozen", 4: "frozen", 5: "blurred", 70: "frozen"}
+    ledger = played(80, collapse=kinds.get, reprimes=lambda tick: {50: 1, 51: 1, 70: 1}.get(tick, 0))
+    summary = ledger.summary()
+    assert summary["collapses"] == [
+        {"tick": 3, "kind": "frozen", "ticks": 2},
+        {"tick": 5, "kind": "blurred", "ticks": 1},
+        {"tick": 70, "kind": "frozen", "ticks": 1},
+    ]
+    assert summary["collapse_count"] == {"frozen": 2, "blurred": 1}
+    assert summary["reprimes"] == 2, "a new episode counts from 0 again"
+    rows = summary["minutes"]
+    assert rows[0]["collapsed"] == {
+        "blurred": pytest.approx(1 / 60, abs=1e-3),
+        "frozen": pytest.approx(2 / 60, abs=1e-3),
+    }
+    assert [row["reprimes"] for row in rows] == [1, 1]
+
+
+def test_a_long_play_keeps_what_is_newest_and_no_more():
+    ledger = played(60 * (DAY + 2), collapse=lambda tick: "frozen" if tick % 2 else None)
+    summary = ledger.summary()
+    assert len(summary["minutes"]) == DAY and summary["minutes"][-1]["minute"] == DAY + 2
+    assert len(summary["collapses"]) == EVENTS and summary["collapse_count"] == {"frozen": 30 * (DAY + 2)}
+
+
+def row(minute: int, rss: float, tick: float, ticks: int = 60) -> dict:
+    return {"minute": minute, "ticks": ticks, "rss_mb": rss, "tick_ms": {"p50": tick, "p95": 2 * tick}}
+
+
+def test_growth_leaves_out_the_first_minute_and_the_broken_last():
+    rows = [row(1, 50, 99), *(row(m, 100, 10) for m in range(2, 7)), *(row(m, 102, 11) for m in range(7, 12))]
+    rows.append(row(12, 999, 999, ticks=7))
+    assert growth(rows, fps=1) == {"rss": 0.02, "tick_p50": pytest.approx(0.1), "tick_p95": pytest.approx(0.1)}
+    assert set(growth(rows[:2], fps=1).values()) == {None}
+    assert growth([row(m, None, 10) for m in range(5)], fps=1)["rss"] is None
+
+
+def test_a_report_is_told_and_drawn(tmp_path, capsys):
+    path = tmp_path / "out.json"
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    ledger = played(300, frame=lambda tick: frames[tick % 2], collapse={9: "frozen"}.get)
+    write_report(path, ledger.summary() | {"world": "arena"})
+    assert main([str(path), "--plot", str(tmp_path / "curves.png")]) == 0
+    said = capsys.readouterr().out
+    assert "300 frames" in said and "frozen 1" in said and "memory from the first minutes to the last:" in said
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "plot", "words"),
+    [
+        (None, (), "cannot be read"),
+        ("not json", (), "cannot be read"),
+        ('{"fps": 20}', (), "is not a report"),
+        (json.dumps(Ledger().summary()), ("--plot", "curves.png"), "nothing to draw"),
+    ],
+)
+def test_what_is_no_report_is_said_in_a_line(tmp_path, capsys, content, plot, words):
+    path = tmp_path / "out.json"
+    if content is not None:
+        path.write_text(content)
+    assert main([str(path), *plot]) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.strip().splitlines()) == 1
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    write_report(tmp_path / "out.json", played(5).summary())
+    assert main([str(tmp_path / "out.json"), "--plot", str(tmp_path / "x.png")]) == 2
+    assert 'pip install "rollplay[train]"' in capsys.readouterr().err

@@ -81,6 +81,19 @@ def test_the_recording_light(window):
     assert count(shown(window, recording=61.0), RED) > 50
 
 
+@pytest.mark.parametrize("said", [{"collapse": "saturated"}, {"reprimes": 1234}])
+@pytest.mark.parametrize("size", [SCALE, 3])
+def test_a_collapse_is_told_in_a_line_of_its_own(driver, size, said):
+    """In the panel, below the sink frames and above the last line."""
+    window = Window(ARENA_KEYS, (128, 128), size, pixels=True)
+    plain, other, told = shown(window), shown(window, recording=1.0), shown(window, recording=None, **said)
+    rows = np.flatnonzero((plain != told).any((1, 2)))
+    last_line = np.flatnonzero((plain != other).any((1, 2)))
+    pictures = np.flatnonzero((plain[:, -20 * size :] == 90).all(-1).any(1))
+    assert len(rows) and pictures.max() < rows.min() and rows.max() < last_line.min()
+    assert not (plain != told)[:, : 128 * size].any()
+
+
 def test_new_sink_frames_replace_the_old(window):
     colours = [np.full((4, 128, 128, 3), value, np.uint8) for value in (33, 99)]
     first, second = (shown(window, anchors=pictures) for pictures in colours)

@@ -89,7 +89,7 @@ class Collapse:
         self._scores = dict.fromkeys(("snapped", "saturated", "blurred"), 0.0)
         self._still: np.ndarray | None = None  # the picture that has not been left since
         self._before: np.ndarray | None = None
-        self._tried = np.zeros(SETS, bool)  # sets of keys that did nothing since
+        self._tried = np.zeros(SETS, np.float32)  # runs of each set of keys that did nothing since
         self._surprise = 0.0
         self._bare = 0  # ticks for which there has been nothing to see
         self._set, self._ticks, self._moved = 0, 0, False
@@ -181,22 +181,29 @@ class Collapse:
         return change
 
     def _follow(self, alive: bool, held: np.ndarray) -> None:
-        """Which keys did nothing? A set of keys counts once, however long it is held: it may be held at a wall."""
+        """Which keys did nothing? A set of keys counts once, however long and often it is held: there may be a wall.
+
+        What did nothing is learned only when the picture lives again: a dead one says nothing of the keys.
+        """
         if alive:
-            self._surprise, self._tried[:] = 0.0, False
+            self._runs[:, 1] += self._tried
+            self._surprise, self._tried[:] = 0.0, 0
         keys = int(held.astype(np.int64) @ (1 << np.arange(len(held)))) % SETS
         if keys != self._set:
-            self._learn()
             self._set, self._ticks, self._moved = keys, 0, False
         self._ticks += 1
         self._moved |= alive
-        if self._ticks == self.thresholds.run and keys and not self._moved and not self._tried[keys]:
-            self._surprise += min(-math.log(1 - self._chance(keys)), self.thresholds.odds / self.thresholds.sets)
-            self._tried[keys] = True
+        if keys and self._ticks == self.thresholds.run:
+            self._judge(keys)
 
-    def _learn(self) -> None:
-        if self._set and self._ticks >= self.thresholds.run:
-            self._runs[self._set] += (self._moved, 1)
+    def _judge(self, keys: int) -> None:
+        """These keys have had their time: they moved the picture, or they are evidence against it."""
+        if self._moved:
+            self._runs[keys] += 1
+            return
+        if not self._tried[keys]:
+            self._surprise += min(-math.log(1 - self._chance(keys)), self.thresholds.odds / self.thresholds.sets)
+        self._tried[keys] += 1
 
     def _chance(self, keys: int) -> float:
         """That this set of keys moves the picture: Laplace's rule, with all sets as the prior of each."""
