@@ -56,6 +56,61 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255.0**2 / np.maximum(error.mean((-3, -2, -1)), 255.0**2 / 1e6))
 
 
+def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Structural similarity of the grey pictures, [n] for frames [n, H, W, 3]; 1 for equal ones (Wang et al. 2004)."""
+    return np.array([_ssim(_grey(one), _grey(other)) for one, other in zip(a, b, strict=True)])
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float64)
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> float:
+    def local(picture: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(picture, (11, 11), 1.5)
+
+    mean_a, mean_b, small, tiny = local(a), local(b), (0.03 * 255) ** 2, (0.01 * 255) ** 2
+    varied = local(a * a) - mean_a**2 + local(b * b) - mean_b**2
+    together = local(a * b) - mean_a * mean_b
+    alike = (2 * mean_a * mean_b + tiny) / (mean_a**2 + mean_b**2 + tiny) * (2 * together + small) / (varied + small)
+    return float(alike.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, sum [d] and sum of products [d, d] of features: sets of them add up."""
+
+    count: int
+    sums: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Moments:
+        """Of features [n, d]."""
+        features = np.asarray(features, float)
+        return cls(len(features), features.sum(0), features.T @ features)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.sums + other.sums, self.products + other.products)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.sums / self.count
+
+    @property
+    def covariance(self) -> np.ndarray:
+        return self.products / self.count - np.outer(self.mean, self.mean)
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """Frechet distance of two normal distributions: ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``."""
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    crossed = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b.covariance @ root), 0)).sum()
+    apart = ((a.mean - b.mean) ** 2).sum()
+    return float(max(apart + np.trace(a.covariance) + np.trace(b.covariance) - 2 * crossed, 0.0))
+
+
 def sharpness(frames: np.ndarray) -> np.ndarray:
     """Mean magnitude of the Sobel gradient of the grey picture, [n]; blur lowers it."""
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]

@@ -3,93 +3,136 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from world_model import scenes
-from world_model.checkpoint import WEIGHTS, digest
-from world_model.config import ConfigError
+from world_model.checkpoint import WEIGHTS, CheckpointError, digest
+from world_model.config import WORLDS, ConfigError
 from world_model.dataset import held_out_seed
-from world_model.evaluate.control import onset
-from world_model.evaluate.picture import autoencoder, next_frame, persistence, rollout
-from world_model.evaluate.subject import Measures, Subject
+from world_model.evaluate import report as reports
+from world_model.evaluate.subject import SUITES, Subject, Suite
+from world_model.evaluate.suite import evaluate
 from world_model.hardware import cores, cpu_name
 from world_model.neural_game import NeuralGame
 from world_model.runtime import WorldError
 
-SUITE = (autoencoder, next_frame, rollout, onset, persistence)
+INVERSE = "inverse_dynamics.safetensors"
+NEEDS_TORCH = 'measuring needs PyTorch: pip install "rollplay[train]"'
 
 
-def evaluate(subject: Subject, console: Console | None = None) -> Measures:
-    """Every measure of the suite, by name."""
-    measures: Measures = {}
-    for part in track(SUITE, "measuring", console=console, disable=console is None):
-        measures |= part(subject)
-    return measures
-
-
-def shipped_rooms(neural: NeuralGame, held_out: bool) -> list[int]:
-    """The rooms of a world's start scenes, either those it was trained on or those it never saw."""
+def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
+    """Rooms by their seed: of those a world was trained on, its start scenes; of the others, as many as are wanted."""
     numbers = [int(name) for name in scenes.names(neural.folder) if name.isdigit()]
-    return [number for number in numbers if held_out_seed(number) == held_out][:4]
+    found = [number for number in numbers if held_out_seed(number) == held_out][:count]
+    if not held_out or not numbers:
+        return found
+    more = (seed for seed in range(10**6) if held_out_seed(seed) and seed not in found)
+    return found + [next(more) for _ in range(count - len(found))]
 
 
-def show(groups: dict[str, Measures], about: dict[str, str], console: Console) -> None:
-    table = Table(title="  ".join(f"{key} {value}" for key, value in about.items()), title_justify="left")
-    table.add_column("measure", no_wrap=True)
-    for title in groups:
-        table.add_column(title, justify="right")
-    for name in next(iter(groups.values())):
-        cells = (group[name] for group in groups.values())
-        table.add_row(name, *(f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}] {m.n}" for m in cells))
-    console.print(table)
+def watching(progress: Progress) -> Callable[[Iterable, str], Iterable]:
+    """Shows each long part of the work as a bar that goes when it is done."""
+
+    def watch(items: Iterable, what: str) -> Iterable:
+        items = list(items)
+        task = progress.add_task(what, total=len(items))
+        for item in items:
+            yield item
+            progress.advance(task)
+        progress.remove_task(task)
+
+    return watch
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m world_model.evaluate",
-        description="Measure a world against the real game under the same keys. Prints a table with 95 %% intervals.",
-    )
-    parser.add_argument("--world", default="arena")
-    parser.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
-    parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--report", type=Path, help="a folder for report.json")
-    arguments, console = parser.parse_args(), Console()
-    try:
-        neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
-        size = neural.config.world
-        real = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
-    except (ConfigError, WorldError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    rooms = {"held-out rooms": shipped_rooms(neural, True), "rooms trained on": shipped_rooms(neural, False)}
-    if not any(rooms.values()):
-        print(f"evaluate: {neural.folder}: has no start scenes named by the seed of a room", file=sys.stderr)
-        return 2
-    groups = {title: evaluate(Subject(neural, real, seeds), console) for title, seeds in rooms.items() if seeds}
-    about = {
+def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, Any, Any]:
+    """The neural game, the real one, the reader of keys and the teacher; the last two may be None."""
+    from world_model import inverse_dynamics
+    from world_model.evaluate import teacher
+
+    neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
+    size, device = neural.config.world, neural.runtime.device
+    real = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    homes = [folder / INVERSE for folder in (neural.folder, WORLDS / arguments.world)]
+    reader = next((inverse_dynamics.load(path, neural.config) for path in homes if path.is_file()), None)
+    return neural, real, reader, teacher.find(neural.folder, neural.config, device)
+
+
+def about(neural: NeuralGame, suite: Suite) -> dict[str, Any]:
+    return {
+        "world": neural.world,
         "checkpoint": digest(neural.folder / WEIGHTS),
         "runtime": neural.runtime.name,
         "device": neural.runtime.device,
         "hardware": f"{cores()} cores of {cpu_name()}",
+        "suite": asdict(suite),
+        "seed": suite.seed,
     }
-    show(groups, about, console)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m world_model.evaluate",
+        description="Measure a world against the real game under the same keys. Prints a table with 95 %% intervals.",
+    )
+    parser.add_argument("--world", default="arena", help="a world in assets/worlds (default: arena)")
+    parser.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
+    parser.add_argument(
+        "--suite",
+        default="quick",
+        choices=list(SUITES),
+        help="quick: a minute of play in each room, under five minutes on two cores; "
+        "full: also ten and sixty minutes, for a GPU or a night (default: quick)",
+    )
+    parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--report", type=Path, help="a folder for report.json, report.html and their pictures")
+    return parser.parse_args()
+
+
+def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.Report, reports.Gathered]:
+    """Both groups of rooms, one after the other: the walks of one are forgotten before the next begin."""
     if arguments.report:
-        arguments.report.mkdir(parents=True, exist_ok=True)
-        named = {title: {name: m.as_dict() for name, m in group.items()} for title, group in groups.items()}
-        report = about | {
-            "rooms": rooms,
-            "measures": named.get("held-out rooms", {}),
-            "trained": named.get("rooms trained on", {}),
-        }
-        (arguments.report / "report.json").write_text(json.dumps(report, indent=1))
+        reports.need_plots()
+    neural, real, reader, teacher = opened(arguments)
+    suite = SUITES[arguments.suite]
+    rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
+    rooms = {name: seeds for name, seeds in rooms.items() if seeds}
+    if not rooms:
+        raise WorldError(f"{neural.folder}: has no start scenes named by the seed of a room")
+    groups, skipped, gathered = {}, {}, None
+    bars = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*bars, console=console, transient=True) as progress:
+        for name, seeds in rooms.items():
+            subject = Subject(neural, real, seeds, suite, reader, teacher, watching(progress))
+            groups[name], skipped[name] = evaluate(subject)
+            gathered = gathered or (reports.gather(subject) if arguments.report else None)
+    return reports.Report(about(neural, suite), rooms, groups, skipped), gathered
+
+
+def main() -> int:
+    arguments, console = parsed(), Console()
+    try:
+        report, gathered = measured(arguments, console)
+    except (ConfigError, WorldError, CheckpointError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if error.name != "torch":
+            raise
+        print(f"evaluate: {NEEDS_TORCH}", file=sys.stderr)
+        return 2
+    reports.show(report, console)
+    if arguments.report:
+        reports.write(arguments.report, report, gathered)
+        console.print(f"wrote {arguments.report / 'report.html'}")
     return 0
 
 

@@ -4,80 +4,158 @@ from __future__ import annotations
 
 import numpy as np
 
-from world_model.evaluate import subject as subjects
-from world_model.evaluate.subject import Measures, Subject
-from world_model.metrics import measure, motion, psnr, ratio, sharpness
+from world_model.evaluate.subject import Measures, Pair, Subject, Walk, label
+from world_model.metrics import measure, motion, psnr, ratio, sharpness, ssim
 
-NEXT_FRAMES = 96
+FLOOR_FRAMES = 96
+"""Frames of each walk that the autoencoder's own error is taken from."""
 LEAST_MOTION = 1.0
 """Mean change of a pixel, of 255, above which a frame counts as moved."""
 
 
 def autoencoder(subject: Subject) -> Measures:
     """The decoder's floor: PSNR of a real frame, encoded and decoded."""
-    runtime, samples, groups = subject.neural.runtime, [], []
-    for room, _, frames in subject.journeys:
-        some = frames[:: max(1, len(frames) // NEXT_FRAMES)]
-        samples.extend(psnr(runtime.decode(runtime.encode(some)), some))
-        groups.extend([room] * len(some))
+    samples, groups = [], []
+    for walk in subject.walks:
+        some = walk.real[:: max(1, len(walk.real) // FLOOR_FRAMES)]
+        samples.extend(psnr(_floor(subject, some), some))
+        groups.extend([walk.room] * len(some))
     return {"autoencoder_psnr_db": measure(samples, groups)}
 
 
 def next_frame(subject: Subject) -> Measures:
-    """PSNR of the next frame from a real past, where something moved; the copy of the last real frame beside it, and
-    the autoencoder's floor on the same frames."""
-    shape, rows, groups = subject.config.rolling, [], []
-    for room, keys, frames in subject.journeys:
-        subject.meet(room)
-        first = shape.recent_blocks + 1
-        moved = first + np.flatnonzero(motion(frames[first - 1 :]) > LEAST_MOTION)  # elsewhere a copy is perfect
-        for at in moved[np.linspace(0, len(moved) - 1, NEXT_FRAMES // len(subject.rooms), dtype=int)]:
-            made = _next_from_real(subject, frames[at - first : at], keys[at - first : at], at)
-            floor = subject.neural.runtime.decode(subject.neural.runtime.encode(frames[at : at + 1]))[0]
-            rows.append([psnr(picture, frames[at]) for picture in (made, frames[at - 1], floor)])
-            groups.append(room)
-    made, copied, floor = np.array(rows).T
-    return {
-        "next_frame_psnr_db": measure(made, groups),
-        "next_frame_floor_psnr_db": measure(floor, groups),
-        "next_frame_copy_last_psnr_db": measure(copied, groups),
-        "next_frame_gain_over_copy_last_db": measure(made - copied, groups),
+    """PSNR and SSIM of the next frame from a real past, where something moved.
+
+    Beside it the copy of the last real frame, the autoencoder's floor on the same frames, and the teacher on some.
+    """
+    looks, groups, some, teacher_groups = {"": [], "@copy_last": [], "@floor": []}, [], [], []
+    each = max(1, subject.suite.next_frames // len(subject.rooms))
+    every = max(1, subject.suite.next_frames // subject.suite.teacher_frames)
+    for walk in subject.watch(subject.walks, "next frames"):
+        subject.meet(walk.room)
+        first = _past_frames(subject)
+        moved = first + np.flatnonzero(motion(walk.real[first - 1 :]) > LEAST_MOTION)  # elsewhere a copy is perfect
+        picks = moved[np.linspace(0, len(moved) - 1, each, dtype=int)] if len(moved) else moved
+        for index, at in enumerate(picks):
+            real, copied = walk.real[at : at + 1], walk.real[at - 1 : at]
+            made = _next_from_real(subject, walk, at)
+            for suffix, picture in {"": made, "@copy_last": copied, "@floor": _floor(subject, real)}.items():
+                looks[suffix].append((psnr(picture, real)[0], ssim(picture, real)[0]))
+            groups.append(walk.room)
+            if subject.teacher is not None and index % every == 0:
+                taught = _taught(subject, walk, at, 1)[:1]
+                some.append((psnr(taught, real)[0], ssim(taught, real)[0]))
+                teacher_groups.append(walk.room)
+    rows = {suffix: np.array(values).T for suffix, values in looks.items()}
+    found = {}
+    for suffix, (decibels, alike) in rows.items():
+        found |= {
+            f"next_frame_psnr_db{suffix}": measure(decibels, groups),
+            f"next_frame_ssim{suffix}": measure(alike, groups),
+        }
+    gain = rows[""][0] - rows["@copy_last"][0]
+    found |= {
+        "next_frame_floor_psnr_db": found["next_frame_psnr_db@floor"],
+        "next_frame_copy_last_psnr_db": found["next_frame_psnr_db@copy_last"],
+        "next_frame_gain_over_copy_last_db": measure(gain, groups),
     }
+    if some:
+        decibels, alike = np.array(some).T
+        found |= {
+            "next_frame_psnr_db@teacher": measure(decibels, teacher_groups),
+            "next_frame_ssim@teacher": measure(alike, teacher_groups),
+        }
+    return found
 
 
-def _next_from_real(subject: Subject, past: np.ndarray, keys: np.ndarray, tick: int) -> np.ndarray:
-    """One generated frame behind R+1 real ones: keys[i] made the frame after past[i]; the window starts as noise."""
-    game, shape = subject.neural, subject.config.rolling
-    runtime = game.runtime
-    latents = runtime.encode(past)[:, None]
-    blocks = np.concatenate([latents, latents[-1:].repeat(shape.window_blocks, 0)])
-    sinks = runtime.encode(game.anchors()[: shape.sink_frames])
-    under = np.concatenate([np.zeros_like(keys[:1]), keys[:-1]])
-    state = runtime.prime(sinks[None], blocks[None], under[None], game.noise(tick))
-    state = runtime.ramp(state, keys[-1:], game.ramp_noise(tick))
-    return runtime.decode(runtime.step(state, keys[-1:], game.noise(tick + 1))[1])[-1]
-
-
-def rollout(subject: Subject, ticks: int = 64) -> Measures:
-    """PSNR of the generated frame 63 ticks after the start, against the real game under the same keys."""
-    rows = []
-    for room, keys, frames in subject.journeys:
-        subject.meet(room)
-        made = subject.play_neural(keys[:ticks])
-        rows.append((psnr(made[-1], frames[ticks]), psnr(frames[0], frames[ticks])))
-    made, copied = np.array(rows).T
-    return {"rollout63_psnr_db": measure(made), "rollout63_gain_over_copy_last_db": measure(made - copied)}
+def rollout(subject: Subject) -> Measures:
+    """PSNR of the generated frame 63 ticks after the first, against the real game under the same keys."""
+    rows, taught, ticks = [], [], subject.suite.rollout_ticks
+    for walk in subject.watch(subject.walks, "rollouts"):
+        real = walk.real[ticks]
+        floor = _floor(subject, real[None])[0]
+        rows.append([psnr(picture, real) for picture in (walk.made[ticks - 1], walk.real[0], floor)])
+        if subject.teacher is not None:
+            subject.meet(walk.room)
+            taught.append(psnr(_taught(subject, walk, 1, ticks)[ticks - 1], real))
+    made, copied, floor = np.array(rows).T
+    found = {
+        "rollout63_psnr_db": measure(made),
+        "rollout63_psnr_db@copy_last": measure(copied),
+        "rollout63_psnr_db@floor": measure(floor),
+        "rollout63_gain_over_copy_last_db": measure(made - copied),
+    }
+    return found | ({"rollout63_psnr_db@teacher": measure(taught)} if taught else {})
 
 
 def persistence(subject: Subject) -> Measures:
-    """Sharpness and motion of the generated game relative to the real one, after 10 and 60 seconds of the same keys."""
-    fps, sums = subject.config.world.fps, {}
-    for room, keys, frames in subject.journeys:
-        subject.meet(room)
-        made = subject.play_neural(keys)
-        for seconds in subjects.SECONDS:
-            span = slice(seconds * fps - fps, seconds * fps + fps)
-            for name, number in (("sharpness", sharpness), ("motion", motion)):
-                pair = number(made[span]).mean(), number(frames[1:][span]).mean()
-                sums.setdefault(f"{name}_ratio_{seconds}s", []).append(pair)
-    return {name: ratio(*zip(*pairs, strict=True)) for name, pairs in sums.items()}
+    """Sharpness and motion of the generated game relative to the real one, after some seconds of the same keys.
+
+    Without seconds in its name a ratio is the one at the end of the walk that every suite takes.
+    """
+    found, suite = {}, subject.suite
+    for second in (*suite.seconds, *suite.late_seconds):
+        walks = [walk for walk in subject.walks if walk.has(second)]
+        pairs = [_middle(walk.window(second), walk.fps) for walk in walks]
+        for name, number in (("sharpness", sharpness), ("motion", motion)) if pairs else ():
+            real = [number(pair.real).mean() for pair in pairs]
+            sets = {
+                "": [number(pair.made).mean() for pair in pairs],
+                "@floor": [number(_floor(subject, pair.real)).mean() for pair in pairs],
+                "@copy_last": [number(np.stack([walk.real[0]] * 2)).mean() for walk in walks],
+            }
+            found |= {f"{name}_ratio_{label(second)}{look}": ratio(made, real) for look, made in sets.items()}
+            if second == suite.seconds[-1]:
+                found |= {f"{name}_ratio{look}": ratio(made, real) for look, made in sets.items()}
+    return found
+
+
+def _middle(pair: Pair, fps: int) -> Pair:
+    """The second before and the second after the middle of a window."""
+    middle = len(pair.real) // 2
+    span = slice(middle - fps, middle + fps)
+    return Pair(pair.real[span], pair.made[span])
+
+
+def _floor(subject: Subject, frames: np.ndarray) -> np.ndarray:
+    """Frames as the autoencoder gives them back: the best that any model above it can do."""
+    return subject.neural.runtime.decode(subject.neural.runtime.encode(frames))
+
+
+def _past_frames(subject: Subject) -> int:
+    shape = subject.config.rolling
+    return (shape.recent_blocks + 1) * shape.frames_per_block
+
+
+def _past(subject: Subject, walk: Walk, at: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latents [R+1, B, C, h, w] of the real frames before frame ``at`` and the keys [R+1, k] that led to each block.
+
+    Before the first frame nothing moves.
+    """
+    ticks = np.arange(at - _past_frames(subject), at)
+    per_block = subject.config.rolling.frames_per_block
+    keys = np.where(ticks[:, None] > 0, walk.keys[np.maximum(ticks - 1, 0)], 0)
+    frames = walk.real[np.maximum(ticks, 0)]
+    latents = subject.neural.runtime.encode(frames)
+    return latents.reshape(-1, per_block, *latents.shape[1:]), keys.reshape(-1, per_block, keys.shape[1]).max(1)
+
+
+def _next_from_real(subject: Subject, walk: Walk, at: int) -> np.ndarray:
+    """The generated frame ``at`` [1, H, W, 3] behind R+1 real blocks; the window starts as noise."""
+    game, shape, key = subject.neural, subject.config.rolling, walk.keys[at - 1][None]
+    runtime = game.runtime
+    past, acted = _past(subject, walk, at)
+    blocks = np.concatenate([past, past[-1:].repeat(shape.window_blocks, 0)])
+    sinks = runtime.encode(game.anchors()[: shape.sink_frames])
+    state = runtime.prime(sinks[None], blocks[None], acted[None], game.noise(at))
+    state = runtime.ramp(state, key, game.ramp_noise(at))
+    return runtime.decode(runtime.step(state, key, game.noise(at + 1))[1])[:1]
+
+
+def _taught(subject: Subject, walk: Walk, at: int, ticks: int) -> np.ndarray:
+    """What the teacher makes of frames ``at`` .. at + ticks - 1: [at least ticks, H, W, 3], under the walk's keys."""
+    runtime, shape = subject.neural.runtime, subject.config.rolling
+    sinks = runtime.encode(subject.neural.anchors()[: shape.sink_frames])
+    past, acted = _past(subject, walk, at)
+    keys = walk.keys[at - 1 : at - 1 + ticks]
+    return runtime.decode(subject.teacher.follow(sinks, past, acted, keys, subject.suite.teacher_steps))

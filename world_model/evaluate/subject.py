@@ -1,9 +1,11 @@
-"""What is measured: a neural game, the real one, and the walks that both take."""
+"""What is measured: a neural game, the real one, and the walks that both take, made once for all measures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,7 +15,99 @@ from world_model.metrics import Measure, sticky_keys
 from world_model.neural_game import NeuralGame
 
 Measures = dict[str, Measure]
-SECONDS = (10, 60)
+"""Figures by name. ``name@baseline`` is what a baseline (real, floor, copy_last, teacher) scores at ``name``."""
+HALF_WINDOW = 2
+"""Seconds on either side of a moment that a window round it holds."""
+
+
+class NotMeasured(Exception):
+    """A measure that cannot be taken of this world; the message says why."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """How much is measured: lengths in seconds of play, counts in rooms, frames or steps.
+
+    A walk is kept whole up to ``seconds[-1]``; of what follows, only windows round ``late_seconds`` and a glimpse
+    every ``late_glimpse`` seconds, for an hour of frames fits no memory.
+    """
+
+    name: str
+    rooms: int = 4
+    trained_rooms: int = 2
+    seconds: tuple[int, ...] = (10, 30, 60)
+    late_seconds: tuple[int, ...] = ()
+    late_rooms: int = 0
+    late_glimpse: int = 10
+    next_frames: int = 96
+    rollout_ticks: int = 64
+    teacher_frames: int = 16
+    teacher_steps: int = 24
+    kept_seconds: int = 20
+    longest_loop: int = 400
+    identity_rooms: int = 16
+    reference_ticks: int = 1200
+    seed: int = 0
+
+
+QUICK = Suite("quick")
+FULL = Suite(
+    "full",
+    rooms=8,
+    trained_rooms=8,
+    late_seconds=(600, 3600),
+    late_rooms=4,
+    next_frames=384,
+    teacher_frames=96,
+    kept_seconds=60,
+)
+SUITES = {suite.name: suite for suite in (QUICK, FULL)}
+
+
+def label(second: int) -> str:
+    """A moment's name: 60 -> "60s", 600 -> "10min"."""
+    return f"{second}s" if second <= 60 else f"{second // 60}min"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Frames of both games at the same ticks of the same keys, uint8 [n, H, W, 3] each."""
+
+    real: np.ndarray
+    made: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One long walk of both games from the start of a room.
+
+    keys int8 [T, k]; real [T + 1, H, W, 3], the first is the reset frame; made [T, H, W, 3]: ``made[t]`` and
+    ``real[t + 1]`` are what ``keys[t]`` led to. late: windows by their second; glimpses: two successive frames by the
+    second at which the later one was shown.
+    """
+
+    room: int
+    keys: np.ndarray
+    real: np.ndarray
+    made: np.ndarray
+    fps: int
+    late: dict[int, Pair] = field(default_factory=dict)
+    glimpses: dict[int, Pair] = field(default_factory=dict)
+
+    def has(self, second: int) -> bool:
+        """Whether the walk has a window at a moment."""
+        return second in self.late or (second + HALF_WINDOW) * self.fps <= len(self.made)
+
+    def window(self, second: int) -> Pair:
+        """The frames within HALF_WINDOW of a moment."""
+        if second in self.late:
+            return self.late[second]
+        span = slice((second - HALF_WINDOW) * self.fps, (second + HALF_WINDOW) * self.fps)
+        return Pair(self.real[1:][span], self.made[span])
+
+    def seconds(self) -> list[int]:
+        """The moments that have a glimpse."""
+        return sorted(self.glimpses)
 
 
 @dataclass
@@ -23,10 +117,22 @@ class Subject:
     neural: NeuralGame
     real: gymnasium.Env
     rooms: list[int]
+    suite: Suite = QUICK
+    inverse_dynamics: Any = None
+    teacher: Any = None
+    watch: Callable[[Iterable, str], Iterable] = lambda items, what: items
+    """Shows progress: (items, what is done with each) -> the same items."""
 
     @property
     def config(self) -> Config:
         return self.neural.config
+
+    @property
+    def inverse(self) -> Any:
+        """The inverse-dynamics model. Raises NotMeasured where there is none."""
+        if self.inverse_dynamics is None:
+            raise NotMeasured("needs inverse_dynamics.safetensors, which is neither in the folder nor shipped")
+        return self.inverse_dynamics
 
     def meet(self, room: int) -> np.ndarray:
         """Put both games at the start of a room; returns the real first frame."""
@@ -43,9 +149,34 @@ class Subject:
         """Generated frames [T, H, W, 3] under keys [T, k], from where the game is."""
         return np.stack([self.neural.step(key)[0] for key in keys])
 
+    def keys(self, room: int, ticks: int, salt: int = 0) -> np.ndarray:
+        """Keys int8 [ticks, k] for a walk in a room; another ``salt``, another walk."""
+        return sticky_keys(room + 1_000_003 * (self.suite.seed + salt), ticks, self.config.action_size)
+
     @cached_property
-    def journeys(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """(room, keys, real frames) of one long walk in each room."""
-        ticks = (max(SECONDS) + 2) * self.config.world.fps
-        walks = [(room, sticky_keys(room, ticks, self.config.action_size)) for room in self.rooms]
-        return [(room, keys, self.play_real(room, keys)) for room, keys in walks]
+    def walks(self) -> list[Walk]:
+        """One long walk in each room, made once and shared by every measure."""
+        rooms = self.watch(list(enumerate(self.rooms)), "walking")
+        return [self._walk(room, self.suite.late_seconds if i < self.suite.late_rooms else ()) for i, room in rooms]
+
+    def _walk(self, room: int, late: tuple[int, ...]) -> Walk:
+        fps, whole = self.config.world.fps, (self.suite.seconds[-1] + HALF_WINDOW) * self.config.world.fps
+        keys = self.keys(room, max([whole, *((second + HALF_WINDOW) * fps for second in late)]))
+        real, made, glimpses = [self.meet(room)], [], {}
+        windows = {second: ([], []) for second in late}
+        before = (real[0], real[0])
+        for tick, key in enumerate(keys):
+            pair = self.real.step(key)[0], self.neural.step(key)[0]
+            second, part = divmod(tick + 1, fps)
+            if tick < whole:
+                real.append(pair[0])
+                made.append(pair[1])
+            for middle, window in windows.items():
+                if -HALF_WINDOW * fps <= tick - middle * fps < HALF_WINDOW * fps:
+                    window[0].append(pair[0])
+                    window[1].append(pair[1])
+            if part == 0 and second and (tick < whole or second % self.suite.late_glimpse == 0):
+                glimpses[second] = Pair(np.stack([before[0], pair[0]]), np.stack([before[1], pair[1]]))
+            before = pair
+        kept = {second: Pair(*map(np.stack, window)) for second, window in windows.items()}
+        return Walk(room, keys[:whole], np.stack(real), np.stack(made), fps, kept, glimpses)

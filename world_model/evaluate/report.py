@@ -1,0 +1,306 @@
+"""What was found: the table, ``report.json`` for programs, and ``report.html``, which needs no other file.
+
+``gather`` takes from a subject what the pictures need, so that its walks can be forgotten before the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from world_model.evaluate import control
+from world_model.evaluate.subject import Measures, NotMeasured, Pair, Subject, Walk
+from world_model.metrics import Measure, motion, psnr, sharpness
+from world_model.runtime import WorldError
+
+MOMENTS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600)
+STRIPS = 2
+BASELINES = {"real": "real game", "floor": "autoencoder", "copy_last": "last copied", "teacher": "teacher"}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;font-size:13px}td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left;font-family:monospace}img{max-width:100%}small{color:#666}"""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Numbers of both games at the moments of their walks, each [seconds], a mean over rooms."""
+
+    seconds: np.ndarray
+    sharpness: np.ndarray
+    sharpness_real: np.ndarray
+    motion: np.ndarray
+    motion_real: np.ndarray
+    psnr: np.ndarray
+    psnr_copied: np.ndarray
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the pictures show: curves, (moments, real frames, made frames) of some rooms, the table of keys."""
+
+    curves: Curves
+    strips: list[tuple[list[int], Pair]]
+    confusion: np.ndarray | None
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Measures and what is missing from them, by group (``measures``: held-out rooms; ``trained``), and about what."""
+
+    about: dict[str, Any]
+    rooms: dict[str, list[int]]
+    groups: dict[str, Measures]
+    skipped: dict[str, dict[str, str]]
+
+
+def need_plots() -> None:
+    """Raises WorldError where there is nothing to draw with, before an hour is spent on measuring."""
+    if not importlib.util.find_spec("matplotlib"):
+        raise WorldError('a report needs matplotlib: pip install "rollplay[train]"')
+
+
+def gather(subject: Subject) -> Gathered:
+    try:
+        table = control.confusion(subject) if subject.inverse else None
+    except NotMeasured:
+        table = None
+    return Gathered(
+        _curves(subject.walks), [_strip(w) for w in subject.walks[:STRIPS]], table, subject.config.world.keys
+    )
+
+
+def _curves(walks: list[Walk]) -> Curves:
+    """Late moments have fewer rooms: only those whose walks go on."""
+    rows = []
+    for second in sorted({second for walk in walks for second in walk.glimpses}):
+        here = [(walk, walk.glimpses[second]) for walk in walks if second in walk.glimpses]
+        numbers = [
+            (
+                sharpness(pair.made).mean(),
+                sharpness(pair.real).mean(),
+                motion(pair.made)[0],
+                motion(pair.real)[0],
+                psnr(pair.made, pair.real).mean(),
+                psnr(walk.real[:1].repeat(2, 0), pair.real).mean(),
+            )
+            for walk, pair in here
+        ]
+        rows.append((second, *np.mean(numbers, 0)))
+    return Curves(*np.array(rows).T)
+
+
+def _strip(walk: Walk) -> tuple[list[int], Pair]:
+    seconds = [second for second in MOMENTS if second in walk.glimpses]
+    pairs = [walk.glimpses[second] for second in seconds]
+    return seconds, Pair(np.stack([pair.real[1] for pair in pairs]), np.stack([pair.made[1] for pair in pairs]))
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table: a column a group of rooms, and the baselines of the first."""
+    table = Table(
+        title="  ".join(f"{k} {v}" for k, v in report.about.items() if isinstance(v, str)), title_justify="left"
+    )
+    table.add_column("measure", no_wrap=True)
+    for title in _columns(report):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, cells in _rows(report):
+        table.add_row(name, *cells)
+    console.print(table)
+    for name, reason in report.skipped.get("measures", {}).items():
+        console.print(f"skipped {name}: {reason}", highlight=False)
+
+
+def write(folder: Path, report: Report, gathered: Gathered) -> None:
+    """report.json, report.html and the pictures in it, each also as a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(as_json(report), indent=1) + "\n")
+    pictures = {"strip": _strip_picture(gathered.strips), **_plots(report, gathered)}
+    for name, data in pictures.items():
+        (folder / f"{name}.png").write_bytes(data)
+    (folder / "report.html").write_text(_page(report, pictures))
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Measures by name; what baselines score at a name is under ``baselines``, by name and baseline."""
+    found: dict[str, Any] = dict(report.about) | {"rooms": report.rooms}
+    for group in ("measures", "trained"):
+        measures = report.groups.get(group, {})
+        prefix = "" if group == "measures" else f"{group}_"
+        found[group] = {name: m.as_dict() for name, m in measures.items() if "@" not in name}
+        found[f"{prefix}baselines"] = nested = {}
+        for name, m in measures.items():
+            if "@" in name:
+                of, baseline = name.split("@")
+                nested.setdefault(of, {})[baseline] = m.as_dict()
+        found[f"{prefix}skipped"] = report.skipped.get(group, {})
+    return found
+
+
+def _columns(report: Report) -> list[str]:
+    titles = {"measures": "held-out rooms", "trained": "rooms trained on"}
+    return [titles[group] for group in report.groups] + list(BASELINES.values())
+
+
+def _rows(report: Report) -> list[tuple[str, list[str]]]:
+    """Every name that any group measured, and its cells."""
+    names = dict.fromkeys(name.split("@")[0] for group in report.groups.values() for name in group)
+    first = next(iter(report.groups.values()))
+    rows = []
+    for name in names:
+        cells = [_cell(group.get(name)) for group in report.groups.values()]
+        cells += [_cell(first.get(f"{name}@{baseline}"), short=True) for baseline in BASELINES]
+        rows.append((name, cells))
+    return rows
+
+
+def _cell(m: Measure | None, short: bool = False) -> str:
+    if m is None:
+        return ""
+    return f"{m.value:.2f}" if short else f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}] {m.n}"
+
+
+def _strip_picture(strips: list[tuple[list[int], Pair]]) -> bytes:
+    """Film strips, real above generated, each moment's second written above it."""
+    rows = []
+    for seconds, pair in strips:
+        big = max(1, 112 // pair.real.shape[1])
+        rows.append(
+            np.concatenate([_titled(frame, second, big) for second, frame in zip(seconds, pair.real, strict=True)], 1)
+        )
+        rows.append(np.concatenate([frame.repeat(big, 0).repeat(big, 1) for frame in pair.made], 1))
+    return cv2.imencode(".png", np.ascontiguousarray(np.concatenate(rows)[..., ::-1]))[1].tobytes()
+
+
+def _titled(frame: np.ndarray, second: int, big: int) -> np.ndarray:
+    bar = np.full((18, frame.shape[1] * big, 3), 24, np.uint8)
+    text = f"{second} s" if second < 60 else f"{second // 60} min"
+    cv2.putText(bar, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230), 1, cv2.LINE_AA)
+    return np.concatenate([bar, frame.repeat(big, 0).repeat(big, 1)])
+
+
+def _plots(report: Report, gathered: Gathered) -> dict[str, bytes]:
+    measures = next(iter(report.groups.values()))
+    plots = {"curves": _plot_curves(gathered.curves, measures), "onset": _plot_onset(measures)}
+    if gathered.confusion is not None:
+        plots["keys"] = _plot_keys(gathered, measures)
+    return plots
+
+
+def _plot_curves(curves: Curves, measures: Measures) -> bytes:
+    figure, axes = _figure(2, 2)
+    panels = (
+        ("sharpness", curves.sharpness, curves.sharpness_real, "real game"),
+        ("motion", curves.motion, curves.motion_real, "real game"),
+        ("PSNR against the real game, dB", curves.psnr, curves.psnr_copied, "first frame, kept"),
+    )
+    for axis, (title, made, beside, name) in zip(axes.flat, panels, strict=False):
+        axis.plot(curves.seconds, beside, color="0.6", label=name)
+        axis.plot(curves.seconds, made, color="C0", label="generated")
+        axis.set(title=title, xlabel="seconds of play", ylim=(0, None))
+    for name, colour, look in (("generated", "C0", ""), ("real game", "0.6", "@real")):
+        points = [(_seconds(n), m.value) for n, m in measures.items() if _is_distance(n, look)]
+        if points:
+            axes[1, 1].plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=name)
+    axes[1, 1].set(title="drift: Frechet distance to real play", xlabel="seconds of play", ylim=(0, None))
+    for axis in axes.flat:
+        if axis.lines:
+            axis.legend(frameon=False)
+        else:
+            axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+        if curves.seconds[-1] > 120:
+            axis.set_xscale("log")
+    return _png(figure)
+
+
+def _is_distance(name: str, look: str) -> bool:
+    start, _, baseline = name.partition("@")
+    return start.startswith("drift_distance_") and baseline == look[1:]
+
+
+def _seconds(name: str) -> int:
+    text = name.partition("@")[0].rpartition("_")[2]
+    return 60 * int(text[:-3]) if text.endswith("min") else int(text[:-1])
+
+
+def _plot_onset(measures: Measures) -> bytes:
+    """How many frames after a key change the first one comes that shows it."""
+    shares = [measures[f"onset_{n}_share"].value for n in ("first_frame", "two_frames", "four_frames") if measures]
+    figure, axes = _figure(1, 1)
+    bars = [shares[0], shares[1] - shares[0], shares[2] - shares[1], 1 - shares[2]]
+    axes[0, 0].bar(["the first", "the second", "third or fourth", "none of four"], bars, color=["C0"] * 3 + ["0.7"])
+    axes[0, 0].set(title="first frame that shows a key change", ylim=(0, 1), ylabel="share of key changes")
+    return _png(figure)
+
+
+def _plot_keys(gathered: Gathered, measures: Measures) -> bytes:
+    """F1 of each key beside the real game's, and what was seen when one key acted alone."""
+    figure, axes = _figure(1, 2)
+    place, keys = np.arange(len(gathered.keys)), gathered.keys
+    for shift, look, colour, name in ((-0.2, "", "C0", "generated"), (0.2, "@real", "0.6", "real game")):
+        found = [measures.get(f"control_f1.{key}{look}") for key in keys]
+        axes[0, 0].bar(place + shift, [m.value if m else 0 for m in found], 0.4, color=colour, label=name)
+    axes[0, 0].set(title="F1 of each key, read from the picture", ylim=(0, 1.05), xticks=place, xticklabels=keys)
+    axes[0, 0].legend(frameon=False, loc="lower right")
+    shares = gathered.confusion[:, :-1] / np.maximum(gathered.confusion[:, -1:], 1)
+    names, axis = [*keys, "none"], axes[0, 1]
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
+    axis.set(title="acted (row), seen (column)")
+    for (row, column), share in np.ndenumerate(shares):
+        axis.text(
+            column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=7, color="w" if share > 0.5 else "k"
+        )
+    return _png(figure)
+
+
+def _figure(rows: int, columns: int):
+    from matplotlib.figure import Figure
+
+    figure = Figure((5 * columns, 3.4 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _page(report: Report, pictures: dict[str, bytes]) -> str:
+    captions = {
+        "strip": "Under the same keys: the real game above, the generated one beneath.",
+        "curves": "Over time, held-out rooms.",
+        "onset": "From a key change to the picture.",
+        "keys": "Keys read back from generated play.",
+    }
+    figures = "".join(
+        f'<h2>{captions[name]}</h2><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        for name, data in pictures.items()
+    )
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in ["measure", *_columns(report)])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in (name, *cells)) + "</tr>"
+        for name, cells in _rows(report)
+    )
+    missing = {name: reason for group in report.skipped.values() for name, reason in group.items()}
+    skipped = "".join(f"<li><code>{html.escape(n)}</code>: {html.escape(why)}</li>" for n, why in missing.items())
+    about = html.escape(json.dumps(report.about | {"rooms": report.rooms}))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(str(report.about["world"]))}</title>'
+        f"<style>{STYLE}</style><h1>How good the world {html.escape(str(report.about['world']))} is</h1>"
+        "<p>Value [95 % bootstrap interval over rooms] number of samples. Baselines: the first column's rooms.</p>"
+        f"<table><tr>{head}</tr>{body}</table><h2>Skipped</h2><ul>{skipped}</ul>{figures}"
+        f"<h2>About</h2><small>{about}</small></html>\n"
+    )

@@ -1,0 +1,75 @@
+"""All measures in order, and what each is called: a name that a world or a suite cannot give is skipped, not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from world_model.evaluate.control import control, onset
+from world_model.evaluate.drift import drift
+from world_model.evaluate.picture import autoencoder, next_frame, persistence, rollout
+from world_model.evaluate.place import lights_kept, loop_closure, room_identity
+from world_model.evaluate.subject import Measures, NotMeasured, Subject
+
+SHOULD = (
+    "autoencoder_psnr_db",
+    "next_frame_psnr_db",
+    "next_frame_gain_over_copy_last_db",
+    "rollout63_psnr_db",
+    "rollout63_gain_over_copy_last_db",
+    "onset_first_frame_share",
+    "onset_two_frames_share",
+    "control_f1",
+    "drift_ratio_1min",
+    "drift_ratio_10min",
+    "drift_ratio_60min",
+    "sharpness_ratio",
+    "motion_ratio",
+    "room_identity_share",
+    "loop_closure_ssim_gap",
+    "lights_kept_share",
+)
+"""What every report says: measured, or why not."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A function that measures, and the names in SHOULD that it answers for."""
+
+    measure: Callable[[Subject], Measures]
+    names: tuple[str, ...]
+
+
+def _part(measure: Callable[[Subject], Measures], *starts: str) -> Part:
+    return Part(measure, tuple(name for name in SHOULD if name.startswith(starts)))
+
+
+PARTS = (
+    _part(autoencoder, "autoencoder"),
+    _part(next_frame, "next_frame"),
+    _part(rollout, "rollout"),
+    _part(persistence, "sharpness", "motion"),
+    _part(onset, "onset"),
+    _part(control, "control"),
+    _part(drift, "drift"),
+    _part(room_identity, "room"),
+    _part(loop_closure, "loop"),
+    _part(lights_kept, "lights"),
+)
+
+
+def evaluate(subject: Subject) -> tuple[Measures, dict[str, str]]:
+    """Every measure by name, and why those that are missing are."""
+    found: Measures = {}
+    skipped: dict[str, str] = {}
+    for part in PARTS:
+        reason = f"the suite {subject.suite.name!r} is too short for it"
+        try:
+            found |= part.measure(subject)
+        except NotMeasured as error:
+            reason = str(error)
+        skipped |= {name: reason for name in part.names if name not in found}
+    if subject.teacher is None:
+        why = "no teacher/weights.safetensors or teacher.safetensors that fits in the folder"
+        skipped |= {f"{name}@teacher": why for name in ("next_frame_psnr_db", "rollout63_psnr_db")}
+    return found, skipped
