@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from world_model.metrics import measure, motion, obeyed, psnr, ratio, sharpness, sticky_keys
+from world_model.metrics import Moments, frechet, measure, motion, obeyed, psnr, ratio, sharpness, ssim, sticky_keys
 
 
 def moving(seed: int, shift: int, count: int = 4) -> np.ndarray:
@@ -54,3 +54,27 @@ def test_sticky_keys_hold_every_key_and_also_nothing():
     keys = sticky_keys(0, 4000, 8)
     assert keys.any(0).all() and (keys.sum(1) == 0).mean() > 0.1
     assert np.array_equal(keys, sticky_keys(0, 4000, 8)) and not np.array_equal(keys, sticky_keys(1, 4000, 8))
+
+
+def test_ssim_is_one_for_equal_pictures_and_falls_with_noise():
+    wall = moving(3, 0, 1)
+    noisy, noisier = (np.clip(wall + np.random.default_rng(0).normal(0, s, wall.shape), 0, 255) for s in (5, 20))
+    other = moving(4, 0, 1)
+    assert ssim(wall, wall)[0] == pytest.approx(1)
+    assert ssim(wall, wall // 2 + 60)[0] > ssim(wall, other)[0], "contrast matters less than structure"
+    assert 1 > ssim(wall, noisy.astype(np.uint8))[0] > ssim(wall, noisier.astype(np.uint8))[0]
+
+
+def test_frechet_distance_of_known_normals():
+    random = np.random.default_rng(0)
+    a = random.normal(0, 1, (50_000, 3))
+    b = random.normal(0, 1, (50_000, 3)) * [2, 1, 1] + [0, 3, 0]
+    assert frechet(Moments.of(a), Moments.of(b)) == pytest.approx((2 - 1) ** 2 + 3**2, rel=0.03)
+    assert frechet(Moments.of(a), Moments.of(a)) == pytest.approx(0, abs=1e-9)
+
+
+def test_moments_of_parts_add_up_to_those_of_the_whole():
+    features = np.random.default_rng(0).normal(2, 3, (100, 4))
+    whole, parts = Moments.of(features), Moments.of(features[:30]) + Moments.of(features[30:])
+    assert np.allclose(parts.covariance, np.cov(features.T, bias=True)) and np.allclose(parts.mean, features.mean(0))
+    assert frechet(whole, parts) == pytest.approx(0, abs=1e-6)
