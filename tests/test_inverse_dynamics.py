@@ -48,7 +48,7 @@ def arena() -> Arena:
 def shipped():
     if not SHIPPED.is_file():
         pytest.skip(
-            f"no reader ships yet: python -m world_model.training.inverse_dynamics --world arena makes {SHIPPED}"
+            f"no reader ships yet: python -m world_model.training.inverse_dynamics makes {SHIPPED}"
         )
     return SHIPPED
 
