@@ -1,5 +1,8 @@
 """Each arm changes what it says and nothing else."""
 
+from dataclasses import replace
+
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,14 @@ import toy
 from world_model import rolling
 from world_model.checkpoint import WEIGHTS
 from world_model.evaluate import ablate
+from world_model.evaluate.subject import Subject
 from world_model.neural_game import NeuralGame
 from world_model.runtime import TorchRuntime
 
 NONE, KEY = np.zeros(8, np.int8), np.eye(8, dtype=np.int8)[4]
+
+
+ARMS = ["as shipped", "re-forcing", "neither", "block by block", "no sinks", "rotary jitter", "K = 2", "K = 4", "K = 5"]
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +115,22 @@ def test_the_teachers_staircase_ends_in_what_it_predicts(folder, monkeypatch):
 
 def _tensors(folder):
     return {f"student.{name}": array for name, array in ablate.checkpoint.tensors(folder / WEIGHTS, "student").items()}
+
+
+def test_every_arm_can_be_measured(folder):
+    """By the measures that prime, ramp and roll; figures of random weights say nothing more."""
+    teacher = folder / "teacher.safetensors"
+    student = {name.replace("student.", "teacher."): array for name, array in _tensors(folder).items()}
+    ablate.checkpoint.save(teacher, student, toy.load("tiny"), {"stage": "teacher"})
+    arms = ablate.arms(folder, "arena", "cpu", teacher, {"mine": folder})
+    own = arms[0].game().config.rolling.window_blocks
+    assert [arm.name for arm in arms] == [name for name in ARMS if name != f"K = {own}"] + ["teacher", "mine"]
+    size = arms[0].game().config.world
+    real = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    suite = replace(ablate.SUITE, rooms=1, seconds=(2, 4), next_frames=2, rollout_ticks=8)
+    subject = Subject(arms[0].game(), real, [28], suite)
+    parts = [ablate.next_frame, ablate.rollout, ablate.persistence]
+    found = ablate.ablate(arms, subject, parts)
+    names = {"next_frame_gain_over_copy_last_db", "rollout63_psnr_db", "sharpness_ratio"}
+    assert all(names <= set(measures) for measures in found.values())
+    assert found["mine"] == found["as shipped"] != found["no sinks"]

@@ -26,6 +26,7 @@ import numpy as np
 
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
+from world_model.config import Rolling
 
 THREADS = 2
 GRAPHS = ("encoder", "prime", "step", "ramp", "decoder")
@@ -241,11 +242,11 @@ class TorchRuntime:
     def from_numpy(self, arrays: Mapping[str, np.ndarray]) -> State:
         return {name: self._here(array.copy()) for name, array in arrays.items()}
 
-    def _rolled(self, verb: str, *arguments: Any) -> Any:
+    def _rolled(self, verb: str, *arguments: Any, shape: Rolling | None = None) -> Any:
         from world_model import rolling
 
         with self._torch.inference_mode():
-            return getattr(rolling, verb)(self._student, self.config.rolling, *arguments)
+            return getattr(rolling, verb)(self._student, shape or self.config.rolling, *arguments)
 
     def _floats(self, *arrays: np.ndarray) -> list[Any]:
         return [self._here(array.astype(np.float32, copy=False)) for array in arrays]

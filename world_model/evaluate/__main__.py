@@ -52,6 +52,11 @@ def watching(progress: Progress) -> Callable[[Iterable, str], Iterable]:
     return watch
 
 
+def bars(console: Console) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True)
+
+
 def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, Any, Any]:
     """The neural game, the real one, the reader of keys and the teacher; the last two may be None."""
     from world_model import inverse_dynamics
@@ -94,7 +99,27 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--report", type=Path, help="a folder for report.json, report.html and their pictures")
+    parser.add_argument(
+        "--ablate",
+        action="store_true",
+        help="instead, change one part of the tick at a time (sinks, window, held keys, levels) and measure each",
+    )
+    parser.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        type=_arm,
+        metavar="NAME=DIR",
+        help="with --ablate: one more row, a folder that was trained otherwise; may be given again",
+    )
     return parser.parse_args()
+
+
+def _arm(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not (name and (Path(folder) / WEIGHTS).is_file()):
+        raise argparse.ArgumentTypeError(f"{text!r}: should be NAME=DIR, where DIR holds {WEIGHTS}")
+    return name, Path(folder)
 
 
 def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.Report, reports.Gathered]:
@@ -108,8 +133,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     if not rooms:
         raise WorldError(f"{neural.folder}: has no start scenes named by the seed of a room")
     groups, skipped, gathered = {}, {}, None
-    bars = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*bars, console=console, transient=True) as progress:
+    with bars(console) as progress:
         for name, seeds in rooms.items():
             subject = Subject(neural, real, seeds, suite, reader, teacher, watching(progress))
             groups[name], skipped[name] = evaluate(subject)
@@ -117,9 +141,29 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     return reports.Report(about(neural, suite), rooms, groups, skipped), gathered
 
 
+def ablated(arguments: argparse.Namespace, console: Console) -> None:
+    """Measure every arm, in PyTorch: an arm is a tick that no graph holds."""
+    from world_model.evaluate import ablate, teacher
+
+    neural, real, reader, _ = opened(arguments)
+    rooms = rooms_of(neural, True, ablate.SUITE.rooms)
+    weights = teacher.weights_in(neural.folder)
+    arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
+    with bars(console) as progress:
+        found = ablate.ablate(arms, Subject(neural, real, rooms, ablate.SUITE, reader, None, watching(progress)))
+    ablate.show(found, console)
+    if arguments.report:
+        told = about(neural, ablate.SUITE) | {"runtime": "torch", "rooms": rooms}
+        ablate.write(arguments.report, arms, found, told)
+        console.print(f"wrote {arguments.report / 'ablations.md'}")
+
+
 def main() -> int:
     arguments, console = parsed(), Console()
     try:
+        if arguments.ablate:
+            ablated(arguments, console)
+            return 0
         report, gathered = measured(arguments, console)
     except (ConfigError, WorldError, CheckpointError) as error:
         print(f"evaluate: {error}", file=sys.stderr)

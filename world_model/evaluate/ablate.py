@@ -7,23 +7,47 @@ frames, a student before DMD) is a folder, given by ``--arm NAME=DIR``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
-from world_model import checkpoint, rolling
+from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
 from world_model.context import SINK, Layout
+from world_model.evaluate.control import control, onset
+from world_model.evaluate.drift import drift
+from world_model.evaluate.picture import next_frame, persistence, rollout
+from world_model.evaluate.place import room_identity
+from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite
 from world_model.neural_game import NeuralGame
 from world_model.noise import renoise, shifted
 from world_model.runtime import State, TorchRuntime
 from world_model.teacher_view import view_clip
 from world_model.transformer import Cache, Transformer, Turns, time_angles, turns_of
 
+SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
+Part = Callable[[Subject], Measures]
+PARTS = (next_frame, rollout, onset, control, persistence, drift, room_identity)
+COLUMNS = {
+    "next_frame_gain_over_copy_last_db": "next frame over copy, dB",
+    "rollout63_psnr_db": "after 63 frames, dB",
+    "onset_first_frame_share": "key shows in 1 frame",
+    "onset_four_frames_share": "in 4",
+    "control_f1": "control F1",
+    "sharpness_ratio": "sharpness",
+    "motion_ratio": "motion",
+    "drift_distance_20s": "distance to real play",
+    "room_identity_share": "room told right",
+}
+"""What the table shows of the measures, and what it calls them."""
 JITTER = 0.2
 """Largest share by which a head's rotary frequencies are moved (LoL, arXiv 2601.16914, works at such sizes)."""
 
@@ -36,11 +60,9 @@ class NoSinks(TorchRuntime):
         cut = self.config.rolling.sink_frames * self._student.tokens
         return state | {name: state[name][:, :, :, cut:] for name in ("keys", "values")}
 
-    def step(self, state, action, noise):
+    def _rolled(self, verb, *arguments, shape=None):
         without = self.config.rolling.model_copy(update={"sink_blocks": 0})
-        with torch.inference_mode():
-            state, latent = rolling.step(self._student, without, state, *self._floats(action, noise))
-        return state, latent.cpu().numpy()
+        return super()._rolled(verb, *arguments, shape=None if verb == "prime" else without)
 
 
 class BlockByBlock(TorchRuntime):
@@ -141,6 +163,9 @@ class Progressive(TorchRuntime):
         }
         return state, down[:, 0].cpu().numpy()
 
+    def ramp(self, state, action, noise) -> State:
+        return state  # its staircase is too long to be thrown away
+
     def _shares(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Noise shares of the window's blocks, before and after a tick."""
         shares = [shifted(level / self._length, 3.0) for level in range(self._length + 1)]
@@ -192,3 +217,45 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
     for name, path in trained.items():
         made.append(Arm(name, f"trained otherwise: {path}", lambda path=path: NeuralGame(world, path, "torch", device)))
     return made
+
+
+def ablate(arms: list[Arm], subject: Subject, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
+    """The measures of every arm; ``subject`` says against which real game, in which rooms, by which reader of keys."""
+    found = {}
+    for arm in subject.watch(arms, "arms"):
+        changed = replace(subject, neural=arm.game(), teacher=None)
+        found[arm.name] = {}
+        for part in parts:
+            try:
+                found[arm.name] |= part(changed)
+            except NotMeasured:
+                continue  # the column stays empty, for every arm
+    return found
+
+
+def show(found: dict[str, Measures], console: Console) -> None:
+    table = Table(title="one part changed at a time", title_justify="left")
+    for title in ("arm", *COLUMNS.values()):
+        table.add_column(title, justify="left" if title == "arm" else "right")
+    for name, measures in found.items():
+        table.add_row(name, *(_cell(measures, column) for column in COLUMNS))
+    console.print(table)
+
+
+def write(folder: Path, arms: list[Arm], found: dict[str, Measures], about: dict[str, Any]) -> None:
+    """ablations.json with every figure, and ablations.md with the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {arm: {name: m.as_dict() for name, m in measures.items()} for arm, measures in found.items()}
+    different = {arm.name: arm.different for arm in arms}
+    whole = about | {"different": different, "arms": figures}
+    (folder / "ablations.json").write_text(json.dumps(whole, indent=1) + "\n")
+    lines = ["| arm | what is different | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, measures in found.items():
+        cells = " | ".join(_cell(measures, column) for column in COLUMNS)
+        lines.append(f"| {name} | {different[name]} | {cells} |")
+    (folder / "ablations.md").write_text("\n".join(lines) + "\n")
+
+
+def _cell(measures: Measures, name: str) -> str:
+    found = measures.get(name)
+    return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"

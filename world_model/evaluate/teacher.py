@@ -57,8 +57,11 @@ class Teacher:
 
 def find(folder: Path, config: Config, device: str = "cpu") -> Teacher | None:
     """The teacher that training left in a folder, if it did, and if it knows the world's latents."""
-    for weights in (folder / PREFIX / WEIGHTS, folder / f"{PREFIX}.safetensors"):
-        if weights.is_file():
-            teacher = Teacher(weights, device)
-            return teacher if teacher.config.latent_shape == config.latent_shape else None
-    return None
+    weights = weights_in(folder)
+    teacher = Teacher(weights, device) if weights else None
+    return teacher if teacher and teacher.config.latent_shape == config.latent_shape else None
+
+
+def weights_in(folder: Path) -> Path | None:
+    places = folder / PREFIX / WEIGHTS, folder / f"{PREFIX}.safetensors"
+    return next((path for path in places if path.is_file()), None)
