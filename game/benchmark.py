@@ -86,9 +86,8 @@ def _print_collapse(world: str) -> None:
         print(f"collapse detector not measured: {error}")
         return
     look, tick, ticks = cost["look_ms"], cost["tick_ms"], cost["ticks"]
-    print(
-        f"{'collapse detector':17s} {look:8.3f} ms, {look / tick:.1%} of a neural tick of {tick:.1f} ms  ({ticks} ticks)"
-    )
+    share = f"{look / tick:.1%} of a neural tick of {tick:.1f} ms"
+    print(f"{'collapse detector':17s} {look:8.3f} ms, {share}  ({ticks} ticks)")
 
 
 if __name__ == "__main__":

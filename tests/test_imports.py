@@ -39,7 +39,8 @@ def test_the_game_does_not_know_networks(path):
 
 
 def test_only_training_is_used_by_training():
-    outside = [*(ROOT / "world_model").glob("*.py"), *(ROOT / "world_model" / "evaluate").glob("*.py"), ROOT / "play.py"]
+    model = ROOT / "world_model"
+    outside = [*model.glob("*.py"), *(model / "evaluate").glob("*.py"), ROOT / "play.py"]
     assert not [p.name for p in outside if within(imported(p), "world_model.training")]
 
 

@@ -47,9 +47,7 @@ def arena() -> Arena:
 @pytest.fixture(scope="module")
 def shipped():
     if not SHIPPED.is_file():
-        pytest.skip(
-            f"no reader ships yet: python -m world_model.training.inverse_dynamics makes {SHIPPED}"
-        )
+        pytest.skip(f"no reader ships yet: python -m world_model.training.inverse_dynamics makes {SHIPPED}")
     return SHIPPED
 
 
