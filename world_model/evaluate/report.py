@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -108,18 +109,25 @@ def _strip(walk: Walk) -> tuple[list[int], Pair]:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the table: a column a group of rooms, and the baselines of the first."""
-    table = Table(
-        title="  ".join(f"{k} {v}" for k, v in report.about.items() if isinstance(v, str)), title_justify="left"
-    )
-    table.add_column("measure", no_wrap=True)
-    for title in _columns(report):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, cells in _rows(report):
-        table.add_row(name, *cells)
-    console.print(table)
+    """Print two tables that fit a terminal, the groups of rooms and the baselines of the first; and what is missing."""
+    console.print("  ".join(f"{k} {v}" for k, v in report.about.items() if isinstance(v, str)), highlight=False)
+    rows, groups = _rows(report), len(report.groups)
+    titles = _columns(report)
+    counted = [(name, [cell.rpartition(" ")[0] for cell in cells[:groups]]) for name, cells in rows]
+    console.print(_table(titles[:groups], counted))
+    beside = [(name, cells[groups:]) for name, cells in rows if any(cells[groups:])]
+    console.print(_table(titles[groups:], beside))
     for name, reason in report.skipped.get("measures", {}).items():
         console.print(f"skipped {name}: {reason}", highlight=False)
+
+
+def _table(titles: list[str], rows: list[tuple[str, list[str]]]) -> Table:
+    table = Table("measure", box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right")
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    return table
 
 
 def write(folder: Path, report: Report, gathered: Gathered) -> None:

@@ -239,6 +239,7 @@ def run(choices: Choices, console: Console) -> dict[str, np.ndarray]:
     walks = [walked(game, room) for room in unseen]
     looks = {"real": lambda frames: frames, "autoencoded": veil}
     found = {name: read_f1(network, thresholds, walks, look) for name, look in looks.items()}
+    _show(found, config, console)
     _hold(found, choices.least, config)
     about = _about(choices, config, found, len(data.given))
     save(choices.out, InverseDynamics(network, config, thresholds, about))
@@ -271,6 +272,13 @@ def _about(choices: Choices, config: Config, found: dict[str, np.ndarray], count
     }
     named = {name: dict(zip(config.world.keys, s.round(4).tolist(), strict=True)) for name, s in found.items()}
     return about | {f"f1_{name}": json.dumps(scores) for name, scores in named.items()}
+
+
+def _show(found: dict[str, np.ndarray], config: Config, console: Console) -> None:
+    table = Table("F1 on held-out rooms", *config.world.keys)
+    for name, scores in found.items():
+        table.add_row(name, *(f"{score:.3f}" for score in scores))
+    console.print(table)
 
 
 def _hold(found: dict[str, np.ndarray], least: float, config: Config) -> None:
@@ -311,15 +319,10 @@ def main() -> int:
     )
     began = time.perf_counter()
     try:
-        found = run(choices, console)
+        run(choices, console)
     except (CheckpointError, TrainingError, gymnasium.error.Error) as error:
         print(f"inverse_dynamics: {error}", file=sys.stderr)
         return 2
-    config, _ = checkpoint.describe(out)
-    table = Table("F1 on held-out rooms", *config.world.keys)
-    for name, scores in found.items():
-        table.add_row(name, *(f"{score:.3f}" for score in scores))
-    console.print(table)
     console.print(f"written to {out} in {time.perf_counter() - began:.0f} s")
     return 0
 
