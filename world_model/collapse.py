@@ -16,7 +16,7 @@ A finding is a pure function of the sink views, the frames and the keys, so repl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ from world_model.config import Strict
 KINDS = ("frozen", "blurred", "snapped", "saturated")
 ORDER = ("snapped", "saturated", "frozen", "blurred")  # which is named when several hold: the more telling first
 SMALL, FINE, COARSE = 32, 64, 16  # cells a side: for likeness and motion, for edges, for what edges rise between
+SELDOM = 4  # ticks from one look at the grain to the next: it is half of the cost
 EDGES = 1 / 200  # share of the gradients, the steepest, that stand for the edges
 SETS = 256  # sets of keys whose effect is learned; a world of more than 8 keys shares entries
 
@@ -53,16 +54,23 @@ class Thresholds(Strict):
     lasting: int = Field(20, gt=0, description="ticks before a sign is a collapse: a glance at something odd is none")
 
 
+@dataclass(frozen=True)
+class Grain:
+    """What takes every pixel to see, and lasts longer than a few ticks when it is a sign."""
+
+    edge: float  # steepness of the edges, of the grey range that they rise between
+    dark: float  # share of values at the lower end
+    bright: float  # and at the upper
+
+
 @dataclass(frozen=True, eq=False)
 class Look:
     """What one picture shows."""
 
     small: np.ndarray  # float32 [SMALL, SMALL, 3]
     unit: np.ndarray  # what stands where in it, as a vector of length 1: hardly changed by light, quickly by a turn
-    edge: float  # steepness of its edges, of the grey range that they rise between
     contrast: float  # deviation over brightness, so that the light does not matter
-    dark: float  # share of values at the lower end
-    bright: float  # and at the upper
+    grain: Grain
 
 
 class Collapse:
@@ -73,12 +81,12 @@ class Collapse:
 
     def __init__(self, anchors: np.ndarray, thresholds: Thresholds | None = None):
         self.thresholds = thresholds or Thresholds()
-        self._sinks = [_look(view) for view in anchors]
+        self._sinks = [_look(view, _grain(view)) for view in anchors]
         self._units = np.stack([sink.unit for sink in self._sinks])
         deviations = [float(np.abs(sink.small - sink.small.mean((0, 1))).mean()) for sink in self._sinks]
         self._deviation = max(float(np.mean(deviations)), 1.0)
-        self._ends = [max(getattr(sink, end) for sink in self._sinks) for end in ("dark", "bright")]
-        self._edge = max(float(np.mean([sink.edge for sink in self._sinks])), 1e-3)
+        self._ends = [max(getattr(sink.grain, end) for sink in self._sinks) for end in ("dark", "bright")]
+        self._edge = max(float(np.mean([sink.grain.edge for sink in self._sinks])), 1e-3)
         self._contrasts = [sink.contrast for sink in self._sinks]
         self._runs = np.zeros((SETS, 2), np.float32)  # of each set of keys: runs that moved the picture, all runs
         self._healthy = self._sinks[0].small
@@ -91,13 +99,17 @@ class Collapse:
         self._before: np.ndarray | None = None
         self._tried = np.zeros(SETS, np.float32)  # runs of each set of keys that did nothing since
         self._surprise = 0.0
+        self._due, self._grain = 0, self._sinks[0].grain  # ticks until the next look at the grain; the last one
         self._bare = 0  # ticks for which there has been nothing to see
         self._set, self._ticks, self._moved = 0, 0, False
         self.kind: str | None = None
 
     def look(self, frame: np.ndarray, held: np.ndarray) -> str | None:
         """``frame`` uint8 [H, W, 3], shown under ``held`` int8 [keys]; the kind of collapse, or None."""
-        look = _look(frame)
+        if self._due == 0:
+            self._grain, self._due = _grain(frame), SELDOM
+        self._due -= 1
+        look = _look(frame, self._grain)
         blank = self._blank(look)
         moved = self._left_behind(look.small)
         signs = {"snapped": self._snapped(look), "saturated": self._harsh(look), "blurred": self._soft(look)}
@@ -128,6 +140,7 @@ class Collapse:
             "before": nothing if self._before is None else self._before.copy(),
             "scores": np.array([self._scores[kind] for kind in sorted(self._scores)]),
             "run": np.array([self._set, self._ticks, self._moved, self._bare], np.int64),
+            "grain": np.array([*astuple(self._grain), self._due]),
             "surprise": np.array(self._surprise),
             "kind": np.array(self.kind or ""),
         }
@@ -138,19 +151,21 @@ class Collapse:
         self._still, self._before = (state[name].copy() if state[name].size else None for name in ("still", "before"))
         self._scores = dict(zip(sorted(self._scores), state["scores"].tolist(), strict=True))
         self._set, self._ticks, self._moved, self._bare = (int(value) for value in state["run"])
+        *grain, due = state["grain"].tolist()
+        self._grain, self._due = Grain(*grain), int(due)
         self._surprise, self.kind = float(state["surprise"]), str(state["kind"]) or None
 
     def _blank(self, look: Look) -> bool:
         """Nothing to see: a bare wall, a black room, or a picture that has died."""
         limits = self.thresholds
-        burnt = max(look.dark - self._ends[0], look.bright - self._ends[1]) > limits.burnt
+        burnt = max(look.grain.dark - self._ends[0], look.grain.bright - self._ends[1]) > limits.burnt
         return burnt or look.contrast < limits.flat * float(np.mean(self._contrasts))
 
     def _soft(self, look: Look) -> bool:
-        return look.edge < self.thresholds.soft * self._edge
+        return look.grain.edge < self.thresholds.soft * self._edge
 
     def _harsh(self, look: Look) -> bool:
-        clipped = min(look.dark - self._ends[0], look.bright - self._ends[1]) > self.thresholds.clipped
+        clipped = min(look.grain.dark - self._ends[0], look.grain.bright - self._ends[1]) > self.thresholds.clipped
         return clipped or look.contrast > self.thresholds.blown * max(self._contrasts)
 
     def _snapped(self, look: Look) -> bool:
@@ -220,20 +235,23 @@ class Collapse:
         return next((kind for kind in ORDER if found[kind]), None)
 
 
-def _look(frame: np.ndarray) -> Look:
+def _grain(frame: np.ndarray) -> Grain:
+    frame = np.ascontiguousarray(frame)
+    levels = _histogram(frame) / frame.size
+    return Grain(_edge(frame), float(levels[:3].sum()), float(levels[253:].sum()))
+
+
+def _look(frame: np.ndarray, grain: Grain) -> Look:
     frame = np.ascontiguousarray(frame)
     small = _shrunk(frame, SMALL).astype(np.float32)
     centred = small - small.mean((0, 1))
     light = np.log(small + 8)
     around = min(9, *light.shape[:2])
-    levels = _histogram(frame) / frame.size
     return Look(
         small=small,
         unit=_unit(light - cv2.blur(light, (around, around))),
-        edge=_edge(frame),
         contrast=float(np.sqrt(np.square(centred).mean())) / (float(small.mean()) + 4),
-        dark=float(levels[:3].sum()),
-        bright=float(levels[253:].sum()),
+        grain=grain,
     )
 
 
