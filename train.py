@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--config", type=Path, required=True, help="the world's YAML, such as configs/arena.yaml")
     p.add_argument("--data", type=Path, required=True, help="a folder of recorded sessions")
-    p.add_argument("--stage", default="all", choices=["autoencoder", "teacher", "student_init", "student_dmd", "all"])
+    stages = ["autoencoder", "teacher", "student_init", "student_rollout", "student_dmd", "all"]
+    p.add_argument("--stage", default="all", choices=stages, help="one of those that the configuration has (all)")
     p.add_argument("--out", type=Path, help="where everything goes (default: runs/<the configuration's file name>)")
     p.add_argument(
         "--resume",

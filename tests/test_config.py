@@ -24,7 +24,7 @@ def test_every_world_loads_and_travels_as_json(path):
     loaded = config.load(path)
     assert Config.from_json(loaded.to_json()) == loaded
     assert loaded.action_size == len(loaded.world.keys)
-    assert loaded.latent_shape[1] * loaded.autoencoder.stride == loaded.world.height
+    assert loaded.latent_shape[1] * loaded.codec.stride == loaded.world.height
 
 
 def test_an_unknown_key_is_named(tmp_path, data):

@@ -6,6 +6,7 @@ import toy
 
 from world_model import context, rolling
 from world_model.noise import sigmas
+from world_model.transformer import Known
 
 
 class Played:
@@ -19,7 +20,7 @@ class Played:
         past = self.roll.recent_blocks + 1
         self.sinks = self.random(self.roll.sink_frames)
         self.frames = self.random(past + self.roll.window_blocks, self.roll.frames_per_block)
-        self.actions = torch.randint(0, 2, (batch, past, 8)).double()
+        self.actions = torch.randint(0, 2, (batch, past, self.config.action_size)).double()
         self.noise = self.blocks()
 
     def random(self, *shape: int) -> torch.Tensor:
@@ -29,7 +30,7 @@ class Played:
         return self.random(self.roll.window_blocks, self.roll.frames_per_block)
 
     def keys(self) -> torch.Tensor:
-        return torch.randint(0, 2, (self.batch, 8)).double()
+        return torch.randint(0, 2, (self.batch, self.config.action_size)).double()
 
     def prime(self) -> rolling.State:
         return rolling.prime(self.model, self.roll, self.sinks, self.frames, self.actions, self.noise)
@@ -48,18 +49,21 @@ class Played:
         clean = torch.zeros(roll.sink_frames + count * roll.frames_per_block, dtype=torch.float64)
         sigma = torch.cat([clean, levels.repeat_interleave(roll.frames_per_block)])
         known = torch.cat([torch.stack(acted, 1), action[:, None].expand(-1, roll.window_blocks, -1)], 1)
-        unknown = torch.full((self.batch, roll.sink_frames, 8), torch.nan, dtype=torch.float64)
+        unknown = torch.full((self.batch, roll.sink_frames, self.config.action_size), torch.nan, dtype=torch.float64)
         acted_frames = torch.cat([unknown, known.repeat_interleave(roll.frames_per_block, 1)], 1)
         last = shown[-1][:, -1:].expand(-1, roll.window_blocks * roll.frames_per_block, -1, -1, -1)
-        x0, _ = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, last=last)
-        return x0[:, -window[0].shape[0] * roll.frames_per_block :].unflatten(1, window.shape[1:3])
+        was = acted[-1][:, None].expand(-1, last.shape[1], -1)
+        x0, _ = self.model(
+            x, sigma.expand(self.batch, -1), acted_frames, layout, known=Known(last, was, self.sinks)
+        )
+        return x0.unflatten(1, window.shape[1:3])
 
     def past(self, state) -> tuple[list, list]:
         blocks = range(self.roll.recent_blocks + 1)
         return [self.frames[:, i] for i in blocks], [self.actions[:, i] for i in blocks]
 
 
-@pytest.fixture(params=["tiny", "paper_shape"])
+@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep"])
 def played(request) -> Played:
     return Played(request.param)
 
@@ -136,6 +140,24 @@ def test_sinks_stay_and_the_oldest_recent_leaves(played):
         for index in range(roll.sink_blocks, roll.context_blocks - 1):
             assert torch.equal(old[index + 1], new[index])
         assert not any(torch.equal(block, new[-1]) for block in old)
+
+
+@torch.no_grad()
+def test_other_sinks_in_mid_game_equal_priming_with_them(played):
+    """resink replaces what belongs to the sinks and nothing else, and the frames that follow are of the other place."""
+    state, others = played.prime(), played.random(played.roll.sink_frames)
+    moved = played.call(rolling.resink, state, others)
+    primed = rolling.prime(played.model, played.roll, others, played.frames, played.actions, played.noise)
+    length = played.roll.sink_frames * played.model.tokens
+    for name in ("keys", "values"):
+        torch.testing.assert_close(moved[name][:, :, :, :length], primed[name][:, :, :, :length], atol=1e-12, rtol=0)
+        assert torch.equal(moved[name][:, :, :, length:], state[name][:, :, :, length:])
+    assert torch.equal(moved["sinks"], others)
+    assert all(torch.equal(moved[name], state[name]) for name in ("window", "clean", "clean_action", "tick"))
+    back = played.call(rolling.resink, moved, played.sinks)
+    move = played.keys(), played.blocks()
+    torch.testing.assert_close(*(played.call(rolling.step, s, *move)[1] for s in (state, back)), atol=1e-12, rtol=0)
+    assert not torch.allclose(*(played.call(rolling.step, s, *move)[1] for s in (state, moved)))
 
 
 @torch.no_grad()

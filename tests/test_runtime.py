@@ -75,7 +75,7 @@ def test_onnx_equals_torch_over_64_rolled_steps(onnx_runtime, torch_runtime):
     np.testing.assert_allclose(latents, expected, atol=1e-4, rtol=0)
     assert np.abs(pictures.astype(int) - expected_pictures).max() <= 1
     ours, theirs = onnx_runtime.to_numpy(state), torch_runtime.to_numpy(expected_state)
-    assert set(ours) == set(theirs) == {"keys", "values", "window", "clean", "clean_action", "tick"}
+    assert set(ours) == set(theirs) == {"keys", "values", "window", "clean", "clean_action", "sinks", "tick"}
     for name in ours:
         assert ours[name].shape == theirs[name].shape and ours[name].dtype == theirs[name].dtype
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4, rtol=0)

@@ -24,7 +24,7 @@ def test_the_world_is_small_enough_and_its_card_names_it():
 def test_the_shipped_configuration_is_the_one_in_the_weights():
     inside, _ = checkpoint.describe(ARENA / checkpoint.WEIGHTS)
     beside = load(CONFIGS / "arena.yaml")
-    for part in ("name", "world", "autoencoder", "transformer", "rolling"):
+    for part in ("name", "world", "codec", "transformer", "head", "rolling"):
         assert getattr(inside, part) == getattr(beside, part), part
 
 

@@ -75,7 +75,7 @@ def test_a_killed_stage_resumes_on_the_same_curve(name, material, trained, tmp_p
     training = material.config.training.model_copy(update={name: settings})
     short = Material(
         material.config.model_copy(update={"training": training}),
-        CPU, material.autoencoder, material.train, material.held_out,
+        CPU, material.codec, material.train, material.held_out,
     )  # fmt: skip
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     whole = make_stage(name, short, trained)
@@ -203,7 +203,7 @@ def test_a_run_is_not_overwritten(tiny_data, trained):
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(material, trained, tmp_path, monkeypatch):
-    short = Material(scaled(material.config, 0.05), CPU, material.autoencoder, material.train, material.held_out)
+    short = Material(scaled(material.config, 0.05), CPU, material.codec, material.train, material.held_out)
     train(make_stage("teacher", short, trained), CPU, tmp_path)
     before = (tmp_path / "resume.pt").read_bytes()
 
@@ -212,7 +212,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(material, trained, tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(loop.torch, "save", full)
-    longer = Material(scaled(material.config, 0.1), CPU, material.autoencoder, material.train, material.held_out)
+    longer = Material(scaled(material.config, 0.1), CPU, material.codec, material.train, material.held_out)
     with pytest.raises(TrainingError, match="the disk is full.*--resume"):
         train(make_stage("teacher", longer, trained), CPU, tmp_path)
     assert (tmp_path / "resume.pt").read_bytes() == before

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from world_model import checkpoint, config, scenes
-from world_model.autoencoder import Autoencoder
+from world_model.codec import Codec, make_codec
 from world_model.config import Config
 from world_model.export import export
 from world_model.transformer import Transformer
@@ -22,14 +22,15 @@ def load(name: str) -> Config:
     return config.load(config.CONFIGS / f"{name}.yaml")
 
 
-def models(shape: Config, seed: int = 0) -> tuple[Autoencoder, Transformer]:
+def models(shape: Config, seed: int = 0) -> tuple[Codec, Transformer]:
     torch.manual_seed(seed)
-    pair = Autoencoder(shape), Transformer(shape)
+    pair = make_codec(shape), Transformer(shape)
     for model in pair:
         for parameter in model.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-    pair[0].mean += 0.1
-    pair[0].deviation += 0.2
+    if shape.codec.kind == "autoencoder":
+        pair[0].mean += 0.1
+        pair[0].deviation += 0.2
     return pair
 
 

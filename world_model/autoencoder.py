@@ -21,7 +21,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        size = config.autoencoder
+        size = config.codec
         widths = [size.width]
         while SHUFFLE * 2 ** len(widths) <= size.stride:
             widths.append(min(widths[-1] * 2, 3 * size.width))

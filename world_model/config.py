@@ -8,7 +8,7 @@ missing key is an error that names the file and the key. The same data travels i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,6 +34,7 @@ class World(Strict):
     width: int = Field(gt=0, description="pixels")
     fps: int = Field(gt=0, description="ticks per second")
     keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
+    map: tuple[int, int] | None = Field(None, description="rows and columns, where the sinks are a map of the place")
 
     @model_validator(mode="after")
     def _keys_are_distinct(self):
@@ -42,13 +43,46 @@ class World(Strict):
         return self
 
 
-class AutoencoderSize(Strict):
-    """Frame [3, H, W] <-> latent [channels, H / stride, W / stride]."""
+class PatchesSize(Strict):
+    """Frame [3, H, W] <-> latent [3 * cell^2, H / cell, W / cell]: each cell's pixels as they are. Nothing to train."""
 
+    kind: Literal["patches"]
+    cell: Literal[2, 4, 8] = Field(description="pixels a cell side")
+
+    @property
+    def stride(self) -> int:
+        return self.cell
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.cell**2
+
+    @property
+    def unfold(self) -> int:
+        """Picture elements a side of a latent cell: its channels are colours of so many by so many pixels."""
+        return self.cell
+
+
+class AutoencoderSize(Strict):
+    """Frame [3, H, W] <-> latent [channels, H / stride, W / stride], learned."""
+
+    kind: Literal["autoencoder"]
     channels: int = Field(gt=0)
     width: int = Field(gt=0, description="features at the working resolution, H/4 x W/4")
     stride: Literal[8, 16, 32] = 16
     depth: int = Field(gt=0, description="residual blocks a resolution")
+
+    @property
+    def unfold(self) -> int:
+        return 1
+
+
+class HeadSize(Strict):
+    """How x0 is made from tokens and sources (``head.py``)."""
+
+    width: int = Field(gt=0, description="features a latent cell")
+    blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions")
+    reach: int = Field(ge=0, description="how far the last clean frame may move in a tick, in pixels (or latent cells)")
 
 
 class TransformerSize(Strict):
@@ -127,11 +161,26 @@ class StudentDmdStage(Stage):
     regression_weight: float = Field(0.0, ge=0, description="weight of the recorded continuation")
 
 
+class StudentRolloutStage(Stage):
+    """Games in progress, played by the student and held to their recordings (``student_rollout.py``)."""
+
+    pool: int = Field(gt=0, description="games in progress; ``batch`` of them take a tick a step")
+    length: int = Field(gt=0, description="mean ticks that a game lasts before it returns to the recording, at the end")
+    grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
+    stray_cells: int = Field(gt=0, description="a game returns when more cells than this are wrong")
+    change_weight: float = Field(gt=0, description="weight of a cell that changes, or that no source holds")
+    event_share: float = Field(0.5, ge=0, le=1, description="games that begin before most of a frame changes")
+    lead_noise: float = Field(0.05, ge=0, description="largest deviation added to the frame that a game begins with")
+
+
 class Training(Strict):
-    autoencoder: AutoencoderStage
-    teacher: TeacherStage
-    student_init: StudentInitStage
-    student_dmd: StudentDmdStage
+    """The stages that a world's plan has; those that it leaves out are not run."""
+
+    autoencoder: AutoencoderStage | None = None
+    teacher: TeacherStage | None = None
+    student_init: StudentInitStage | None = None
+    student_rollout: StudentRolloutStage | None = None
+    student_dmd: StudentDmdStage | None = None
 
 
 class Config(Strict):
@@ -139,26 +188,27 @@ class Config(Strict):
 
     name: str
     world: World
-    autoencoder: AutoencoderSize
+    codec: Annotated[AutoencoderSize | PatchesSize, Field(discriminator="kind")]
     transformer: TransformerSize
+    head: HeadSize | None = None
     rolling: Rolling
     training: Training
 
     @model_validator(mode="after")
     def _sizes_fit(self):
-        grid = self.autoencoder.stride * self.transformer.patch
+        grid = self.codec.stride * self.transformer.patch
         if self.world.height % grid or self.world.width % grid:
             raise ValueError(
                 f"world {self.world.height}x{self.world.width} must be a multiple of "
-                f"autoencoder.stride * transformer.patch = {grid}"
+                f"codec.stride * transformer.patch = {grid}"
             )
         return self
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one frame's latent."""
-        stride = self.autoencoder.stride
-        return self.autoencoder.channels, self.world.height // stride, self.world.width // stride
+        stride = self.codec.stride
+        return self.codec.channels, self.world.height // stride, self.world.width // stride
 
     @property
     def action_size(self) -> int:

@@ -1,4 +1,4 @@
-"""A checkpoint's ONNX graphs: encoder, prime, step, ramp and decoder, next to its weights.
+"""A checkpoint's ONNX graphs: encoder, prime, step, ramp, resink and decoder, next to its weights.
 
     python -m world_model.export assets/worlds/arena
 
@@ -10,9 +10,10 @@ itself, traced. A state goes in and comes out as arrays named like rolling.py's;
     graph         inputs                                          outputs
     encoder.onnx  frames uint8 [n, H, W, 3]                       latents [n, C, h, w]
     prime.onnx    sinks, frames, actions, noise (of rolling)      next_* (the whole state)
-    step.onnx     the state, action [1, keys], noise              next_* (the whole state), latent [1, B, C, h, w]
-    ramp.onnx     keys, values, clean, clean_action, action,      next_window
-                  noise [1, K, K, B, C, h, w]
+    step.onnx     the state, action [1, keys], noise              next_* (but sinks), latent [1, B, C, h, w]
+    ramp.onnx     keys, values, clean, clean_action, sinks,       next_window
+                  action, noise [1, K, K, B, C, h, w]
+    resink.onnx   keys, values, clean_action, sinks               next_keys, next_values
     decoder.onnx  latents [n, C, h, w]                            frames uint8 [n, H, W, 3]
 """
 
@@ -35,19 +36,22 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from world_model import checkpoint, rolling
-from world_model.autoencoder import Autoencoder, to_frames, to_network
+from world_model.autoencoder import to_frames, to_network
 from world_model.checkpoint import WEIGHTS, CheckpointError
+from world_model.codec import Codec, make_codec
 from world_model.config import Config
 from world_model.transformer import Transformer
 
 OPSET = 20  # 23 has attention and RMS norm of its own, but is no faster on the CPU and needs a newer ONNX Runtime
-KEPT = ("keys", "values", "clean", "clean_action")
-STATE = ("keys", "values", "window", "clean", "clean_action", "tick")
-"""The arrays of a state, in the graphs' order; ``ramp`` reads those in KEPT."""
+KEPT = ("keys", "values", "clean", "clean_action", "sinks")
+STATE = ("keys", "values", "window", "clean", "clean_action", "sinks", "tick")
+"""The arrays of a state, in the graphs' order; ``ramp`` reads those in KEPT, ``resink`` those in RINGS."""
+STEPPED = tuple(name for name in STATE if name != "sinks")
+RINGS = ("keys", "values", "clean_action")
 
 
 def export(folder: str | Path, show_progress: bool = False) -> list[Path]:
-    """Write the five graphs into a checkpoint folder and return their paths. Raises CheckpointError."""
+    """Write the six graphs into a checkpoint folder and return their paths. Raises CheckpointError."""
     folder = Path(folder)
     weights = folder / WEIGHTS
     config, _ = checkpoint.describe(weights)
@@ -65,10 +69,10 @@ def export(folder: str | Path, show_progress: bool = False) -> list[Path]:
     return paths
 
 
-def _models(weights: Path, config: Config) -> tuple[Autoencoder, Transformer]:
-    models = {"autoencoder": Autoencoder(config), "student": Transformer(config)}
+def _models(weights: Path, config: Config) -> tuple[Codec, Transformer]:
+    models = {"autoencoder": make_codec(config), "student": Transformer(config)}
     for name, model in models.items():
-        arrays = checkpoint.tensors(weights, name)
+        arrays = checkpoint.tensors(weights, name) if model.state_dict() else {}
         try:
             model.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
         except RuntimeError as error:
@@ -95,7 +99,7 @@ Traceable = tuple[Graph, dict[str, Tensor], list[str], bool]
 """A graph, its inputs, the names of its outputs, and whether the first input's length is free."""
 
 
-def _graphs(config: Config, autoencoder: Autoencoder, student: Transformer) -> dict[str, Traceable]:
+def _graphs(config: Config, codec: Codec, student: Transformer) -> dict[str, Traceable]:
     roll, arrays = config.rolling, _examples(config, student)
 
     def given(*names: str) -> dict[str, Tensor]:
@@ -109,22 +113,29 @@ def _graphs(config: Config, autoencoder: Autoencoder, student: Transformer) -> d
 
     def step(*inputs: Tensor) -> tuple[Tensor, ...]:
         state, latent = rolling.step(student, roll, dict(zip(STATE, inputs, strict=False)), *inputs[-2:])
-        return *after(state), latent
+        return *after(state, STEPPED), latent
 
     def ramp(*inputs: Tensor) -> tuple[Tensor, ...]:
         state = rolling.ramp(student, roll, dict(zip(KEPT, inputs, strict=False)), *inputs[-2:])
         return after(state, ("window",))
 
-    changed = [f"next_{name}" for name in STATE]
-    encoder = Graph(lambda frames: autoencoder.encode(to_network(frames)), autoencoder=autoencoder)
-    decoder = Graph(lambda latents: to_frames(autoencoder.decode(latents)), autoencoder=autoencoder)
+    def resink(*inputs: Tensor) -> tuple[Tensor, ...]:
+        state = rolling.resink(student, roll, dict(zip(RINGS, inputs, strict=False)), inputs[-1])
+        return after(state, RINGS[:2])
+
+    def changed(names: tuple[str, ...]) -> list[str]:
+        return [f"next_{name}" for name in names]
+
+    encoder = Graph(lambda frames: codec.encode(to_network(frames)), autoencoder=codec)
+    decoder = Graph(lambda latents: to_frames(codec.decode(latents)), autoencoder=codec)
     ramp_inputs = given(*KEPT, "action") | {"noise": arrays["ramp_noise"]}
     prime_inputs = given("sinks", "frames", "actions", "noise")
     return {
         "encoder": (encoder, {"frames": arrays["pictures"]}, ["latents"], True),
-        "prime": (Graph(prime, student=student), prime_inputs, changed, False),
-        "step": (Graph(step, student=student), given(*STATE, "action", "noise"), [*changed, "latent"], False),
+        "prime": (Graph(prime, student=student), prime_inputs, changed(STATE), False),
+        "step": (Graph(step, student=student), given(*STATE, "action", "noise"), [*changed(STEPPED), "latent"], False),
         "ramp": (Graph(ramp, student=student), ramp_inputs, ["next_window"], False),
+        "resink": (Graph(resink, student=student), given(*RINGS, "sinks"), changed(RINGS[:2]), False),
         "decoder": (decoder, {"latents": arrays["latents"]}, ["frames"], True),
     }
 

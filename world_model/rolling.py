@@ -1,4 +1,4 @@
-"""The rolling window: ``prime``, ``tick``, ``step``, and two other ways to take a tick. The one loop.
+"""The rolling window: ``prime``, ``tick``, ``step``, ``resink``, and two other ways to take a tick. The one loop.
 
 Play, training's rollouts and the exported graphs all run these functions. The state is a flat dictionary of arrays;
 noise is an argument and never drawn here, so seed, keys and weights give the same frames again.
@@ -9,6 +9,7 @@ noise is an argument and never drawn here, so seed, keys and weights give the sa
     window       [N, K, B, C, h, w]                         blocks at levels 1..K (level K is pure noise)
     clean        [N, B, C, h, w]                            the block shown last; its keys are not written yet
     clean_action [N, keys]                                  what it was shown under
+    sinks        [N, S * B, C, h, w]                        the sinks' latents: another map is another state
     tick         [1] int64                                  ticks taken since prime
 
 After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block rides in the same pass
@@ -24,7 +25,7 @@ from torch import Tensor
 from world_model import context
 from world_model.config import Rolling
 from world_model.noise import renoise, sigmas
-from world_model.transformer import Cache, Transformer
+from world_model.transformer import Cache, Known, Transformer
 
 State = dict[str, Tensor]
 
@@ -40,7 +41,7 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
     unknown = torch.full((*sinks.shape[:2], actions.shape[-1]), torch.nan, device=sinks.device)
     acted = torch.cat([unknown, actions[:, :recent].repeat_interleave(rolling.frames_per_block, 1)], 1)
     clean = torch.cat([sinks, frames[:, :recent].flatten(1, 2)], 1)
-    _, (keys, values) = model(clean, clean.new_zeros(clean.shape[:2]), acted, layout)
+    keys, values = model.write(clean, acted, layout)
     sigma = _column(sigmas(size, rolling.shift)[1:], noise)
     return {
         "keys": keys,
@@ -48,8 +49,19 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
         "window": renoise(frames[:, recent + 1 :], noise, sigma),
         "clean": frames[:, recent],
         "clean_action": actions[:, recent],
+        "sinks": sinks,
         "tick": torch.zeros(1, dtype=torch.int64, device=noise.device),
     }
+
+
+def resink(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) -> State:
+    """The state with other sinks [N, S*B, C, h, w] and nothing else changed: exact, since sinks look only at sinks."""
+    unknown = sinks.new_full((*sinks.shape[:2], state["clean_action"].shape[-1]), torch.nan)
+    written = model.write(sinks, unknown, context.clip(sinks.shape[1], 0))
+    length = sinks.shape[1] * model.tokens
+    rings = (torch.cat([new.to(state[name].dtype), state[name][:, :, :, length:]], 3)
+             for name, new in zip(("keys", "values"), written, strict=True))  # fmt: skip
+    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks}
 
 
 def tick(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
@@ -126,11 +138,13 @@ def predict(
     under = action[:, None].expand(-1, count, -1) if action.ndim == 2 else action
     actions = torch.cat([state["clean_action"][:, None], under], 1)
     acted = actions.repeat_interleave(per_block, 1)
-    last = state["clean"][:, -1:].expand(-1, count * per_block, -1, -1, -1)
-    x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), last)
+    frames = count * per_block
+    last = state["clean"][:, -1:].expand(-1, frames, -1, -1, -1)
+    known = Known(last, state["clean_action"][:, None].expand(-1, frames, -1), state["sinks"])
+    x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), known)
     length = per_block * model.tokens
     written = keys[:, :, :, :length], values[:, :, :, :length]
-    return x0.unflatten(1, (1 + count, per_block))[:, 1:], written
+    return x0.unflatten(1, (count, per_block)), written
 
 
 def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, written: Cache) -> State:

@@ -29,7 +29,7 @@ from world_model.checkpoint import WEIGHTS
 from world_model.config import Rolling
 
 THREADS = 2
-GRAPHS = ("encoder", "prime", "step", "ramp", "decoder")
+GRAPHS = ("encoder", "prime", "step", "ramp", "resink", "decoder")
 
 State = dict[str, Any]
 """rolling.py's arrays by name, as the backend keeps them."""
@@ -56,6 +56,9 @@ class Runtime(Protocol):
 
     def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
         """The state with its window made anew under ``action``; noise [1, K, K, B, C, h, w]."""
+
+    def resink(self, state: State, sinks: np.ndarray) -> State:
+        """The state in another map: sinks [1, S*B, C, h, w] instead of its own, nothing else changed."""
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Latents [..., C, h, w] -> uint8 [n, H, W, 3], all leading dimensions in one."""
@@ -121,6 +124,10 @@ class OnnxRuntime:
 
     def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
         return _changed(state, self._run("ramp", state | self._floats(action=action, noise=noise)))
+
+    def resink(self, state: State, sinks: np.ndarray) -> State:
+        given = self._floats(sinks=sinks)
+        return _changed(state, self._run("resink", state | given)) | given
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         flat = latents.reshape(-1, *latents.shape[-3:])
@@ -202,7 +209,7 @@ class TorchRuntime:
 
     def __init__(self, folder: str | Path, device: str = "auto"):
         self._torch = torch = _imported("torch", 'pip install "rollplay[train]"')
-        from world_model.autoencoder import Autoencoder
+        from world_model.codec import make_codec
         from world_model.transformer import Transformer
 
         if device == "cuda" and not torch.cuda.is_available():
@@ -210,14 +217,14 @@ class TorchRuntime:
         self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         weights = Path(folder) / WEIGHTS
         self.config, _ = checkpoint.describe(weights)
-        self._autoencoder = self._loaded(Autoencoder(self.config), weights, "autoencoder")
+        self._codec = self._loaded(make_codec(self.config), weights, "autoencoder")
         self._student = self._loaded(Transformer(self.config), weights, "student")
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         from world_model.autoencoder import to_network
 
         with self._torch.inference_mode():
-            return self._autoencoder.encode(to_network(self._here(frames))).cpu().numpy()
+            return self._codec.encode(to_network(self._here(frames))).cpu().numpy()
 
     def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
         return self._rolled("prime", *self._floats(sinks, frames, actions, noise))
@@ -229,12 +236,15 @@ class TorchRuntime:
     def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
         return self._rolled("ramp", state, *self._floats(action, noise))
 
+    def resink(self, state: State, sinks: np.ndarray) -> State:
+        return self._rolled("resink", state, *self._floats(sinks))
+
     def decode(self, latents: np.ndarray) -> np.ndarray:
         from world_model.autoencoder import to_frames
 
         flat = latents.reshape(-1, *latents.shape[-3:])
         with self._torch.inference_mode():
-            return to_frames(self._autoencoder.decode(*self._floats(flat))).cpu().numpy()
+            return to_frames(self._codec.decode(*self._floats(flat))).cpu().numpy()
 
     def to_numpy(self, state: State) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy().copy() for name, value in state.items()}
@@ -255,7 +265,7 @@ class TorchRuntime:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _loaded(self, model: Any, weights: Path, prefix: str) -> Any:
-        arrays = checkpoint.tensors(weights, prefix)
+        arrays = checkpoint.tensors(weights, prefix) if model.state_dict() else {}
         try:
             model.load_state_dict({name: self._torch.from_numpy(array) for name, array in arrays.items()})
         except RuntimeError as error:

@@ -11,6 +11,8 @@ say what the blocks mean. Teacher, critic and student are this one class.
 - A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
 - The last clean frame, where there is one, goes straight into the first convolution and, by a learned share, into
   the prediction: the next frame is mostly the last one moved, and that need not be found by attention.
+- With ``head`` in the configuration, tokens are not turned into x0 alone: a local head mixes copies with what it draws
+  (``head.py``). Without, a convolution makes x0 of them.
 - x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 from world_model.config import Config
 from world_model.context import SINK, Layout
+from world_model.head import LocalHead
 
 COMPILED_GRAPHS = 64
 """Teacher, critic and student share one function: each has several layouts, with gradient and without."""
@@ -33,24 +37,37 @@ Cache = tuple[Tensor, Tensor]
 """Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
 
 
+class Known(NamedTuple):
+    """What the final W queries of a pass can be made from: last [N, W, C, h, w], the last clean latent before each;
+    was [N, W, keys], the action it was shown under; sinks [N, S * B, C, h, w]."""
+
+    last: Tensor
+    was: Tensor
+    sinks: Tensor
+
+
 class Transformer(nn.Module):
-    """``forward(x, sigma, action, layout, cache)`` -> (x0, keys and values of the queries)."""
+    """``forward(x, sigma, action, layout, cache, known)`` -> (x0, keys and values of the queries)."""
 
     def __init__(self, config: Config):
         super().__init__()
         size = config.transformer
-        self.size, self.latent_shape = size, config.latent_shape
+        self.size, self.latent_shape, self.action_size = size, config.latent_shape, config.action_size
         channels, height, width = config.latent_shape
         self.grid = (height // size.patch, width // size.patch)
         self.stem_width = size.width // size.patch**2
         self.stem = nn.Conv2d(channels, self.stem_width, 3, padding=1)
         self.stem_last = nn.Conv2d(channels, self.stem_width, 3, padding=1, bias=False)
-        self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
         nn.init.zeros_(self.stem_last.weight)
         self.embed = nn.Linear(size.width, size.width)
         self.place = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], size.width) * 0.02)
         self.condition = Condition(config)
         self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
+        if config.head is not None:
+            self.local = LocalHead(config, self.grid)
+            return
+        self.local = None
+        self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
         self.out_modulation = nn.Parameter(torch.zeros(2, size.width))
         self.out = nn.Linear(size.width, size.width)
         self.head = nn.Conv2d(self.stem_width, channels, 3, padding=1)
@@ -73,53 +90,68 @@ class Transformer(nn.Module):
         action: Tensor,
         layout: Layout,
         cache: Cache | None = None,
-        last: Tensor | None = None,
+        known: Known | None = None,
     ) -> tuple[Tensor, Cache]:
         """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
-        queries; cache for its first keys; last [N, W, C, h, w]: the last clean latent before each of the final W
-        queries. Returns x0 [N, F, C, h, w] and the queries' own keys and values."""
-        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, last)
+        queries; cache for its first keys; known: what the final W queries can be made from. Returns x0 of these
+        [N, W, C, h, w] (of all F where nothing is known) and the queries' own keys and values."""
+        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, known)
 
     def run(
-        self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None, last: Tensor | None
+        self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None, known: Known | None
     ) -> tuple[Tensor, Cache]:
         """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
-        shared, final = self.condition(sigma, action, turns.sinks)
-        if last is not None:  # aligned with the queries; zeros for those that have none
-            last = F.pad(last, (0, 0, 0, 0, 0, 0, x.shape[1] - last.shape[1], 0))
-        tokens = self._tokens(x, last)
+        shared, condition = self.condition(sigma, action, turns.sinks)
+        tokens = self._tokens(x, known)
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             past = (cache[0][index], cache[1][index]) if cache is not None else None
             tokens, key, value = layer(tokens, shared, turns, past)
             keys.append(key)
             values.append(value)
-        x0 = self._latents(tokens, final, x.shape[1])
-        if last is not None:
-            x0 = x0 + self.keep_last * last
+        count = x.shape[1] if known is None else known.last.shape[1]
+        x0 = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], known)
         return x0, (torch.stack(keys), torch.stack(values))
+
+    def write(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
+        """Keys and values of clean latents x [N, F, C, h, w]: ``forward`` where no x0 is wanted."""
+        turns = turns_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        shared, _ = self.condition(x.new_zeros(x.shape[:2]), action, turns.sinks)
+        tokens, written = self._tokens(x, None), []
+        for layer in self.layers:
+            tokens, *pair = layer(tokens, shared, turns, None)
+            written.append(pair)
+        keys, values = zip(*written, strict=True)
+        return torch.stack(keys), torch.stack(values)
 
     def compile_run(self) -> None:
         """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
         torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
         self.run = torch.compile(self.run, fullgraph=True, dynamic=False)
 
-    def _tokens(self, x: Tensor, last: Tensor | None) -> Tensor:
+    def _tokens(self, x: Tensor, known: Known | None) -> Tensor:
         """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
         n, frames = x.shape[:2]
         features = self.stem(x.flatten(0, 1))
-        if last is not None:
+        if known is not None:  # aligned with the queries; zeros for those that have none
+            last = F.pad(known.last, (0, 0, 0, 0, 0, 0, frames - known.last.shape[1], 0))
             features = features + self.stem_last(last.flatten(0, 1))
         features = F.relu(features)
         patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
         return (self.embed(patches) + self.place).unflatten(0, (n, frames))
 
-    def _latents(self, tokens: Tensor, final: Tensor, frames: int) -> Tensor:
-        shift, scale = (final[:, :, None] + self.out_modulation).chunk(2, 2)
+    def _latents(self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None) -> Tensor:
+        """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D]."""
+        if self.local is not None:
+            if known is None:  # a teacher's clip, seen both ways
+                known = Known(x * 0, x.new_zeros(*x.shape[:2], self.action_size), x[:, : self.local.sinks] * 0)
+            return self.local(x, known.last, _normed(tokens), condition, known.was, known.sinks)[0]
+        shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
         tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)
         features = F.pixel_shuffle(patches, self.size.patch)
-        return self.head(F.relu(features)).unflatten(0, (-1, frames))
+        x0 = self.head(F.relu(features)).unflatten(0, x.shape[:2])
+        return x0 if known is None else x0 + self.keep_last * known.last
 
 
 class Condition(nn.Module):

@@ -31,7 +31,7 @@ from world_model.neural_game import NeuralGame
 from world_model.noise import renoise, shifted
 from world_model.runtime import State, TorchRuntime
 from world_model.teacher_view import view_clip
-from world_model.transformer import Cache, Transformer, Turns, time_angles, turns_of
+from world_model.transformer import Cache, Known, Transformer, Turns, time_angles, turns_of
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[Subject], Measures]
@@ -105,9 +105,9 @@ class Jittered(TorchRuntime):
 
 
 class JitteredTransformer(Transformer):
-    def forward(self, x, sigma, action, layout: Layout, cache: Cache | None = None, last: Tensor | None = None):
+    def forward(self, x, sigma, action, layout: Layout, cache: Cache | None = None, known: Known | None = None):
         turns = turns_of(layout, self.grid, self.quarter, x.device, x.dtype)
-        return self.run(x, sigma, action, JitteredTurns(turns, layout, self), cache, last)
+        return self.run(x, sigma, action, JitteredTurns(turns, layout, self), cache, known)
 
 
 class JitteredTurns(Turns):

@@ -20,7 +20,7 @@ class Made:
 
     config: Config
     footage: Footage
-    autoencoder: Path
+    codec: Path | None  # patches have no weights
     student: Path
     report: dict[str, dict[str, float]]
 
@@ -29,7 +29,8 @@ def assemble(folder: Path, made: Made, hardware: str) -> None:
     """Write weights, ONNX graphs, scenes and card.md into ``folder``: what ``play.py --checkpoint folder`` plays."""
     tensors = {
         f"{prefix}.{name}": array
-        for prefix, path in (("autoencoder", made.autoencoder), ("student", made.student))
+        for prefix, path in (("autoencoder", made.codec), ("student", made.student))
+        if path is not None
         for name, array in checkpoint.tensors(path, prefix).items()
     }
     about = checkpoint.describe(made.student)[1]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from world_model import checkpoint
-from world_model.autoencoder import Autoencoder, to_frames
+from world_model.autoencoder import to_frames
+from world_model.codec import Codec
 from world_model.config import Config
 from world_model.dataset import Clips, Episode
 from world_model.training.loop import Draw, Loss, Machine, Update, average_of, optimizers_for
@@ -27,7 +28,7 @@ class Material:
 
     config: Config
     machine: Machine
-    autoencoder: Autoencoder
+    codec: Codec
     train: list[Episode]
     held_out: list[Episode]
 
@@ -41,7 +42,7 @@ class Material:
     def show(self, path: Path, real: Tensor, made: Tensor, actions: Tensor) -> None:
         """Latents real and made [T, B, C, h, w] under actions [T, keys], side by side in a video."""
         world, per_block = self.config.world, self.config.rolling.frames_per_block
-        columns = [to_frames(self.autoencoder.decode(x.flatten(0, 1).float())).cpu().numpy() for x in (real, made)]
+        columns = [to_frames(self.codec.decode(x.flatten(0, 1).float())).cpu().numpy() for x in (real, made)]
         held = actions.repeat_interleave(per_block, 0).cpu().numpy()
         write_video(path, columns, held, world.keys, world.fps)
 

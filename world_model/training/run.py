@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from world_model import checkpoint
-from world_model.autoencoder import Autoencoder, to_network
+from world_model.autoencoder import to_network
+from world_model.codec import Codec, make_codec
 from world_model.config import Config, Stage, load
 from world_model.dataset import Episode, Footage, encode_session, kept_episode, sample_frames
 from world_model.episode import Session
@@ -26,9 +27,12 @@ from world_model.training.clips import Material
 from world_model.training.loop import Machine, TrainingError, barrier, train
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
+from world_model.training.student_rollout import StudentRolloutTraining
 from world_model.training.teacher import TeacherTraining
 
-STAGES = ("autoencoder", "teacher", "student_init", "student_dmd")
+STAGES = ("autoencoder", "teacher", "student_init", "student_rollout", "student_dmd")
+STUDENTS = STAGES[:1:-1]
+"""The stages that leave a student, the last first."""
 FRAME_LIMIT = 40_000
 """Frames held in memory for the autoencoder: 2 GB at 128x128."""
 TEACHER = "teacher.safetensors"
@@ -57,7 +61,7 @@ def run(choices: Choices, environment: dict[str, str]) -> Path:
     machine = open_machine(choices, environment)
     out = choices.out or Path("runs") / choices.config.stem
     try:
-        Run(config, machine, footage, out, _prepare(choices, config, out, machine)).stages(_stages(choices))
+        Run(config, machine, footage, out, _prepare(choices, config, out, machine)).stages(_stages(choices, config))
     finally:
         if machine.processes > 1:
             dist.destroy_process_group()
@@ -107,36 +111,42 @@ class Run:
             return StudentInitTraining(self.material, self.base / checkpoint.WEIGHTS, "student")
         return StudentInitTraining(self.material, self._weights("teacher"))
 
+    def _student_rollout(self) -> StudentRolloutTraining:
+        before = self._student("student_rollout")
+        return StudentRolloutTraining(self.material, before if before.is_file() else None)
+
     def _student_dmd(self) -> StudentDmdTraining:
-        return StudentDmdTraining(self.material, self._student(), self._weights("teacher"))
+        return StudentDmdTraining(self.material, self._student("student_dmd"), self._weights("teacher"))
 
     @property
     def material(self) -> Material:
         """The encoded data; encoded once for all stages."""
         if self._material is None:
-            autoencoder = Autoencoder(self.config)
-            found = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
-            autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
-            autoencoder = autoencoder.to(self.machine.device, memory_format=torch.channels_last).eval()
-            train_set, held_out = (
-                self._encode(autoencoder, part) for part in (self.footage.train, self.footage.held_out)
-            )
-            self._material = Material(self.config, self.machine, autoencoder, train_set, held_out)
+            codec = make_codec(self.config)
+            if self.config.codec.kind == "autoencoder":
+                found = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
+                codec.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+            codec = codec.to(self.machine.device, memory_format=torch.channels_last).eval()
+            train_set, held_out = (self._encode(codec, part) for part in (self.footage.train, self.footage.held_out))
+            self._material = Material(self.config, self.machine, codec, train_set, held_out)
         return self._material
 
-    def _encode(self, autoencoder: Autoencoder, sessions: list[Session]) -> list[Episode]:
+    def _encode(self, codec: Codec, sessions: list[Session]) -> list[Episode]:
         @torch.no_grad()
         def encode(frames: np.ndarray) -> np.ndarray:
             with self.machine.precision():
                 parts = torch.from_numpy(frames).split(128)
                 return torch.cat(
-                    [autoencoder.encode(to_network(p.to(self.machine.device))).float().cpu() for p in parts]
+                    [codec.encode(to_network(p.to(self.machine.device))).float().cpu() for p in parts]
                 ).numpy()
 
+        watched = self._watch(sessions, "encoding sessions")
+        if self.config.codec.kind == "patches":  # as fast as reading them back
+            return [encode_session(session, self.config, encode) for session in watched]
         folder = self.out / "latents" / checkpoint.digest(self._weights("autoencoder"))
         return [
             kept_episode(folder, session, lambda session=session: encode_session(session, self.config, encode))
-            for session in self._watch(sessions, "encoding sessions")
+            for session in watched
         ]
 
     def _weights(self, stage: str) -> Path:
@@ -146,19 +156,22 @@ class Run:
             return own
         return self.base / (TEACHER if stage == "teacher" else checkpoint.WEIGHTS)
 
-    def _student(self) -> Path:
-        own = self.out / "student_init" / checkpoint.WEIGHTS
-        return own if own.is_file() or self.base is None else self.base / checkpoint.WEIGHTS
+    def _student(self, stage: str) -> Path:
+        """The student that a stage goes on from: of the stages before it, or of the world the run started from."""
+        before = (self.out / name / checkpoint.WEIGHTS for name in STUDENTS[STUDENTS.index(stage) + 1 :])
+        fallback = (self.base or self.out / "student_init") / checkpoint.WEIGHTS
+        return next((path for path in before if path.is_file()), fallback)
 
     def _assemble(self, report: dict) -> None:
         """The report of all stages so far, and once there is a student, everything that play needs."""
         file = self.out / "report.json"
         report = (json.loads(file.read_text()) if file.is_file() else {}) | report
         file.write_text(json.dumps(report, indent=1))
-        students = (self.out / name / checkpoint.WEIGHTS for name in ("student_dmd", "student_init"))
+        students = (self.out / name / checkpoint.WEIGHTS for name in STUDENTS)
         newest = next((path for path in students if path.is_file()), None)
         if newest is not None:
-            made = Made(self.config, self.footage, self._weights("autoencoder"), newest, report)
+            codec = self._weights("autoencoder") if self.config.codec.kind == "autoencoder" else None
+            made = Made(self.config, self.footage, codec, newest, report)
             assemble(self.out, made, self.machine.hardware)
         self._print_report(report, playable=newest is not None)
 
@@ -191,8 +204,8 @@ def scaled(config: Config, share: float) -> Config:
     if share == 1:
         return config
 
-    def shorter(stage: Stage) -> Stage:
-        return stage.model_copy(update={"steps": max(1, round(stage.steps * share))})
+    def shorter(stage: Stage | None) -> Stage | None:
+        return stage and stage.model_copy(update={"steps": max(1, round(stage.steps * share))})
 
     stages = {name: shorter(getattr(config.training, name)) for name in STAGES}
     return config.model_copy(update={"training": config.training.model_copy(update=stages)})
@@ -214,10 +227,14 @@ def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
     return Machine(device, bfloat16, cuda, rank, processes, choices.seed, Console())
 
 
-def _stages(choices: Choices) -> tuple[str, ...]:
+def _stages(choices: Choices, config: Config) -> tuple[str, ...]:
+    """The stages to run: those that the configuration has; onwards from a trained world, its first student's."""
+    has = tuple(name for name in STAGES if getattr(config.training, name) is not None)
     if choices.stage != "all":
+        if choices.stage not in has:
+            raise TrainingError(f"{choices.config}: has no stage {choices.stage}; it has {', '.join(has)}")
         return (choices.stage,)
-    return ("student_init",) if isinstance(choices.resume, str) else STAGES
+    return tuple(name for name in has if name in STUDENTS)[:1] if isinstance(choices.resume, str) else has
 
 
 def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> Path | None:
@@ -225,13 +242,13 @@ def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> P
     base = Path(choices.resume) if isinstance(choices.resume, str) else None
     if base is not None:
         theirs, _ = checkpoint.describe(base / checkpoint.WEIGHTS)
-        for part in ("name", "world", "autoencoder", "transformer", "rolling"):
+        for part in ("name", "world", "codec", "transformer", "head", "rolling"):
             if getattr(theirs, part) != getattr(config, part):
                 raise TrainingError(
                     f"{base}: its {part} is not that of {choices.config}; use the configuration it was trained with"
                 )
     if choices.resume is None and machine.first:
-        begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices)]
+        begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices, config)]
         if begun:
             raise TrainingError(
                 f"{out}: already holds a run ({', '.join(begun)}). Add --resume to go on with it, or another --out"

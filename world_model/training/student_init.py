@@ -21,7 +21,7 @@ from world_model.config import Rolling
 from world_model.noise import renoise, sigmas
 from world_model.training.clips import Material, TransformerStage, batch_of, forget, load_transformer, velocity_loss
 from world_model.training.loop import Draw
-from world_model.transformer import Transformer
+from world_model.transformer import Known, Transformer
 
 SAMPLE_BLOCKS = 80
 
@@ -54,9 +54,10 @@ class StudentInitTraining(TransformerStage):
         acted = torch.cat([unknown, torch.cat([actions, held], 1).repeat_interleave(per_block, 1)], 1)
         count = real.shape[1] * per_block
         last = torch.cat([past[:, start - 1, -1:].expand(-1, size * per_block, -1, -1, -1) for start in self.starts], 1)
+        was = torch.cat([actions[:, start - 1 : start].expand(-1, size * per_block, -1) for start in self.starts], 1)
         with self.machine.precision():
-            x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout, last=last)
-        losses = velocity_loss(x0[:, -count:], real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
+            x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout, known=Known(last, was, sinks))
+        losses = velocity_loss(x0, real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
         shown = losses.unflatten(1, (len(self.starts), size, per_block))[:, :, 0]
         return losses.mean(), {"first_block": shown.detach().mean()}
 

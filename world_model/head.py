@@ -1,0 +1,193 @@
+"""The local head: x0 of a block from what is known, moved or copied, and from what it draws itself.
+
+Every picture element of x0 is a mixture, by a softmax of the head's own, of
+- the last clean frame, moved: one share for each displacement within ``reach`` (a flow as a distribution over whole
+  elements, so that a copy is exact: dynamic neural advection, Finn et al., arXiv 1605.07157);
+- the *sink copy*: attention from the block's tokens to places of the sink frames, whose values are the sinks' own
+  latents, under a predicted gain and offset of each colour. A room comes back exactly, minutes later;
+- what convolutions over noisy block, last frame, sink copy and the trunk's tokens draw.
+
+Two things are computed in closed form, because they need no learning: how alike the last clean frame is to each sink,
+whatever the light (correlation of standardised colours), and the gain and offset that fit the nearest sink to it.
+
+The convolutions wrap around the frame's edges: what leaves a screen on one side enters the next one on the other.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.codec import canvas, cells
+from world_model.config import Config
+
+KEY_WIDTH = 32
+SAME_PLACE = 9.0
+"""Where the sink copy looks before it has learned anything: at a token's own place in the frame."""
+NEAREST = 20.0
+"""... and in the sink that looks most like the last clean frame; correlation times this is a logit."""
+
+
+class LocalHead(nn.Module):
+    """``forward`` -> x0 and the sink copy, for M blocks' frames that know the last clean frame and the sinks."""
+
+    def __init__(self, config: Config, grid: tuple[int, int]):
+        super().__init__()
+        size, width = config.head, config.transformer.width
+        channels, _, _ = config.latent_shape
+        self.grid, self.patch, self.unfold, self.reach = grid, config.transformer.patch, config.codec.unfold, size.reach
+        self.colours, self.sinks = channels // self.unfold**2, config.rolling.sink_frames
+        self.moves = (2 * size.reach + 1) ** 2
+        self.was = nn.Linear(config.action_size, width)
+        self.spread = nn.Linear(width, size.width)
+        self.first = Wrapped(4 * channels, size.width)
+        self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
+        summary = 2 * size.width + width + 2 * self.colours + self.sinks
+        self.whole = nn.Sequential(nn.Linear(summary, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.light = _zeroed(nn.Linear(width, 2 * self.colours))
+        self.query = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), _zeroed(nn.Linear(width, KEY_WIDTH)))
+        self.sink_key = nn.Linear(channels * self.patch**2, KEY_WIDTH)
+        self.sink_name = nn.Parameter(torch.randn(self.sinks, 1, KEY_WIDTH))
+        self.place = nn.Parameter(_same_place(grid))
+        self.out = nn.Conv2d(size.width, (self.moves + 2) * self.unfold**2 + channels, 1)
+        self.out.weight.data *= 0.1
+        self.out.bias.data.copy_(self._first_shares(channels))
+
+    def _first_shares(self, channels: int) -> Tensor:
+        """Bias of ``out``: to begin with, half the last frame where it is and half the sink copy."""
+        shares = torch.full((self.moves + 2,), -2.0)
+        shares[[self.moves // 2, self.moves]] = 2.0
+        return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
+
+    def forward(
+        self, x: Tensor, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x, last [N, F, C, h, w]: noisy frames and the last clean frame before each; tokens [N, F, P, D] of the trunk
+        and its condition [N, F, D]; was [N, F, keys]: the action that ``last`` was shown under; sinks [N, S, C, h, w].
+        Returns x0 and the sink copy, both [N, F, C, h, w]. What is given is never in half precision."""
+        shape = x.shape[:2]
+        alike = likeness(last, sinks, self.colours)
+        patches = self._patches(sinks).flatten(1, 2)  # [N, S * P, C * patch^2]
+        near = self._unpatched(self._attended(alike, None, patches))
+        gain, offset = fitted(near, last, self.colours)
+        lit = near * gain + offset
+        condition = (condition + self.was(torch.nan_to_num(was))).flatten(0, 1)
+        h = self.first(torch.cat([x, last, lit, last - lit], 2).flatten(0, 1))
+        h = h + self._spread_out(tokens.flatten(0, 1))
+        h = self.blocks[0](h, condition)
+        colours = torch.cat([gain, offset], -3)[:, :, :: self.unfold**2, 0, 0].flatten(0, 1)
+        room = (NEAREST * alike).softmax(-1).flatten(0, 1)
+        whole = self.whole(torch.cat([h.mean((2, 3)), h.amax((2, 3)), condition, colours, room], 1))
+        for block in self.blocks[1:]:
+            h = block(h, whole)
+        copy = self._copy(alike, tokens, whole.unflatten(0, shape), patches)
+        mixed = self._mixed(self.out(F.relu(h)).to(x.dtype), last.flatten(0, 1), copy.flatten(0, 1))
+        return mixed.unflatten(0, shape), copy
+
+    def _copy(self, alike: Tensor, tokens: Tensor, whole: Tensor, patches: Tensor) -> Tensor:
+        """The sink copy in the block's own light: [N, F, C, h, w]."""
+        query = self.query(torch.cat([tokens, whole[:, :, None].expand_as(tokens)], -1))
+        key = (self.sink_key(patches.unflatten(1, (self.sinks, -1))) + self.sink_name).flatten(1, 2)
+        learned = torch.einsum("nfpd,nkd->nfpk", query, key).to(patches.dtype)
+        copy = self._unpatched(self._attended(alike, learned, patches))
+        gain, offset = self.light(whole).to(patches.dtype).chunk(2, -1)
+        return copy * _each_colour(1 + gain, copy) + _each_colour(offset, copy)
+
+    def _attended(self, alike: Tensor, learned: Tensor | None, patches: Tensor) -> Tensor:
+        """Attention of every token to the sinks' places: [N, F, P, C * patch^2]."""
+        prior = NEAREST * alike[:, :, None, :, None] + self.place[:, None]  # [N, F, P, S, P]
+        logits = prior.flatten(3) if learned is None else prior.flatten(3) + learned
+        with torch.autocast(patches.device.type, enabled=False):  # what is copied is copied exactly
+            return torch.einsum("nfpk,nkv->nfpv", logits.softmax(-1), patches)
+
+    def _patches(self, frames: Tensor) -> Tensor:
+        """[N, S, C, h, w] -> [N, S, P, C * patch^2]."""
+        return F.pixel_unshuffle(frames, self.patch).flatten(3).transpose(2, 3)
+
+    def _unpatched(self, patches: Tensor) -> Tensor:
+        """Inverse of ``_patches``."""
+        return F.pixel_shuffle(patches.transpose(2, 3).unflatten(3, self.grid), self.patch)
+
+    def _spread_out(self, tokens: Tensor) -> Tensor:
+        """Tokens [M, P, D] -> what each adds to the cells of its patch [M, width, h, w]."""
+        cells_of = self.spread(tokens).transpose(1, 2).unflatten(2, self.grid)
+        return cells_of.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+
+    def _mixed(self, out: Tensor, last: Tensor, copy: Tensor) -> Tensor:
+        """Shares and drawing [M, (moves + 2) * unfold^2 + C, h, w], last and copy [M, C, h, w] -> x0 [M, C, h, w]."""
+        shares, drawn = out.split([(self.moves + 2) * self.unfold**2, last.shape[1]], 1)
+        shares = canvas(shares, self.unfold).softmax(1)
+        copy, drawn, last = (canvas(source, self.unfold) for source in (copy, drawn, last))
+        made = shares[:, -2:-1] * copy + shares[:, -1:] * drawn
+        height, width = last.shape[-2:]
+        side, padded = 2 * self.reach + 1, F.pad(last, (self.reach,) * 4)
+        for move in range(self.moves):  # one displacement at a time stays in the processor's cache
+            y, x = divmod(move, side)
+            made = made + shares[:, move : move + 1] * padded[..., y : y + height, x : x + width]
+        return cells(made, self.unfold)
+
+
+def likeness(frames: Tensor, sinks: Tensor, colours: int) -> Tensor:
+    """Correlation of standardised colours, mean over colours: frames [N, F, C, h, w] and sinks [N, S, C, h, w] ->
+    [N, F, S] in [-1, 1], the same in any light."""
+    a, b = (_standardised(t, colours) for t in (frames, sinks))
+    with torch.autocast(frames.device.type, enabled=False):
+        return torch.einsum("nfcp,nscp->nfs", a, b) / (a.shape[2] * a.shape[3])
+
+
+def fitted(copy: Tensor, frames: Tensor, colours: int) -> tuple[Tensor, Tensor]:
+    """Gain and offset of each colour that take ``copy`` nearest to ``frames`` (least squares): [N, F, C, 1, 1]."""
+    a, b = (t.unflatten(2, (colours, -1)).flatten(3) for t in (copy, frames))
+    mean_a, mean_b = a.mean(-1), b.mean(-1)
+    covariance = (a * b).mean(-1) - mean_a * mean_b
+    gain = covariance / (a.square().mean(-1) - mean_a.square() + 1e-4)
+    return _each_colour(gain, frames), _each_colour(mean_b - gain * mean_a, frames)
+
+
+def _standardised(frames: Tensor, colours: int) -> Tensor:
+    """[N, F, C, h, w] -> [N, F, colours, elements], each colour with mean 0 and deviation 1."""
+    flat = frames.unflatten(2, (colours, -1)).flatten(3)
+    flat = flat - flat.mean(-1, keepdim=True)
+    return flat * (flat.square().mean(-1, keepdim=True) + 1e-4).rsqrt()
+
+
+def _each_colour(values: Tensor, frames: Tensor) -> Tensor:
+    """[..., colours] -> [..., C, 1, 1]: a colour's value for all of its elements."""
+    return values.repeat_interleave(frames.shape[-3] // values.shape[-1], -1)[..., None, None]
+
+
+class Wrapped(nn.Conv2d):
+    """A 3x3 convolution over a frame whose edges meet."""
+
+    def __init__(self, wide: int, narrow: int):
+        super().__init__(wide, narrow, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode="circular"))
+
+
+class Block(nn.Module):
+    """Two convolutions, added to their input; the first sees it normalised and modulated by a condition."""
+
+    def __init__(self, width: int, condition: int):
+        super().__init__()
+        self.modulate = _zeroed(nn.Linear(condition, 2 * width))
+        self.first, self.second = Wrapped(width, width), Wrapped(width, width)
+        self.second.weight.data *= 0.3
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.modulate(condition)[..., None, None].chunk(2, 1)
+        normed = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+        return h + self.second(F.relu(self.first(normed * (1 + scale) + shift)))
+
+
+def _same_place(grid: tuple[int, int]) -> Tensor:
+    """[P, P] logits that prefer a token's own place."""
+    return SAME_PLACE * torch.eye(grid[0] * grid[1])
+
+
+def _zeroed(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

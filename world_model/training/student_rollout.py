@@ -1,0 +1,201 @@
+"""Student rollout: games in progress, played by the student with play's own tick and held to their recordings.
+
+A pool of games; each step a batch of them takes one tick from the student's *own* frames, under the recorded keys, and
+every tick learns: the world is deterministic, so the recording holds what should have come. Later blocks of the window
+count while the held key stayed held. A game returns to a recording when it strays past a bound, or after a random
+length whose mean grows from one tick (which is teacher forcing) to many. No gradient crosses a tick, but the sinks'
+keys are written anew in each, so that they learn too.
+
+The loss is L1 (a median is a picture, a mean is fog), and cells that matter weigh more: those that change, and those
+that no sink holds. Both are counted, because a hero is 4 cells of 256 and a new room all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model import rolling
+from world_model.dataset import Episode
+from world_model.head import fitted, likeness
+from world_model.rolling import State
+from world_model.training.clips import Material, TransformerStage, load_transformer
+from world_model.training.loop import Draw
+from world_model.training.student_init import show_rollout
+
+CHANGED = 0.2
+"""A cell has changed, in a latent's units, from this difference of its worst element."""
+WRONG = 0.15
+"""A cell is wrong from this mean difference of its elements."""
+SMALL = 16
+"""Cells that matter keep their whole weight up to this many a frame; more share what these have."""
+EVENT = 0.5
+"""Share of a frame's cells whose change is an event."""
+BEFORE_EVENT = 6
+"""A game that begins for an event begins up to this many ticks before it."""
+LATER = 0.5
+"""Weight of the window's later blocks: they are only guesses to start the next tick from."""
+BATCHED = ("keys", "values")
+"""Arrays of a state whose games lie along the second dimension; in the others they lie along the first."""
+
+
+class StudentRolloutTraining(TransformerStage):
+    name, prefix = "student_rollout", "student"
+
+    def __init__(self, material: Material, weights: Path | None):
+        self.material, self.config, self.machine = material, material.config, material.machine
+        self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
+        self.lead = (self.rolling.recent_blocks + 1) * self.rolling.frames_per_block
+        self.starts = Starts(material.train, self.lead, self.rolling.window_blocks * self.rolling.frames_per_block)
+        self.random = np.random.default_rng(self.machine.seed + self.machine.rank)
+        self.pool: State | None = None
+        count = self.settings.pool // self.machine.processes
+        self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
+        self.begun = 0
+        self.take(load_transformer(self.config, self.machine, weights, self.prefix), self.loss, muon=True)
+
+    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
+        games = (self.begun * draw.local + np.arange(draw.local)) % len(self.left)
+        self.begun += 1
+        self._return(games[self.left[games] <= 0], draw)
+        true, actions = self._ahead(games)
+        state = {name: value[_at(name, games)] for name, value in self.pool.items()}
+        with self.machine.precision():
+            noise = draw.normal(*true.shape[1:])
+            moved = rolling.resink(self.model, self.rolling, state, state["sinks"])
+            moved, x0 = rolling.tick(self.model, self.rolling, moved, actions[:, 0], noise)
+        wrong = self._keep(games, moved, x0, true)
+        held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
+        held[:, 1:] *= LATER
+        error = (x0.float() - true).abs().mean(3)  # of each cell, [n, K, B, h, w]
+        weight = self._weight(true, state)
+        loss = (error * weight * held[..., None, None, None]).mean()
+        logs = {
+            "error": error[:, 0].mean().detach(),
+            "cells_right": 1 - wrong.mean() / error[0, 0].numel(),
+            "mean_length": self._mean_length(),
+        }
+        return loss, logs
+
+    def _weight(self, true: Tensor, state: State) -> Tensor:
+        """1, and more where a cell changes or is in no sink: [n, K, B, h, w] for true [n, K, B, C, h, w]."""
+        frames, sinks = true.flatten(1, 2), state["sinks"]
+        colours = true.shape[3] // self.config.codec.unfold**2
+        nearest = likeness(frames, sinks, colours).argmax(-1)
+        copy = torch.stack([sinks[game, places] for game, places in enumerate(nearest)])
+        gain, offset = fitted(copy, frames, colours)
+        differs = [frames - state["clean"][:, -1:], frames - (copy * gain + offset)]
+        cells = [(d.abs().amax(2) > CHANGED).float() for d in differs]
+        capped = sum(c * (SMALL / c.sum((2, 3), keepdim=True).clamp(min=1)).clamp(max=1) for c in cells)
+        return (1 + self.settings.change_weight * capped).unflatten(1, true.shape[1:3])
+
+    @torch.no_grad()
+    def _keep(self, games: np.ndarray, state: State, x0: Tensor, true: Tensor) -> Tensor:
+        """Put the games that took a tick back into the pool; [n], the wrong cells of the frames that they showed."""
+        for name, value in state.items():
+            if name in self.pool:
+                self.pool[name][_at(name, games)] = value.detach().to(self.pool[name].dtype)
+        wrong = ((x0[:, 0].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
+        per_block, size = self.rolling.frames_per_block, self.rolling.window_blocks
+        self.at[games] += per_block
+        lengths = np.array([len(self.starts.episodes[i].latents) for i in self.which[games]])
+        over = (wrong.cpu().numpy() > self.settings.stray_cells) | (self.at[games] + size * per_block > lengths)
+        self.left[games] = np.where(over, 0, self.left[games] - 1)
+        return wrong
+
+    @torch.no_grad()
+    def _return(self, games: np.ndarray, draw: Draw) -> None:
+        """Begin these games anew from recordings."""
+        if not len(games):
+            return
+        self.which[games], self.at[games] = self.starts.take(len(games), self.settings.event_share, self.random)
+        self.left[games] = self.random.geometric(1 / self._mean_length(), len(games))
+        past = [self._cut(i, at - self.lead, at) for i, at in zip(self.which[games], self.at[games], strict=True)]
+        frames, actions = (self._blocks(np.stack(part)) for part in zip(*past, strict=True))
+        noise = torch.from_numpy(self.random.standard_normal(frames.shape, np.float32)).to(frames.device)
+        share = torch.from_numpy(self.random.random((len(games), 1, 1, 1, 1, 1), np.float32)).to(frames.device)
+        ahead, _ = self._ahead(games)
+        frames = torch.cat([frames + self.settings.lead_noise * share * noise, ahead], 1)
+        sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
+        window = torch.from_numpy(self.random.standard_normal(ahead.shape, np.float32)).to(frames.device)
+        with self.machine.precision():
+            primed = rolling.prime(
+                self.model, self.rolling, sinks.to(frames.device), frames, actions[:, :, 0], window
+            )
+        del primed["tick"]
+        if self.pool is None:
+            self.pool = {name: _empty(name, value, len(self.left)) for name, value in primed.items()}
+        for name, value in primed.items():
+            self.pool[name][_at(name, games)] = value.to(self.pool[name].dtype)
+
+    def _ahead(self, games: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The window's true blocks [n, K, B, C, h, w] and the actions that they were made under, [n, K, keys]."""
+        span = self.rolling.window_blocks * self.rolling.frames_per_block
+        cuts = [self._cut(i, at, at + span) for i, at in zip(self.which[games], self.at[games], strict=True)]
+        frames, actions = (self._blocks(np.stack(part)) for part in zip(*cuts, strict=True))
+        return frames, actions[:, :, 0]
+
+    def _cut(self, episode: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self.starts.episodes[episode]
+        return found.latents[first:end], found.actions[first:end]
+
+    def _blocks(self, frames: np.ndarray) -> Tensor:
+        """[n, T, ...] -> float32 [n, T / B, B, ...] where the network is."""
+        tensor = torch.from_numpy(frames).to(self.machine.device).float()
+        return tensor.unflatten(1, (-1, self.rolling.frames_per_block))
+
+    def _mean_length(self) -> float:
+        """Ticks that a new game lasts, in the mean: from 1, geometrically, to ``length``."""
+        grown = min(1.0, self.progress / self.settings.grow)
+        return self.settings.length**grown
+
+    @property
+    def progress(self) -> float:
+        return self.begun / self.settings.steps
+
+    @torch.no_grad()
+    def sample(self, folder: Path, step: int) -> None:
+        show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+
+
+class Starts:
+    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes."""
+
+    def __init__(self, episodes: list[Episode], lead: int, span: int):
+        self.episodes, self.lead, self.span = episodes, lead, span
+        self.lengths = np.array([len(episode.latents) - span - lead + 1 for episode in episodes])
+        self.ends = np.cumsum(self.lengths)
+        events = [(i, at) for i, episode in enumerate(episodes) for at in _events(episode.latents)]
+        self.events = np.array(events, int).reshape(-1, 2)
+
+    def take(self, count: int, event_share: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """``count`` episodes and the index of the first frame that a game there makes."""
+        flat = random.integers(self.ends[-1], size=count)
+        which = np.searchsorted(self.ends, flat, side="right")
+        at = self.lead + self.ends[which] - 1 - flat
+        if len(self.events):
+            chosen = random.random(count) < event_share
+            events = self.events[random.integers(len(self.events), size=count)]
+            which = np.where(chosen, events[:, 0], which)
+            at = np.where(chosen, events[:, 1] - random.integers(BEFORE_EVENT, size=count), at)
+        return which, np.clip(at, self.lead, self.lead + self.lengths[which] - 1)
+
+
+def _events(latents: np.ndarray) -> np.ndarray:
+    """Indices of the frames in which most cells change."""
+    small = latents[:, ::4].astype(np.float32)  # a quarter of the channels tells
+    changed = (np.abs(np.diff(small, axis=0)).max(1) > CHANGED).mean((1, 2))
+    return np.flatnonzero(changed > EVENT) + 1
+
+
+def _at(name: str, games: np.ndarray) -> tuple:
+    return (slice(None), games) if name in BATCHED else (games,)
+
+
+def _empty(name: str, like: Tensor, count: int) -> Tensor:
+    shape = list(like.shape)
+    shape[1 if name in BATCHED else 0] = count
+    return like.new_zeros(shape)
