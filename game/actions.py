@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+KEEP_KEYS = ("w", "a", "s", "d", "space", "e")
 ARENA_KEYS = ("w", "a", "s", "d", "left", "right", "space", "e")
 
 

@@ -1,8 +1,8 @@
 """Scripted players, for data and for headless play.
 
 ``bot = make_bot(name, seed, keys)``, then ``bot.act(observation, info) -> int8 [len(keys)]`` once a tick.
-A bot is deterministic in its seed and in what it sees. Only the tourist looks at ``info``; where a game gives
-no pose it wanders like the explorer.
+A bot is deterministic in its seed and in what it sees. The tourist, the doorseeker and the hunter look at ``info``;
+where a game does not say what they need there, they wander like the explorer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from game.actions import ARENA_KEYS, to_action
+from game.actions import ARENA_KEYS, KEEP_KEYS, to_action
 
 Keys = tuple[str, ...]
 
@@ -174,15 +174,99 @@ class Masher(Bot):
         return tuple(picks), self.choose((1, 2, 3), (0.75, 0.15, 0.1))
 
 
-BOTS = {"explorer": Explorer, "tourist": Tourist, "spinner": Spinner, "idler": Idler, "masher": Masher}
+class Doorseeker(Explorer):
+    """Walks from room to room of a keep, by the shortest way to a doorway; stops and dawdles now and then."""
+
+    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
+        super().__init__(seed, keys)
+        self.room: int | None = None
+        self.goal: tuple[int, int] = (0, 0)  # row and column of the doorway's tile
+
+    def act(self, observation, info):
+        held = self._walk(info) if self.remaining == 0 and "solid" in info else None
+        if held is None:
+            return super().act(observation, info)
+        return to_action(held, self.keys)
+
+    def _walk(self, info) -> Keys | None:
+        """Keys toward a doorway of this room and through it, or None to do something else for a while."""
+        if info["room"] != self.room:
+            self.room = info["room"]
+            doors = [(int(r), int(c)) for r, c in np.argwhere(~info["solid"]) if r in (0, 7) or c in (0, 7)]
+            x, y = info["position"]
+            far = [door for door in doors if abs(door[0] * 8 - y) + abs(door[1] * 8 - x) > 16]
+            self.goal = self.choose(far or doors)
+        if self.rng.random() < 0.03:
+            return None
+        held = _toward(info["solid"], info["position"], self.goal, out=True)
+        if held and self.rng.random() < 0.04:
+            return (*held, "space")
+        return held
+
+
+class Hunter(Doorseeker):
+    """Lines up with a keep's slime, throws sparks at it, and goes on to the next room when it is gone."""
+
+    def _walk(self, info):
+        (x, y), (slime_x, slime_y, alive) = info["position"], info["slime"]
+        if not alive or self.rng.random() < 0.02:
+            return super()._walk(info)
+        if abs(y - slime_y) <= 2 and info["facing"] == (3 if slime_x > x else 1):
+            return ("space",)
+        if abs(y - slime_y) <= 2 and abs(x - slime_x) > 10:
+            return ("d",) if slime_x > x else ("a",)
+        target = round(slime_y / 8), round(min(max(x, 8), 48) / 8)
+        if info["solid"][target]:
+            target = round(slime_y / 8), round(slime_x / 8)
+        return _toward(info["solid"], info["position"], target, out=False)
+
+
+def _toward(solid: np.ndarray, position: tuple[int, int], goal: tuple[int, int], out: bool) -> Keys | None:
+    """Keys from a position (x, y) in pixels one step along the shortest way of tiles to ``goal``, and there, if
+    ``out``, off the screen; None where there is no way."""
+    x, y = position
+    here = round(y / 8), round(x / 8)
+    if here == goal and not out:
+        return None
+    if here == goal:
+        row, column = (8 if goal[0] else -1, goal[1]) if goal[0] in (0, 7) else (goal[0], 8 if goal[1] else -1)
+    else:
+        row, column = _next_tile(solid, here, goal) or here
+    down, right = row * 8 - y, column * 8 - x
+    if row != here[0] and right:  # first in line with the gap, then through it
+        return ("d",) if right > 0 else ("a",)
+    if column != here[1] and down and here[0] == row:
+        return ("s",) if down > 0 else ("w",)
+    vertical = ("s",) if down > 0 else ("w",) if down < 0 else ()
+    return vertical or (("d",) if right > 0 else ("a",) if right < 0 else None)
+
+
+def _next_tile(solid: np.ndarray, start: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int] | None:
+    """The tile after ``start`` on a shortest way to ``goal``: breadth first, from the goal."""
+    seen, todo = {goal}, [goal]
+    for tile in todo:
+        for dr, dc in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+            near = tile[0] + dr, tile[1] + dc
+            if near == start:
+                return tile
+            if near not in seen and min(near) >= 0 and max(near) < len(solid) and not solid[near]:
+                seen.add(near)
+                todo.append(near)
+    return None
+
+
+BOTS = {"explorer": Explorer, "tourist": Tourist, "spinner": Spinner, "idler": Idler, "masher": Masher,
+        "doorseeker": Doorseeker, "hunter": Hunter}  # fmt: skip
 MIX = {"explorer": 0.42, "tourist": 0.24, "spinner": 0.12, "idler": 0.08, "masher": 0.14}
+KEEP_MIX = {"explorer": 0.22, "doorseeker": 0.36, "hunter": 0.2, "idler": 0.08, "masher": 0.14}
 NAMES = (*BOTS, "mix")
 
 
 def make_bot(name: str, seed: int, keys: Sequence[str] = ARENA_KEYS) -> Bot:
     """The named bot; ``mix`` picks one of the others by its seed. ValueError lists the names."""
     if name == "mix":
-        name = str(np.random.default_rng([int(seed), 0x317]).choice(list(MIX), p=list(MIX.values())))
+        mix = KEEP_MIX if tuple(keys) == KEEP_KEYS else MIX
+        name = str(np.random.default_rng([int(seed), 0x317]).choice(list(mix), p=list(mix.values())))
     if name not in BOTS:
         raise ValueError(f"no bot {name!r}; there are: {', '.join(NAMES)}")
     return BOTS[name](seed, keys)

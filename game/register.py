@@ -1,15 +1,18 @@
-"""Gymnasium ids of both worlds. Imports nothing heavy: the classes load when an environment is made."""
+"""Gymnasium ids of the worlds, real and neural. Imports nothing heavy: the classes load when an environment is made."""
 
+NEURAL = "world_model.neural_game:NeuralGame"
 WORLDS = {
-    "rollplay/Arena-v0": "game.arena:Arena",
-    "rollplay/NeuralArena-v0": "world_model.neural_game:NeuralGame",
+    "rollplay/Keep-v0": ("game.keep:Keep", {}),
+    "rollplay/NeuralKeep-v0": (NEURAL, {"world": "keep"}),
+    "rollplay/Arena-v0": ("game.arena:Arena", {}),
+    "rollplay/NeuralArena-v0": (NEURAL, {"world": "arena"}),
 }
 
 
 def register_worlds() -> None:
-    """Register ``rollplay/Arena-v0`` and ``rollplay/NeuralArena-v0``; calling it again changes nothing."""
+    """Register ``rollplay/Keep-v0``, ``rollplay/NeuralKeep-v0`` and the arena's two; again changes nothing."""
     from gymnasium.envs import registration  # here, because Gymnasium calls this while it is itself being imported
 
-    for name, entry_point in WORLDS.items():
+    for name, (entry_point, choices) in WORLDS.items():
         if name not in registration.registry:
-            registration.register(id=name, entry_point=entry_point)
+            registration.register(id=name, entry_point=entry_point, kwargs=choices)

@@ -56,8 +56,8 @@ class LocalHead(nn.Module):
 
     def _first_shares(self, channels: int) -> Tensor:
         """Bias of ``out``: to begin with, half the last frame where it is and half the sink copy."""
-        shares = torch.full((self.moves + 2,), -2.0)
-        shares[[self.moves // 2, self.moves]] = 2.0
+        shares = torch.full((self.moves + 2,), -3.0)
+        shares[[self.moves // 2, self.moves]] = 3.0
         return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
 
     def forward(

@@ -125,7 +125,7 @@ class StudentRolloutTraining(TransformerStage):
             primed = rolling.prime(
                 self.model, self.rolling, sinks.to(frames.device), frames, actions[:, :, 0], window
             )
-        del primed["tick"]
+        primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
         if self.pool is None:
             self.pool = {name: _empty(name, value, len(self.left)) for name, value in primed.items()}
         for name, value in primed.items():
