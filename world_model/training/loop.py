@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from world_model.config import Stage
 from world_model.hardware import cores, cpu_name
+from world_model.training.muon import Muon
 
 FULL_DISK = 2**20
 """Fewer free bytes than this when a write failed: that is why it failed."""
@@ -181,7 +182,7 @@ def optimizers_for(network: nn.Module, learning_rate: float, decay: float, muon:
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=decay)
     ]
     if hidden:
-        made.append(torch.optim.Muon(hidden, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        made.append(Muon(hidden, learning_rate, decay))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["base_lr"] = learning_rate
