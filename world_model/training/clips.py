@@ -93,6 +93,11 @@ def forget(actions: Tensor, share: float, draw: Draw) -> Tensor:
     return actions.masked_fill(dropped.reshape(-1, *[1] * (actions.ndim - 1)), torch.nan)
 
 
+def still_held(actions: Tensor, held: Tensor) -> Tensor:
+    """1 until the keys change, 0 from there on: actions and held [..., K, keys] -> [..., K]; unknown is no change."""
+    return ((actions == held) | actions.isnan()).all(-1).float().cumprod(-1)
+
+
 def load_transformer(config: Config, machine: Machine, weights: Path | None, prefix: str) -> Transformer:
     """A new transformer, or one with the weights that another stage left."""
     torch.manual_seed(machine.seed)
