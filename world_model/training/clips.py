@@ -66,8 +66,7 @@ class TransformerStage:
         optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon)
         self.updates = {self.prefix: Update(model, loss, optimizers, every)}
 
-    def finish(self, folder: Path) -> None:
-        about = {"stage": self.name, "steps": str(self.settings.steps)}
+    def finish(self, folder: Path, about: dict[str, str]) -> None:
         tensors = {f"{self.prefix}.{name}": t.cpu().numpy() for name, t in self.average.state_dict().items()}
         checkpoint.save(folder / checkpoint.WEIGHTS, tensors, self.config, about)
 

@@ -31,7 +31,10 @@ class Muon(torch.optim.Optimizer):
                     self._move(p, group["lr"], group["weight_decay"], group["momentum"])
 
     def _move(self, p: nn.Parameter, rate: float, decay: float, momentum: float) -> None:
-        mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        mean = state["momentum_buffer"]
         mean.lerp_(p.grad, 1 - momentum)
         update = orthogonal(p.grad.lerp(mean, momentum))
         p.mul_(1 - rate * decay).add_(update.to(p.dtype), alpha=-rate * 0.2 * math.sqrt(max(p.shape)))
