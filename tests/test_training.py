@@ -102,6 +102,7 @@ def test_a_killed_stage_resumes_on_the_same_curve(name, material, trained, tmp_p
 def test_two_processes_train_the_same_parameters_as_one(tiny_data, trained, tmp_path):
     """The same global batch, its halves on two processes: teacher and DMD, the stages that draw the most."""
     common = ("--config", "configs/tiny.yaml", "--data", tiny_data, "--steps-scale", 0.1, "--resume")
+    common += ("--precision", "float32")
     results = []
     for name, launcher in (("one", ()), ("two", ("-m", "torch.distributed.run", "--nproc_per_node=2"))):
         out = tmp_path / name
