@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 TEACH = """
 examples
   python train.py --config configs/arena.yaml --data recordings                  all four stages, into runs/arena
+  python train.py --config configs/arena.yaml --data recordings --minutes 90     the same, as far as that goes
   python train.py --config configs/arena.yaml --data recordings --resume         go on where a killed run stopped
   python train.py --config configs/arena.yaml --data mine --out runs/mine --resume assets/worlds/arena
                                                                                  teach a trained world your own play
@@ -44,23 +46,48 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         default="auto",
         choices=["auto", "float32", "bfloat16"],
-        help="auto: bfloat16 on a GPU, float32 on a CPU. A few CPUs multiply bfloat16 faster; most, far slower",
+        help="auto: bfloat16 on a GPU; on a CPU, whichever multiplies faster at the start",
     )
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_seed, default=0)
     p.add_argument(
-        "--steps-scale", type=float, default=1.0, help="multiply every stage's steps, to fit the time at hand"
+        "--steps-scale", type=_positive, default=1.0, help="multiply every stage's steps, to fit the time at hand"
     )
+    p.add_argument(
+        "--minutes",
+        type=_positive,
+        help="end within this time, playable if it reaches a student; each stage gets its share, and its learning rate "
+        "falls by then. --resume goes on",
+    )
+    p.add_argument("--profile", action="store_true", help="show where the time of a few steps goes, and train nothing")
     return p
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2**63 - 1")
+    return value
 
 
 def main() -> int:
     arguments = parser().parse_args()
-    from world_model.checkpoint import CheckpointError
-    from world_model.config import ConfigError
-    from world_model.dataset import DataError
-    from world_model.episode import EpisodeError
-    from world_model.training.loop import TrainingError
-    from world_model.training.run import Choices, run
+    try:
+        from world_model.checkpoint import CheckpointError
+        from world_model.config import ConfigError
+        from world_model.dataset import DataError
+        from world_model.episode import EpisodeError
+        from world_model.training.loop import TrainingError
+        from world_model.training.run import Choices, run
+    except ModuleNotFoundError as error:
+        print(f'train.py: {error.name} is not installed; training needs: pip install -e ".[train]"', file=sys.stderr)
+        return 2
 
     choices = Choices(**vars(arguments))
     try:

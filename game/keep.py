@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, MultiBinary
 from numba import njit
 
 from game.actions import KEEP_KEYS
-from game.keep_rooms import SCREEN, SIDE, TILE, Keeps, _art, make_keeps
+from game.keep_rooms import SCREEN, TILE, Keeps, _art, make_keeps
 
 FPS = 20
 STEP, FLIGHT, CRAWL = 2, 4, 1

@@ -32,7 +32,7 @@ def tiny_data(tiny, tmp_path_factory) -> Path:
 def trained(tiny_data, tmp_path_factory) -> Path:
     """What the training command leaves: all four stages of configs/tiny.yaml on ``tiny_data``."""
     out = tmp_path_factory.mktemp("run") / "tiny"
-    run_train("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", out)
+    run_train("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", out, "--precision", "float32")
     return out
 
 

@@ -81,3 +81,21 @@ def test_a_configuration_is_frozen():
     loaded = config.load(CONFIGS / "tiny.yaml")
     with pytest.raises(ValueError, match="frozen"):
         loaded.name = "other"
+
+
+def test_student_clips_too_short_for_a_full_context(tmp_path, data):
+    data["training"]["student_init"]["clip_blocks"] = 9  # 6 recents, the block shown last, 3 in the window
+    assert "clip_blocks 9 must be at least 10" in refusal(tmp_path, data)
+
+
+def test_a_number_that_is_none(tmp_path, data):
+    data["training"]["teacher"]["learning_rate"] = float("inf")
+    assert "training.teacher.learning_rate" in refusal(tmp_path, data)
+
+
+def test_a_key_of_the_file_twice(tmp_path):
+    path = tmp_path / "world.yaml"
+    path.write_text((CONFIGS / "tiny.yaml").read_text() + "name: other\n")
+    with pytest.raises(ConfigError, match=r"world\.yaml.*'name' stands twice.*line") as error:
+        config.load(path)
+    assert "\n" not in str(error.value)

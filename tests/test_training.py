@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import run_train
 
-from world_model import checkpoint, rolling
+from world_model import checkpoint, context, rolling
 from world_model.autoencoder import Autoencoder
 from world_model.dataset import DataError, Footage, encode_session
 from world_model.neural_game import NeuralGame
-from world_model.training import loop
+from world_model.training import loop, student_init
 from world_model.training.autoencoder import AutoencoderTraining
-from world_model.training.clips import Material
+from world_model.training.clips import Material, batch_of, still_held
 from world_model.training.loop import Draw, Machine, TrainingError, train
 from world_model.training.run import STAGES, scaled
 from world_model.training.student_dmd import StudentDmdTraining
@@ -102,6 +102,7 @@ def test_a_killed_stage_resumes_on_the_same_curve(name, material, trained, tmp_p
 def test_two_processes_train_the_same_parameters_as_one(tiny_data, trained, tmp_path):
     """The same global batch, its halves on two processes: teacher and DMD, the stages that draw the most."""
     common = ("--config", "configs/tiny.yaml", "--data", tiny_data, "--steps-scale", 0.1, "--resume")
+    common += ("--precision", "float32")
     results = []
     for name, launcher in (("one", ()), ("two", ("-m", "torch.distributed.run", "--nproc_per_node=2"))):
         out = tmp_path / name
@@ -125,8 +126,6 @@ def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
     stage = make_stage("student_dmd", material, trained)
     shape, draw = stage.rolling, Draw(CPU, 3, 0, 2)
     with torch.no_grad():
-        from world_model.training.clips import batch_of
-
         sinks, latents, actions = batch_of(stage.clips, draw, CPU.device)
         state = prime_from_clip(stage.model, shape, sinks, latents, actions, draw)
         scored = stage._roll(draw, False, state, sinks, latents, actions)
@@ -171,9 +170,38 @@ def test_a_world_of_another_shape_is_not_resumed(tiny_data, trained, tmp_path):
 
 
 def test_windows_fit_their_clip(tiny):
-    for blocks in range(8, 20):
-        starts = window_starts(tiny.rolling, blocks, 4)
-        assert starts[0] >= 1 and starts[-1] + tiny.rolling.window_blocks == blocks
+    shape = tiny.rolling
+    for blocks in range(shape.recent_blocks + 1 + shape.window_blocks, 20):
+        starts = window_starts(shape, blocks, 4)
+        assert starts[-1] + shape.window_blocks == blocks
+        assert starts[0] == shape.recent_blocks + 1, "a first window whose ring is not full is none that play has"
+
+
+def test_a_window_sees_what_play_shows_it(tiny):
+    """Sinks, R recents and the clean block: as many keys outside the window as a tick has."""
+    shape, blocks = tiny.rolling, tiny.training.student_init.clip_blocks
+    starts = window_starts(shape, blocks, tiny.training.student_init.windows)
+    size = shape.window_blocks
+    mask = context.packed(1, shape.sink_blocks, shape.recent_blocks, blocks, starts, size).mask[-len(starts) * size :]
+    assert len(starts) == tiny.training.student_init.windows
+    assert (mask.sum(1) == shape.context_blocks + 1 + size).all()
+
+
+def test_a_window_is_owed_the_truth_until_the_keys_change():
+    keys = torch.tensor([[[0.0], [0.0], [1.0], [0.0]]])
+    assert still_held(keys, keys[:, :1]).tolist() == [[1, 1, 0, 0]]
+    assert still_held(keys.fill_(torch.nan), keys[:, :1]).tolist() == [[1, 1, 1, 1]], "unknown keys never change"
+
+
+def test_student_init_learns_nothing_from_behind_a_key_change(material, trained, monkeypatch):
+    """Every block is wrong by one; keys change after each window's first block, so that alone is counted."""
+    stage = make_stage("student_init", material, trained)
+    stage.settings = stage.settings.model_copy(update={"drop_action": 0.0})
+    sinks, latents, actions = batch_of(stage.clips, Draw(CPU, 0, 0, 4), CPU.device)
+    actions[:] = torch.arange(actions.shape[1])[:, None] % 2
+    monkeypatch.setattr(student_init, "batch_of", lambda *_: (sinks, latents, actions))
+    monkeypatch.setattr(student_init, "velocity_loss", lambda x0, real, sigma: torch.ones(x0.shape[:2]))
+    assert float(stage.loss(Draw(CPU, 0, 0, 4))[0]) == pytest.approx(1 / stage.rolling.window_blocks)
 
 
 def test_refusals_are_one_clear_line(tiny_data, tmp_path):

@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class World(Strict):
@@ -204,6 +204,17 @@ class Config(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _student_clips_hold_a_full_context(self):
+        least = self.rolling.recent_blocks + 1 + self.rolling.window_blocks
+        init = self.training.student_init
+        if init is not None and init.clip_blocks < least:
+            raise ValueError(
+                f"training.student_init.clip_blocks {init.clip_blocks} must be at least {least}: rolling.recent_blocks, "
+                "the block shown last and rolling.window_blocks"
+            )
+        return self
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one frame's latent."""
@@ -225,6 +236,17 @@ class Config(Strict):
             raise ConfigError(_explain(where, error)) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses what the standard forbids and the library forgives: of two equal keys the last would win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path) -> Config:
     """Read a world's YAML file. Raises ConfigError with the file, the key and what is wrong."""
     path = Path(path)
@@ -232,9 +254,9 @@ def load(path: str | Path) -> Config:
         known = ", ".join(str(p) for p in sorted(CONFIGS.glob("*.yaml")))
         raise ConfigError(f"{path}: no such configuration. There are: {known}")
     try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        data = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(Config.model_fields)}")
     try:

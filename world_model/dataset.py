@@ -75,6 +75,8 @@ def _check_fits(session: Session, config: Config, generated: bool) -> None:
         raise DataError(f"frames are {meta.height}x{meta.width}, the configuration wants {world.height}x{world.width}")
     if tuple(meta.keys) != tuple(world.keys):
         raise DataError(f"keys are {' '.join(meta.keys)}, the configuration wants {' '.join(world.keys)}")
+    if meta.fps != world.fps:
+        raise DataError(f"recorded at {meta.fps} frames a second, the configuration wants {world.fps}")
     if len(session) < 2:
         raise DataError("has fewer than two frames")
 
@@ -98,29 +100,49 @@ def sample_frames(sessions: list[Session], limit: int, watch: Watch) -> np.ndarr
 
 @dataclass(frozen=True)
 class Episode:
-    """One session as the transformer sees it: sinks [S*B, C, h, w], latents [T, C, h, w], actions [T, keys]."""
+    """One session as the transformer sees it: sinks [S*B, C, h, w], latents [T, C, h, w], actions [T, keys].
+
+    ``latents[t]`` is what ``actions[t]`` produced. Blocks lie on the episode's grid: block i is frames i*B .. i*B+B-1.
+    """
 
     sinks: np.ndarray
     latents: np.ndarray
     actions: np.ndarray
 
+    def block_actions(self, per_block: int) -> np.ndarray:
+        """[T // B, keys]: what play would have made each block from, at one key press a tick.
+
+        A block is made at its first tick, under the keys held then; a tap that comes while it is shown is too late for
+        it and counts for the next one (``NeuralGame.step``).
+        """
+        whole = self.actions[: len(self.actions) // per_block * per_block]
+        ticks = whole.reshape(-1, per_block, whole.shape[-1])
+        made, later = ticks[:, 0].copy(), ticks[:, 1:].any(1)
+        for index in range(1, len(made)):
+            made[index] |= later[index - 1] & ~made[index - 1].astype(bool)
+        return made
+
 
 def encode_session(session: Session, config: Config, encode: Callable[[np.ndarray], np.ndarray]) -> Episode:
     """Latents in float16 of a session; ``encode`` maps uint8 [n, H, W, 3] to latents [n, C, h, w].
 
-    Standing still is put before the first frame, as long as a primed context: play starts from it.
+    Standing still is put before the first frame, as long as a primed context: play starts from it, and the first tick
+    then begins a block. A recording that began in the middle of play did not stand still before; and what led to its
+    first frame is not known, so that one is left out.
     """
     rolling = config.rolling
     latents = encode(session.frames()).astype(np.float16)
-    still = (rolling.recent_blocks + 1) * rolling.frames_per_block - 1
     views = session.anchors if session.anchors is not None else np.empty(0)
     sinks = encode(views[: rolling.sink_frames]).astype(np.float16) if len(views) else latents[: rolling.sink_frames]
     if len(sinks) < rolling.sink_frames:
         raise DataError(
             f"{session.path}: {len(sinks)} anchors, the configuration wants {rolling.sink_frames} sink frames"
         )
-    actions = np.concatenate([np.zeros((still, session.actions.shape[1])), session.actions])
-    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions.astype(np.int8))
+    if session.start_state is not None:
+        return Episode(sinks, latents[1:], session.actions[1:])
+    still = (rolling.recent_blocks + 1) * rolling.frames_per_block - 1
+    actions = np.concatenate([np.zeros((still, session.actions.shape[1]), np.int8), session.actions])
+    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions)
 
 
 def kept_episode(folder: Path, session: Session, make: Callable[[], Episode]) -> Episode:
@@ -143,25 +165,24 @@ class Clips:
     """Training cuts of encoded sessions: ``take(picks)`` gives those that numbers in [0, 1) pick."""
 
     def __init__(self, episodes: list[Episode], blocks: int, per_block: int):
-        self.frames, self.per_block = blocks * per_block, per_block
-        self.episodes = [episode for episode in episodes if len(episode.latents) >= self.frames]
+        self.blocks, self.per_block, frames = blocks, per_block, blocks * per_block
+        self.episodes = [episode for episode in episodes if len(episode.latents) >= frames]
         if not self.episodes:
-            raise DataError(f"no session is as long as a clip of {self.frames} frames: record longer ones")
-        self.ends = np.cumsum([len(episode.latents) - self.frames + 1 for episode in self.episodes])
+            raise DataError(f"no session is as long as a clip of {frames} frames: record longer ones")
+        self.actions = [episode.block_actions(per_block) for episode in self.episodes]
+        self.ends = np.cumsum([len(actions) - blocks + 1 for actions in self.actions])
 
     def take(self, picks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """picks [n] -> float32 sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions [n, T, keys].
-
-        A block's action is every key held in any of its frames.
-        """
+        """picks [n] -> float32 sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions [n, T, keys]."""
         flat = np.minimum((picks * self.ends[-1]).astype(int), self.ends[-1] - 1)
         which = np.searchsorted(self.ends, flat, side="right")
-        cuts = [self._cut(self.episodes[i], self.ends[i] - 1 - at) for i, at in zip(which, flat, strict=True)]
+        cuts = [self._cut(i, self.ends[i] - 1 - at) for i, at in zip(which, flat, strict=True)]
         sinks, latents, actions = (np.stack(part).astype(np.float32) for part in zip(*cuts, strict=True))
         return sinks, latents, actions
 
-    def _cut(self, episode: Episode, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        frames = slice(start, start + self.frames)
-        latents = episode.latents[frames].reshape(-1, self.per_block, *episode.latents.shape[1:])
-        actions = episode.actions[frames].reshape(-1, self.per_block, episode.actions.shape[1]).max(1)
-        return episode.sinks, latents, actions
+    def _cut(self, which: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The clip that begins at block ``start`` of an episode."""
+        episode, stop = self.episodes[which], start + self.blocks
+        frames = episode.latents[start * self.per_block : stop * self.per_block]
+        latents = frames.reshape(-1, self.per_block, *frames.shape[1:])
+        return episode.sinks, latents, self.actions[which][start:stop]

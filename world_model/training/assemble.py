@@ -44,7 +44,8 @@ def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, bo
     """Start scenes from recordings, a few of them held out; returns each one's name and whether it was held out."""
     written = {}
     for sessions, most in ((footage.train, TRAINED_SCENES), (footage.held_out, HELD_OUT_SCENES)):
-        rooms = {session.meta.seed: session for session in reversed(sessions)}  # the first session of each room
+        able = [session for session in sessions if session.meta.anchors or len(session) > config.rolling.sink_frames]
+        rooms = {session.meta.seed: session for session in reversed(able)}  # the first session of each room
         for seed in sorted(rooms, key=lambda seed: (seed is None, seed))[:most]:
             scene = _scene(rooms[seed], config)
             scenes.write(folder, scene)
@@ -53,11 +54,14 @@ def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, bo
 
 
 def _scene(session: Session, config: Config) -> scenes.Scene:
+    """Where a session began: behind its anchors, which may be a map and no views from there; without anchors, behind
+    its first frames, with as many after them as fill the context, or as there are."""
     rolling = config.rolling
     name = session.path.name if session.meta.seed is None else str(session.meta.seed)
-    if session.anchors is not None:
-        return scenes.standing(name, session.anchors[: rolling.sink_frames])
-    frames = session.frames(0, rolling.sink_frames + (rolling.recent_blocks + 1) * rolling.frames_per_block)
+    if session.meta.anchors:
+        return scenes.Scene(name, session.anchors[: rolling.sink_frames], session.frames(0, 1))
+    wanted = rolling.sink_frames + (rolling.recent_blocks + 1) * rolling.frames_per_block
+    frames = session.frames(0, min(wanted, len(session)))
     return scenes.Scene(name, frames[: rolling.sink_frames], frames[rolling.sink_frames :])
 
 

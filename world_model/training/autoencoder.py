@@ -54,13 +54,12 @@ class AutoencoderTraining:
         write_strip(folder / f"sample_{step:06d}.png", [real.numpy(), made.cpu().numpy()])
 
     @torch.no_grad()
-    def finish(self, folder: Path) -> None:
+    def finish(self, folder: Path, about: dict[str, str]) -> None:
         """Calibrate the latents on training frames and write the averaged weights."""
         chosen = self.frames[:: max(1, len(self.frames) // CALIBRATION_FRAMES)]
         pictures = (to_network(part.to(self.machine.device)) for part in chosen.split(64))
         self.average.calibrate(torch.cat([self.average.bounded(picture) for picture in pictures]))
         tensors = {f"autoencoder.{name}": t.cpu().numpy() for name, t in self.average.state_dict().items()}
-        about = {"stage": self.name, "steps": str(self.settings.steps)}
         checkpoint.save(folder / checkpoint.WEIGHTS, tensors, self.config, about)
 
 

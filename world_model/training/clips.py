@@ -67,8 +67,7 @@ class TransformerStage:
         optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon)
         self.updates = {self.prefix: Update(model, loss, optimizers, every)}
 
-    def finish(self, folder: Path) -> None:
-        about = {"stage": self.name, "steps": str(self.settings.steps)}
+    def finish(self, folder: Path, about: dict[str, str]) -> None:
         tensors = {f"{self.prefix}.{name}": t.cpu().numpy() for name, t in self.average.state_dict().items()}
         checkpoint.save(folder / checkpoint.WEIGHTS, tensors, self.config, about)
 
@@ -94,6 +93,11 @@ def forget(actions: Tensor, share: float, draw: Draw) -> Tensor:
     return actions.masked_fill(dropped.reshape(-1, *[1] * (actions.ndim - 1)), torch.nan)
 
 
+def still_held(actions: Tensor, held: Tensor) -> Tensor:
+    """1 until the keys change, 0 from there on: actions and held [..., K, keys] -> [..., K]; unknown is no change."""
+    return ((actions == held) | actions.isnan()).all(-1).float().cumprod(-1)
+
+
 def load_transformer(config: Config, machine: Machine, weights: Path | None, prefix: str) -> Transformer:
     """A new transformer, or one with the weights that another stage left."""
     torch.manual_seed(machine.seed)
@@ -101,4 +105,4 @@ def load_transformer(config: Config, machine: Machine, weights: Path | None, pre
     if weights is not None:
         found = checkpoint.tensors(weights, prefix)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
-    return model.to(machine.device)
+    return model.to(machine.device, memory_format=torch.channels_last)

@@ -183,7 +183,7 @@ class InverseDynamicsTraining:
     def sample(self, folder: Path, step: int) -> None:
         """Nothing to look at: what it reads is in the examples, how well in its F1."""
 
-    def finish(self, folder: Path) -> None:
+    def finish(self, folder: Path, about: dict[str, str]) -> None:
         """The weights are written by who asked for them, once they have been held to unseen rooms."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -26,9 +27,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from world_model.config import Stage
 from world_model.hardware import cores, cpu_name
+from world_model.training.muon import Muon
 
+HIDDEN = re.compile(r"layers\.\d+\.(?!offset)|local\.(first|blocks\.\d+\.(first|second))\.")
 FULL_DISK = 2**20
 """Fewer free bytes than this when a write failed: that is why it failed."""
+CHECKPOINT_SECONDS = 180
+"""No more than this is lost when training is killed, however long its steps take."""
+PREDICTED_AFTER, PROFILED = 20, 3
+"""Steps after which the time to the end is told; steps that a profile looks at."""
+FORGET = "Delete the file to train this stage anew, or give another --out"
 
 
 class TrainingError(RuntimeError):
@@ -37,7 +45,8 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training runs: this process among its peers, its device, and the precision of its products."""
+    """Where training runs: this process among its peers, its device, and the precision of its products; ``measured``
+    says, for people, why it is that one."""
 
     device: torch.device
     bfloat16: bool = False
@@ -46,6 +55,7 @@ class Machine:
     processes: int = 1
     seed: int = 0
     console: Console = field(default_factory=Console)
+    measured: str = ""
 
     @property
     def first(self) -> bool:
@@ -65,10 +75,11 @@ class Machine:
 class Draw:
     """The random numbers of one step. Each call draws for the whole batch and keeps this process's share."""
 
-    def __init__(self, machine: Machine, step: int, salt: int, batch: int):
+    def __init__(self, machine: Machine, step: int, salt: int, batch: int, share: float = 0.0):
+        self.share = share  # how much of the stage is done
         self.machine, self.batch, self.local = machine, batch, batch // machine.processes
         self.generator = torch.Generator(machine.device)
-        self.generator.manual_seed((machine.seed * 1_000_003 + step) * 1_009 + salt)
+        self.generator.manual_seed(((machine.seed * 1_000_003 + step) * 1_009 + salt) % 2**63)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal [local batch, *shape]."""
@@ -99,6 +110,25 @@ class Update:
     every: int = 1
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Seconds that a stage may take, from when it was made; None is as long as its steps take."""
+
+    seconds: float | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+    def share(self, machine: Machine) -> float:
+        """How much of it is gone, from 0 on; by the clock of the first process, for all must move and stop alike."""
+        if self.seconds is None:
+            return 0.0
+        gone = (time.perf_counter() - self.began) / self.seconds
+        if machine.processes == 1:
+            return gone
+        agreed = torch.tensor(gone, device=machine.device)
+        dist.broadcast(agreed, 0)
+        return float(agreed)
+
+
 class TrainingStage(Protocol):
     name: str
     settings: Stage
@@ -108,47 +138,74 @@ class TrainingStage(Protocol):
     def sample(self, folder: Path, step: int) -> None:
         """Write what the eye should see: real beside generated."""
 
-    def finish(self, folder: Path) -> None:
-        """Write the stage's weights."""
+    def finish(self, folder: Path, about: dict[str, str]) -> None:
+        """Write the stage's weights, and in them ``about``."""
 
 
-def train(stage: TrainingStage, machine: Machine, folder: Path) -> dict[str, float]:
-    """Run a stage to its last step, from its newest checkpoint in ``folder`` if there is one. Returns the last logs."""
-    settings = stage.settings
+def train(
+    stage: TrainingStage,
+    machine: Machine,
+    folder: Path,
+    lineage: dict[str, str] | None = None,
+    budget: Budget | None = None,
+) -> dict[str, float]:
+    """Run a stage to its last step or to the end of its budget, from its newest checkpoint in ``folder`` if there is
+    one. ``lineage`` says what it is made of, and is kept with it. Returns the last logs."""
+    settings, lineage, budget = stage.settings, lineage or {}, budget or Budget()
     if settings.batch % machine.processes:
         raise TrainingError(
             f"batch {settings.batch} of stage {stage.name} does not divide by {machine.processes} processes"
         )
-    start, logs = _resume(stage, folder / "resume.pt", machine), {}
-    if start < settings.steps:
-        with _Display(stage, machine, folder, start) as display:
-            for step in range(start, settings.steps):
-                now = _step(stage, machine, step)
-                logs |= now
-                display.show(step, now)
-                if (step + 1) % settings.sample_every == 0 and machine.first:
-                    stage.sample(folder, step + 1)
-                if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                    _save(stage, folder / "resume.pt", step + 1, machine)
+    done, logs = _resume(stage, folder / "resume.pt", machine), {}
+    if done < settings.steps:
+        saved = time.perf_counter()
+        with _Display(stage, machine, folder, done, budget) as display:
+            gone = budget.share(machine)
+            while done < settings.steps:
+                now = _step(stage, machine, done, gone)
+                logs, done, gone = logs | now, done + 1, budget.share(machine)
+                display.show(done - 1, now)
+                last = done == settings.steps or gone >= 1
+                if (done % settings.sample_every == 0 or last) and machine.first:
+                    stage.sample(folder, done)
+                if done % settings.checkpoint_every == 0 or last or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                    _save(stage, folder / "resume.pt", done, machine, lineage)
+                    saved = time.perf_counter()
+                if last:
+                    break
     if machine.first:
-        stage.finish(folder)
+        stage.finish(folder, {"stage": stage.name, "steps": str(done), **lineage})
     barrier(machine)
     return {key: float(value) for key, value in logs.items()}
 
 
-def _step(stage: TrainingStage, machine: Machine, step: int) -> dict:
-    """Every update whose turn it is, then the average."""
-    logs = {}
+def profile(stage: TrainingStage, machine: Machine) -> None:
+    """Print where the time of a few steps goes, after one that warms up. Leaves nothing behind."""
+    _step(stage, machine, 0, 0.0)
+    with torch.profiler.profile() as seen:
+        for step in range(1, 1 + PROFILED):
+            _step(stage, machine, step, 0.0)
+    if machine.first:
+        by = "self_device_time_total" if machine.device.type == "cuda" else "self_cpu_time_total"
+        machine.console.out(f"{stage.name}: {PROFILED} steps\n{seen.key_averages().table(sort_by=by, row_limit=12)}")
+
+
+def _step(stage: TrainingStage, machine: Machine, step: int, gone: float) -> dict:
+    """Every update whose turn it is; then the average, if what it follows has moved. ``gone``: of the budget."""
+    logs, share = {}, max(gone, step / stage.settings.steps)
     for salt, (name, update) in enumerate(stage.updates.items()):
         if step % update.every == 0:
-            logs |= {f"{name}/{key}": value for key, value in _update(stage, update, machine, step, salt).items()}
-    _follow(stage.average, next(iter(stage.updates.values())).network, stage.settings.ema, step)
+            now = _update(stage, update, machine, step, salt, share)
+            logs |= {f"{name}/{key}": value for key, value in now.items()}
+    ships = next(iter(stage.updates.values()))
+    if step % ships.every == 0:
+        _follow(stage.average, ships.network, stage.settings.ema, step // ships.every)
     return logs
 
 
-def _update(stage: TrainingStage, update: Update, machine: Machine, step: int, salt: int) -> dict:
+def _update(stage: TrainingStage, update: Update, machine: Machine, step: int, salt: int, share: float) -> dict:
     """One optimizer step; the gradient is the mean over the global batch."""
-    loss, logs = update.loss(Draw(machine, step, salt, stage.settings.batch))
+    loss, logs = update.loss(Draw(machine, step, salt, stage.settings.batch, share))
     loss.backward()
     parameters = [p for p in update.network.parameters() if p.grad is not None]
     _average_gradients(parameters, machine)
@@ -157,7 +214,7 @@ def _update(stage: TrainingStage, update: Update, machine: Machine, step: int, s
         raise TrainingError(
             f"{stage.name}: the gradient is not finite at step {step}; lower its learning rate and --resume"
         )
-    rate = rate_at(step // update.every, stage.settings.steps // update.every, stage.settings.warmup)
+    rate = rate_at(share, step // update.every, stage.settings.warmup)
     for optimizer in update.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate
@@ -166,22 +223,23 @@ def _update(stage: TrainingStage, update: Update, machine: Machine, step: int, s
     return {"loss": loss.detach(), "gradient_norm": norm, **logs}
 
 
-def rate_at(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: a linear warm-up, then constant, then a linear fall over the last third to 2 %."""
+def rate_at(share: float, step: int, warmup: int) -> float:
+    """Share of the learning rate when ``share`` of the training is done: a linear warm-up over the first steps, then
+    constant, then a linear fall over the last third to 2 %."""
     rise = min(1.0, (step + 1) / max(warmup, 1))
-    return rise * max(0.02, min(1.0, (steps - step) / max(steps / 3, 1)))
+    return rise * max(0.02, min(1.0, 3 * (1 - share)))
 
 
 def optimizers_for(network: nn.Module, learning_rate: float, decay: float, muon: bool) -> list[torch.optim.Optimizer]:
-    """AdamW; with ``muon``, hidden matrices go to Muon, scaled to AdamW's step size (arXiv 2502.16982)."""
+    """AdamW; with ``muon``, hidden matrices and kernels go to Muon, scaled to AdamW's step (arXiv 2502.16982)."""
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    hidden = [p for name, p in named if muon and p.ndim == 2 and name.startswith("layers.") and "offset" not in name]
+    hidden = [p for name, p in named if muon and HIDDEN.match(name) and p.ndim > 1]
     rest = [p for _, p in named if all(p is not h for h in hidden)]
     made: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=decay)
     ]
     if hidden:
-        made.append(torch.optim.Muon(hidden, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        made.append(Muon(hidden, learning_rate, decay))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["base_lr"] = learning_rate
@@ -222,23 +280,38 @@ def _resume(stage: TrainingStage, path: Path, machine: Machine) -> int:
     """Load the newest state of this stage; the step to go on from."""
     if not path.is_file():
         return 0
-    state = torch.load(path, map_location=machine.device, weights_only=True)
-    stage.average.load_state_dict(state["average"])
-    for name, update in stage.updates.items():
-        update.network.load_state_dict(state["networks"][name])
-        for optimizer, saved in zip(update.optimizers, state["optimizers"][name], strict=True):
-            optimizer.load_state_dict(saved)
+    state = read_state(path, machine.device)
+    try:
+        stage.average.load_state_dict(state["average"])
+        for name, update in stage.updates.items():
+            update.network.load_state_dict(state["networks"][name])
+            for optimizer, saved in zip(update.optimizers, state["optimizers"][name], strict=True):
+                optimizer.load_state_dict(saved)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{path}: is not a checkpoint of this {stage.name}. {FORGET}") from error
     if machine.first:
         machine.console.print(f"{stage.name}: resumed at step {state['step']:,}")
     return state["step"]
 
 
-def _save(stage: TrainingStage, path: Path, step: int, machine: Machine) -> None:
+def read_state(path: Path, device: torch.device | str = "cpu") -> dict:
+    """What ``train`` keeps to go on from. Raises TrainingError for anything else."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint can break the unpickler in any way
+        raise TrainingError(f"{path}: empty, cut short, or no checkpoint at all. {FORGET}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise TrainingError(f"{path}: holds something else than a checkpoint. {FORGET}")
+    return state
+
+
+def _save(stage: TrainingStage, path: Path, step: int, machine: Machine, lineage: dict[str, str]) -> None:
     """Everything that a resumed run needs; complete before it gets its name."""
     if not machine.first:
         return
     state = {
         "step": step,
+        "lineage": lineage,
         "average": stage.average.state_dict(),
         "networks": {name: update.network.state_dict() for name, update in stage.updates.items()},
         "optimizers": {name: [o.state_dict() for o in update.optimizers] for name, update in stage.updates.items()},
@@ -258,9 +331,9 @@ def _save(stage: TrainingStage, path: Path, step: int, machine: Machine) -> None
 class _Display:
     """Progress, throughput and time left on the terminal; every number in TensorBoard. Only the first process shows."""
 
-    def __init__(self, stage: TrainingStage, machine: Machine, folder: Path, start: int):
-        self.stage, self.machine, self.start = stage, machine, start
-        self.began = time.perf_counter()
+    def __init__(self, stage: TrainingStage, machine: Machine, folder: Path, start: int, budget: Budget):
+        self.stage, self.machine, self.start, self.budget = stage, machine, start, budget
+        self.began = self.warm = time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -284,6 +357,10 @@ class _Display:
 
     def show(self, step: int, logs: dict) -> None:
         self.progress.update(self.task, completed=step + 1)
+        if step == self.start:
+            self.warm = time.perf_counter()  # the first step compiles and allocates: it foretells nothing
+        if step + 1 == self.start + PREDICTED_AFTER and self.machine.first:
+            self._predict(step + 1)
         if not self.machine.first or not (step % 10 == 0 or step + 1 == self.stage.settings.steps):
             return
         numbers = {key: float(value) for key, value in logs.items()}
@@ -298,3 +375,17 @@ class _Display:
             self.machine.console.print(
                 f"{self.stage.name} {step + 1}/{self.stage.settings.steps}  {rate:.0f}/s  {left:.0f} s left  {losses}"
             )
+
+    def _predict(self, done: int) -> None:
+        """Say how long the stage will take, and what its budget will leave of it."""
+        now, steps, budget = time.perf_counter(), self.stage.settings.steps, self.budget
+        each = (now - self.warm) / (PREDICTED_AFTER - 1)
+        say, left = self.machine.console.print, (steps - done) * each
+        say(f"{self.stage.name}: {_words(left)} to its end at step {steps:,}")
+        if budget.seconds is not None and (has := max(0.0, budget.began + budget.seconds - now)) < left:
+            say(f"[yellow]{self.stage.name}: more than the {_words(has)} it has; it will stop near step "
+                f"{done + int(has / each):,}, and its learning rate falls by then[/yellow]")  # fmt: skip
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

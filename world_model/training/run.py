@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from world_model.episode import Session
 from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
-from world_model.training.loop import Machine, TrainingError, barrier, train
+from world_model.training.lineage import check, kept, lineage_of
+from world_model.training.loop import Budget, Machine, TrainingError, barrier, profile, train
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
 from world_model.training.student_rollout import StudentRolloutTraining
@@ -35,7 +37,10 @@ STUDENTS = STAGES[:1:-1]
 """The stages that leave a student, the last first."""
 FRAME_LIMIT = 40_000
 """Frames held in memory for the autoencoder: 2 GB at 128x128."""
-TEACHER = "teacher.safetensors"
+RESERVE = 30.0
+"""Seconds of a budget of minutes that are kept for the export, half of it at most."""
+PRODUCT = 512
+"""Rows and columns of the matrices that float32 and bfloat16 are compared with."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,24 @@ class Choices:
     precision: str = "auto"
     seed: int = 0
     steps_scale: float = 1.0
+    minutes: float | None = None
+    profile: bool = False
 
 
 def run(choices: Choices, environment: dict[str, str]) -> Path:
     """Train what was asked for and return the folder; ``environment`` holds torchrun's RANK and WORLD_SIZE, if any."""
+    began = time.perf_counter()
     config = scaled(load(choices.config), choices.steps_scale)
     footage = Footage.open(choices.data, config, choices.generated)
     machine = open_machine(choices, environment)
     out = choices.out or Path("runs") / choices.config.stem
     try:
-        Run(config, machine, footage, out, _prepare(choices, config, out, machine)).stages(_stages(choices, config))
+        training = Run(config, machine, footage, out, _prepare(choices, config, out, machine))
+        names = _stages(choices, config)
+        if choices.profile:
+            training.profile(names)
+        elif training.stages(names, _ends(choices, began)) and machine.first:
+            machine.console.print(f"the time is up; go on: {_next_command(choices, out)}", soft_wrap=True)
     finally:
         if machine.processes > 1:
             dist.destroy_process_group()
@@ -75,28 +88,87 @@ class Run:
         self.config, self.machine, self.footage, self.out, self.base = config, machine, footage, out, base
         self._material: Material | None = None
 
-    def stages(self, names: tuple[str, ...]) -> None:
-        """Run the stages in order; afterwards, if there is a student, make the folder playable and write the report."""
+    def stages(self, names: tuple[str, ...], ends: float | None = None) -> bool:
+        """Run the stages in order; afterwards, if there is a student, make the folder playable and write the report.
+
+        What is left until ``ends``, a time of ``perf_counter``, is shared out evenly among the stages still to come.
+        Returns whether one of them ran out of it.
+        """
         self._say_what_it_trains_on()
-        report = {}
-        for name in names:
-            if self._is_done(name):
-                continue
+        report, left = {}, self._unfinished(names)
+        for index, name in enumerate(left):
             began = time.perf_counter()
-            folder = self.out / name
-            logs = train(getattr(self, f"_{name}")(), self.machine, folder)
-            report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
+            budget = Budget(None if ends is None else max(1e-3, (ends - began) / (len(left) - index)), began)
+            lineage = lineage_of(name, self.config, self.footage, self._upstream(name).values())
+            logs = train(getattr(self, f"_{name}")(), self.machine, self.out / name, lineage, budget)
+            if logs:
+                report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
         if self.machine.first:
             self._assemble(report)
         barrier(self.machine)
+        return any(not self._is_finished(name) for name in names)
 
-    def _is_done(self, name: str) -> bool:
-        """Whether this very stage was finished before (a run that was killed in a later one)."""
-        weights = self.out / name / checkpoint.WEIGHTS
-        if not weights.is_file():
-            return False
-        config, about = checkpoint.describe(weights)
-        return config == self.config and about["steps"] == str(getattr(self.config.training, name).steps)
+    def profile(self, names: tuple[str, ...]) -> None:
+        """Print where the time of a few steps of each stage goes, and train nothing."""
+        for name in names:
+            profile(getattr(self, f"_{name}")(), self.machine)
+
+    def _unfinished(self, names: tuple[str, ...]) -> list[str]:
+        """The stages that are to be trained. Raises TrainingError, before any work, for one that lacks what it begins
+        from, and for one that was made of something else: its old weights must not pass for new ones."""
+        left: list[str] = []
+        for name in names:
+            for maker, path in self._upstream(name).items():
+                if not path.is_file() and maker not in left:
+                    raise TrainingError(
+                        f"{path}: not there, and {name} begins from it. Train {maker} first, or --resume a run with one"
+                    )
+            self._check_lineage(name, left)
+            if self._is_finished(name):
+                self._say(f"{name}: finished before; more steps or another --out would train it")
+            else:
+                left.append(name)
+        return left
+
+    def _check_lineage(self, name: str, left: list[str]) -> None:
+        """Hold what is kept of a stage to what it would be made of now; those in ``left`` are yet to be trained."""
+        folder, upstream, finished = self.out / name, self._upstream(name), self._is_finished(name)
+        if (found := kept(folder)) is None:
+            return
+        if finished and (before := [maker for maker in upstream if maker in left]):
+            raise TrainingError(
+                f"{folder}: finished, but {before[0]} before it is not. Delete it to train it after that"
+            )
+        lineage = lineage_of(name, self.config, self.footage, upstream.values())
+        if not finished and self.base is None and found[1].get("upstream") != lineage["upstream"]:
+            # A budget ends stages early, and going on trains those before this one further: no change of mind.
+            self._say(f"{name}: goes on, from newer weights of the stages before it")
+            del lineage["upstream"]
+        check(folder, lineage, found[1])
+
+    def _is_finished(self, name: str) -> bool:
+        found = kept(self.out / name)
+        return found is not None and found[0] >= getattr(self.config.training, name).steps
+
+    def _upstream(self, name: str) -> dict[str, Path]:
+        """The weights that a stage begins from, by the stage that makes them."""
+        patches = self.config.codec.kind == "patches"
+        first = {} if patches or name == "autoencoder" else {"autoencoder": self._weights("autoencoder")}
+        teacher = {"teacher": self._weights("teacher")}
+        before = {"student": self.base / checkpoint.WEIGHTS} if self.base else self._student_before(name)
+        return first | {
+            "autoencoder": {},
+            "teacher": {},
+            "student_init": before if self.base else teacher,
+            "student_rollout": before,
+            "student_dmd": before | teacher,
+        }[name]
+
+    def _student_before(self, name: str) -> dict[str, Path]:
+        """The weights of the last student before a stage, by the stage that makes them; none before the first."""
+        has = [stage for stage in STUDENTS if getattr(self.config.training, stage) is not None]
+        before = has[has.index(name) + 1 :][:1] if name in has else []
+        return {stage: self.out / stage / checkpoint.WEIGHTS for stage in before}
 
     def _autoencoder(self) -> AutoencoderTraining:
         frames = sample_frames(self.footage.train, FRAME_LIMIT, self._watch)
@@ -112,8 +184,7 @@ class Run:
         return StudentInitTraining(self.material, self._weights("teacher"))
 
     def _student_rollout(self) -> StudentRolloutTraining:
-        before = self._student("student_rollout")
-        return StudentRolloutTraining(self.material, before if before.is_file() else None)
+        return StudentRolloutTraining(self.material, self._student("student_rollout"))
 
     def _student_dmd(self) -> StudentDmdTraining:
         return StudentDmdTraining(self.material, self._student("student_dmd"), self._weights("teacher"))
@@ -154,13 +225,13 @@ class Run:
         own = self.out / stage / checkpoint.WEIGHTS
         if own.is_file() or self.base is None:
             return own
-        return self.base / (TEACHER if stage == "teacher" else checkpoint.WEIGHTS)
+        return self.base / ("teacher" if stage == "teacher" else "") / checkpoint.WEIGHTS
 
-    def _student(self, stage: str) -> Path:
-        """The student that a stage goes on from: of the stages before it, or of the world the run started from."""
-        before = (self.out / name / checkpoint.WEIGHTS for name in STUDENTS[STUDENTS.index(stage) + 1 :])
-        fallback = (self.base or self.out / "student_init") / checkpoint.WEIGHTS
-        return next((path for path in before if path.is_file()), fallback)
+    def _student(self, stage: str) -> Path | None:
+        """The student that a stage goes on from: of this run, or of the world it started from; None begins one."""
+        return next((path for path in self._student_before(stage).values() if path.is_file()), None) or (
+            self.base / checkpoint.WEIGHTS if self.base else None
+        )
 
     def _assemble(self, report: dict) -> None:
         """The report of all stages so far, and once there is a student, everything that play needs."""
@@ -182,13 +253,17 @@ class Run:
         play = f"; play it: python play.py --checkpoint {self.out}" if playable else ""
         self.machine.console.print(f"written to {self.out}{play}")
 
+    def _say(self, words: str) -> None:
+        if self.machine.first:
+            self.machine.console.print(words, soft_wrap=True)
+
     def _say_what_it_trains_on(self) -> None:
         if not self.machine.first:
             return
         say = self.machine.console.print
         sessions, held = self.footage.train, self.footage.held_out
         say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {len(held)} sessions of held-out rooms; "
-            f"{self.machine.device}, {'bfloat16' if self.machine.bfloat16 else 'float32'}, "
+            f"{self.machine.device}, {'bfloat16' if self.machine.bfloat16 else 'float32'}{self.machine.measured}, "
             f"{self.machine.processes} process(es)")  # fmt: skip
         for line in self.footage.skipped[:5]:
             say(f"[yellow]left out[/yellow] {line}")
@@ -223,8 +298,48 @@ def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
         torch.set_float32_matmul_precision("high")
     if processes > 1:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
-    bfloat16 = cuda if choices.precision == "auto" else choices.precision == "bfloat16"
-    return Machine(device, bfloat16, cuda, rank, processes, choices.seed, Console())
+    bfloat16, measured = choices.precision == "bfloat16", ""
+    if choices.precision == "auto":
+        bfloat16, measured = (True, "") if cuda else _faster(processes)
+    return Machine(device, bfloat16, cuda, rank, processes, choices.seed, Console(), measured)
+
+
+def _faster(processes: int) -> tuple[bool, str]:
+    """Whether this processor multiplies faster in bfloat16, and the figures. All processes take the first one's."""
+    seconds = torch.tensor([_product_seconds(kind) for kind in (torch.float32, torch.bfloat16)])
+    if processes > 1:
+        dist.broadcast(seconds, 0)
+    single, half = (1e3 * seconds).tolist()
+    return half < single, f" (a matrix product takes {single:.1f} ms in float32, {half:.1f} ms in bfloat16)"
+
+
+def _product_seconds(kind: torch.dtype) -> float:
+    """The best of a few; the first, which warms up, is one of them and never it."""
+    matrix, taken = torch.ones(PRODUCT, PRODUCT, dtype=kind), []
+    for _ in range(5):
+        began = time.perf_counter()
+        matrix @ matrix
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _ends(choices: Choices, began: float) -> float | None:
+    """When the last stage must stop, for the whole command to take the minutes it was given."""
+    if choices.minutes is None:
+        return None
+    seconds = 60 * choices.minutes
+    return began + seconds - min(RESERVE, seconds / 2)
+
+
+def _next_command(choices: Choices, out: Path) -> str:
+    """What to type to go on where the minutes ended, for as many again."""
+    words = ["--config", choices.config, "--data", choices.data, "--out", out, "--resume"]
+    words += [choices.resume] if isinstance(choices.resume, str) else []
+    words += ["--minutes", f"{choices.minutes:g}"]
+    for name in ("stage", "device", "precision", "seed", "steps_scale"):
+        if getattr(choices, name) != getattr(Choices, name):
+            words += [f"--{name.replace('_', '-')}", getattr(choices, name)]
+    return shlex.join(["python", "train.py", *map(str, words), *["--generated"] * choices.generated])
 
 
 def _stages(choices: Choices, config: Config) -> tuple[str, ...]:
@@ -247,7 +362,9 @@ def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> P
                 raise TrainingError(
                     f"{base}: its {part} is not that of {choices.config}; use the configuration it was trained with"
                 )
-    if choices.resume is None and machine.first:
+    if choices.resume is True and not any((out / name).is_dir() for name in STAGES):
+        raise TrainingError(f"{out}: holds no run to go on with. Leave out --resume to begin one, or give its --out")
+    if choices.resume is None and machine.first and not choices.profile:
         begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices, config)]
         if begun:
             raise TrainingError(

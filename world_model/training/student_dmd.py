@@ -20,7 +20,7 @@ from torch import Tensor
 from world_model import rolling
 from world_model.noise import renoise, shifted
 from world_model.teacher_view import view_clip
-from world_model.training.clips import Material, TransformerStage, batch_of, load_transformer, velocity_loss
+from world_model.training.clips import Material, TransformerStage, batch_of, load_transformer, still_held, velocity_loss
 from world_model.training.loop import Draw, Update, optimizers_for
 from world_model.training.student_init import prime_from_clip, show_rollout
 from world_model.transformer import Transformer
@@ -129,7 +129,7 @@ class StudentDmdTraining(TransformerStage):
         """One window [n, K, B, C, h, w] that starts at block ``at``, behind what was shown before it."""
         size, past = self.rolling.window_blocks, min(self.past, at)
         under = torch.cat([actions[:, at - past : at], held], 1)
-        same = (actions[:, at : at + size] == held).all(-1).float().cumprod(1)
+        same = still_held(actions[:, at : at + size], held)
         return Scored(sinks, torch.stack(shown[-past:], 1), x0, under, latents[:, at : at + size], same)
 
     def _score(self, scored: Scored, draw: Draw) -> tuple[Tensor, Tensor]:

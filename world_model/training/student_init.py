@@ -2,7 +2,8 @@
 
 One pass trains several ticks: [sinks | clean clip | a staircase window at each start], masked so that every window sees
 exactly what play would show it, under the key held at its first block (Causal Forcing, arXiv 2602.02214: start the
-student under the mask it will play with).
+student under the mask it will play with). As in play, a window is owed the truth only until the keys change: what
+comes after a change, nobody can tell from the key held now.
 
 In play, a window's noisy contents were guessed under the keys held before. A share of the windows here is *stale*:
 what was noised is the clip some blocks earlier or later, the target is the truth. Without it the student trusts what
@@ -19,7 +20,15 @@ from torch import Tensor
 from world_model import context, rolling
 from world_model.config import Rolling
 from world_model.noise import renoise, sigmas
-from world_model.training.clips import Material, TransformerStage, batch_of, forget, load_transformer, velocity_loss
+from world_model.training.clips import (
+    Material,
+    TransformerStage,
+    batch_of,
+    forget,
+    load_transformer,
+    still_held,
+    velocity_loss,
+)
 from world_model.training.loop import Draw
 from world_model.transformer import Known, Transformer
 
@@ -58,8 +67,10 @@ class StudentInitTraining(TransformerStage):
         with self.machine.precision():
             x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout, known=Known(last, was, sinks))
         losses = velocity_loss(x0, real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
-        shown = losses.unflatten(1, (len(self.starts), size, per_block))[:, :, 0]
-        return losses.mean(), {"first_block": shown.detach().mean()}
+        losses = losses.unflatten(1, (len(self.starts), size, per_block))
+        ahead = torch.cat([actions[:, start : start + size] for start in self.starts], 1)
+        owed = still_held(*(acts.unflatten(1, losses.shape[1:3]) for acts in (ahead, held)))
+        return (losses * owed[..., None]).mean(), {"first_block": losses[:, :, 0].detach().mean()}
 
     def _window_indices(self, draw: Draw) -> list[Tensor]:
         """For each start the block numbers [K] whose latents are noised into the window; one draw for the batch."""
@@ -78,8 +89,9 @@ class StudentInitTraining(TransformerStage):
 
 
 def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
-    """Where the windows of a clip start: evenly from half a context to the clip's last whole window."""
-    first, last = max(1, shape.recent_blocks // 2), blocks - shape.window_blocks
+    """Where the windows of a clip start: evenly from where the ring is full, as it always is in play, to the clip's
+    last whole window."""
+    first, last = shape.recent_blocks + 1, blocks - shape.window_blocks
     spread = torch.linspace(first, last, windows).round().int().tolist()
     return tuple(sorted(set(spread)))
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from world_model import rolling
-from world_model.dataset import Episode
+from world_model.dataset import DataError, Episode
 from world_model.head import fitted, likeness
 from world_model.rolling import State
 from world_model.training.clips import Material, TransformerStage, load_transformer
@@ -48,20 +48,21 @@ class StudentRolloutTraining(TransformerStage):
     def __init__(self, material: Material, weights: Path | None):
         self.material, self.config, self.machine = material, material.config, material.machine
         self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
-        self.lead = (self.rolling.recent_blocks + 1) * self.rolling.frames_per_block
-        self.starts = Starts(material.train, self.lead, self.rolling.window_blocks * self.rolling.frames_per_block)
+        self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
+        self.starts = Starts(material.train, self.lead, self.rolling.window_blocks, per_block)
         self.random = np.random.default_rng(self.machine.seed + self.machine.rank)
         self.pool: State | None = None
         count = self.settings.pool // self.machine.processes
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
-        self.begun = 0
+        self.turn, self.length = 0, 1.0
         self.take(load_transformer(self.config, self.machine, weights, self.prefix), self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
-        games = (self.begun * draw.local + np.arange(draw.local)) % len(self.left)
-        self.begun += 1
-        self._return(games[self.left[games] <= 0], draw)
-        true, actions = self._ahead(games)
+        games = (self.turn * draw.local + np.arange(draw.local)) % len(self.left)
+        self.turn += 1
+        self.length = self.settings.length ** min(1.0, draw.share / self.settings.grow)  # from 1, geometrically
+        self._return(games[self.left[games] <= 0])
+        true, actions = self._cut(games, 0, self.rolling.window_blocks)
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
         with self.machine.precision():
             noise = draw.normal(*true.shape[1:])
@@ -76,7 +77,7 @@ class StudentRolloutTraining(TransformerStage):
         logs = {
             "error": error[:, 0].mean().detach(),
             "cells_right": 1 - wrong.mean() / error[0, 0].numel(),
-            "mean_length": self._mean_length(),
+            "mean_length": self.length,
         }
         return loss, logs
 
@@ -99,31 +100,30 @@ class StudentRolloutTraining(TransformerStage):
             if name in self.pool:
                 self.pool[name][_at(name, games)] = value.detach().to(self.pool[name].dtype)
         wrong = ((x0[:, 0].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
-        per_block, size = self.rolling.frames_per_block, self.rolling.window_blocks
-        self.at[games] += per_block
-        lengths = np.array([len(self.starts.episodes[i].latents) for i in self.which[games]])
-        over = (wrong.cpu().numpy() > self.settings.stray_cells) | (self.at[games] + size * per_block > lengths)
+        self.at[games] += 1
+        lengths = np.array([len(self.starts.actions[i]) for i in self.which[games]])
+        over = self.at[games] + self.rolling.window_blocks > lengths
+        over |= wrong.cpu().numpy() > self.settings.stray_cells
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
 
     @torch.no_grad()
-    def _return(self, games: np.ndarray, draw: Draw) -> None:
+    def _return(self, games: np.ndarray) -> None:
         """Begin these games anew from recordings."""
         if not len(games):
             return
         self.which[games], self.at[games] = self.starts.take(len(games), self.settings.event_share, self.random)
-        self.left[games] = self.random.geometric(1 / self._mean_length(), len(games))
-        past = [self._cut(i, at - self.lead, at) for i, at in zip(self.which[games], self.at[games], strict=True)]
-        frames, actions = (self._blocks(np.stack(part)) for part in zip(*past, strict=True))
+        self.left[games] = self.random.geometric(1 / self.length, len(games))
+        frames, actions = self._cut(games, -self.lead, 0)
         noise = torch.from_numpy(self.random.standard_normal(frames.shape, np.float32)).to(frames.device)
         share = torch.from_numpy(self.random.random((len(games), 1, 1, 1, 1, 1), np.float32)).to(frames.device)
-        ahead, _ = self._ahead(games)
+        ahead, _ = self._cut(games, 0, self.rolling.window_blocks)
         frames = torch.cat([frames + self.settings.lead_noise * share * noise, ahead], 1)
         sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
         window = torch.from_numpy(self.random.standard_normal(ahead.shape, np.float32)).to(frames.device)
         with self.machine.precision():
             primed = rolling.prime(
-                self.model, self.rolling, sinks.to(frames.device), frames, actions[:, :, 0], window
+                self.model, self.rolling, sinks.to(frames.device), frames, actions, window
             )
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
         if self.pool is None:
@@ -131,30 +131,13 @@ class StudentRolloutTraining(TransformerStage):
         for name, value in primed.items():
             self.pool[name][_at(name, games)] = value.to(self.pool[name].dtype)
 
-    def _ahead(self, games: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The window's true blocks [n, K, B, C, h, w] and the actions that they were made under, [n, K, keys]."""
-        span = self.rolling.window_blocks * self.rolling.frames_per_block
-        cuts = [self._cut(i, at, at + span) for i, at in zip(self.which[games], self.at[games], strict=True)]
-        frames, actions = (self._blocks(np.stack(part)) for part in zip(*cuts, strict=True))
-        return frames, actions[:, :, 0]
-
-    def _cut(self, episode: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        found = self.starts.episodes[episode]
-        return found.latents[first:end], found.actions[first:end]
-
-    def _blocks(self, frames: np.ndarray) -> Tensor:
-        """[n, T, ...] -> float32 [n, T / B, B, ...] where the network is."""
-        tensor = torch.from_numpy(frames).to(self.machine.device).float()
-        return tensor.unflatten(1, (-1, self.rolling.frames_per_block))
-
-    def _mean_length(self) -> float:
-        """Ticks that a new game lasts, in the mean: from 1, geometrically, to ``length``."""
-        grown = min(1.0, self.progress / self.settings.grow)
-        return self.settings.length**grown
-
-    @property
-    def progress(self) -> float:
-        return self.begun / self.settings.steps
+    def _cut(self, games: np.ndarray, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Blocks ``first`` .. ``end`` of these games' recordings, counted from the next: true frames
+        [n, T, B, C, h, w] and the actions that made them [n, T, keys]."""
+        starts = zip(self.which[games], self.at[games], strict=True)
+        cuts = [self.starts.cut(which, at + first, at + end) for which, at in starts]
+        arrays = (np.stack(part) for part in zip(*cuts, strict=True))
+        return tuple(torch.from_numpy(array).to(self.machine.device).float() for array in arrays)
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
@@ -162,17 +145,25 @@ class StudentRolloutTraining(TransformerStage):
 
 
 class Starts:
-    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes."""
+    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes.
 
-    def __init__(self, episodes: list[Episode], lead: int, span: int):
-        self.episodes, self.lead, self.span = episodes, lead, span
-        self.lengths = np.array([len(episode.latents) - span - lead + 1 for episode in episodes])
-        self.ends = np.cumsum(self.lengths)
-        events = [(i, at) for i, episode in enumerate(episodes) for at in _events(episode.latents)]
+    Everything is counted in blocks. ``lead`` of them come before a game's first, ``span`` must follow.
+    """
+
+    def __init__(self, episodes: list[Episode], lead: int, span: int, per_block: int):
+        actions = [episode.block_actions(per_block) for episode in episodes]
+        long = [index for index, blocks in enumerate(actions) if len(blocks) >= lead + span]
+        if not long:
+            raise DataError(f"no session is as long as {(lead + span) * per_block} frames: record longer ones")
+        self.episodes, self.actions = [episodes[i] for i in long], [actions[i] for i in long]
+        self.lead, self.per_block = lead, per_block
+        self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
+        self.ends = np.cumsum(self.counts)
+        events = [(i, at // per_block) for i, episode in enumerate(self.episodes) for at in _events(episode.latents)]
         self.events = np.array(events, int).reshape(-1, 2)
 
     def take(self, count: int, event_share: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """``count`` episodes and the index of the first frame that a game there makes."""
+        """``count`` episodes, and the first block that a game there makes."""
         flat = random.integers(self.ends[-1], size=count)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
@@ -181,7 +172,12 @@ class Starts:
             events = self.events[random.integers(len(self.events), size=count)]
             which = np.where(chosen, events[:, 0], which)
             at = np.where(chosen, events[:, 1] - random.integers(BEFORE_EVENT, size=count), at)
-        return which, np.clip(at, self.lead, self.lead + self.lengths[which] - 1)
+        return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1)
+
+    def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Blocks first .. end of an episode [T, B, C, h, w] and their actions [T, keys]."""
+        frames = self.episodes[which].latents[first * self.per_block : end * self.per_block]
+        return frames.reshape(-1, self.per_block, *frames.shape[1:]), self.actions[which][first:end]
 
 
 def _events(latents: np.ndarray) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""From recordings to clips and start scenes: which sessions fit, what a block's action is, where play may begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import toy
+from gymnasium import spaces
+
+from world_model import scenes
+from world_model.config import Config
+from world_model.dataset import Clips, DataError, Episode, Footage, encode_session
+from world_model.episode import Session, SessionMeta, SessionWriter
+from world_model.neural_game import NeuralGame
+from world_model.training.assemble import write_scenes
+
+B = 3
+
+
+@pytest.fixture(scope="module")
+def paper() -> Config:
+    return toy.load("paper_shape")
+
+
+def record(path: Path, config: Config, frames: int, anchors=None, fps: int | None = None, **settings) -> Session:
+    """A session of grey frames, each as bright as its number; key 0 is held in every other frame."""
+    world = config.world
+    meta = SessionMeta(
+        world=config.name, env=world.env, keys=world.keys, fps=fps or world.fps, height=world.height, width=world.width,
+        anchors=0 if anchors is None else len(anchors), seed=settings.pop("seed", 7), source="engine",
+        code_version="test", player="masher", created="now",
+    )  # fmt: skip
+    with SessionWriter(path, meta, anchors, durable=False, **settings) as writer:
+        for t in range(frames):
+            writer.add(grey(config, t), np.eye(len(world.keys), dtype=np.int8)[0] * (t % 2), t / meta.fps)
+    return Session.open(path)
+
+
+def grey(config: Config, brightness: int) -> np.ndarray:
+    return np.full((config.world.height, config.world.width, 3), brightness, np.uint8)
+
+
+def encode(frames: np.ndarray) -> np.ndarray:
+    return frames.mean((1, 2, 3))[:, None, None, None]
+
+
+def test_another_frame_rate_is_refused(tmp_path, tiny):
+    record(tmp_path / "fast", tiny, 20, fps=60)
+    with pytest.raises(DataError, match="recorded at 60 frames a second, the configuration wants 20"):
+        Footage.open(tmp_path, tiny)
+
+
+def episode(actions: np.ndarray) -> Episode:
+    """Latents that hold their own frame's number."""
+    numbers = np.arange(len(actions), dtype=np.float16)
+    return Episode(np.zeros((B, 1, 1, 1)), numbers[:, None, None, None], actions)
+
+
+def played(actions: np.ndarray) -> np.ndarray:
+    """The actions that ``NeuralGame.step`` makes its blocks from when ``actions`` [T, keys] are pressed."""
+    made, game = [], object.__new__(NeuralGame)
+    nothing = np.zeros(actions.shape[1], np.int8)
+    game.__dict__ |= {
+        "action_space": spaces.MultiBinary(actions.shape[1]), "policy": "hold", "remedy": "ignore", "_watch": None,
+        "_pending": np.empty((0, 2, 2, 3), np.uint8), "_held": nothing, "_tapped": nothing.copy(),
+        "_state": None, "_block": 0, "noise": lambda counter: None,
+        "runtime": SimpleNamespace(
+            step=lambda state, action, noise: (made.append(action[0].copy()), None),
+            decode=lambda latent: np.zeros((B, 2, 2, 3), np.uint8),
+        ),
+    }  # fmt: skip
+    for action in actions:
+        game.step(action)
+    return np.stack(made)
+
+
+def test_a_block_is_made_under_the_action_that_play_would_use():
+    known = np.zeros((5 * B, 3), np.int8)
+    known[B:, 0] = 1  # held from a block's first tick on: this block obeys
+    known[2 * B + 1, 1] = 1  # tapped while a block is shown: the next one obeys
+    known[3 * B + 2 :, 2] = 1  # held from the last tick of a block on
+    expected = [[0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    assert episode(known).block_actions(B).tolist() == expected == played(known).tolist()
+
+
+def test_blocks_made_of_any_keys_are_those_of_play():
+    keys = np.random.default_rng(0).integers(0, 2, (40 * B, 4)).astype(np.int8)
+    assert np.array_equal(episode(keys).block_actions(B), played(keys))
+    assert np.array_equal(episode(keys).block_actions(1), keys)
+
+
+def test_clips_of_blocks_start_on_the_grid_of_the_episode():
+    actions = np.random.default_rng(1).integers(0, 2, (10 * B + 2, 4)).astype(np.int8)
+    clips, whole = Clips([episode(actions)], 4, B), episode(actions).block_actions(B)
+    _, latents, held = clips.take(np.linspace(0, 0.999, 50))
+    first = latents[:, :, 0, 0, 0, 0].astype(int)
+    assert set(first[:, 0]) == {B * block for block in range(7)}
+    assert np.array_equal(held, whole[first // B])
+
+
+def test_the_first_tick_of_a_session_begins_a_block(tmp_path, paper):
+    found = encode_session(record(tmp_path / "session", paper, 12), paper, encode)
+    clean = paper.rolling.recent_blocks
+    blocks = found.latents[: (clean + 4) * B].reshape(-1, B)
+    assert blocks[clean].tolist() == [0, 0, 0] and blocks[clean + 1].tolist() == [1, 2, 3]
+    assert found.block_actions(B)[clean + 1, 0] == 1, "frame 1 was made by action 1"
+
+
+def test_a_session_from_the_middle_of_play_did_not_stand_still(tmp_path, tiny):
+    session = record(tmp_path / "session", tiny, 12, start_state={"x": np.zeros(1)})
+    found = encode_session(session, tiny, encode)
+    assert found.latents.ravel().tolist() == list(range(1, 12))
+    assert np.array_equal(found.actions, session.actions[1:])
+
+
+def scene_of(tmp_path: Path, config: Config, session: Session) -> scenes.Scene:
+    write_scenes(tmp_path, Footage([session], [], []), config)
+    return scenes.read(tmp_path, "7")
+
+
+@pytest.mark.parametrize("frames", [5, 8, 40])
+def test_a_world_without_anchors_has_start_scenes(tmp_path, tiny, frames):
+    scene = scene_of(tmp_path, tiny, record(tmp_path / "session", tiny, frames))
+    assert scene.anchors[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    lead = tiny.rolling.recent_blocks + 1
+    assert scene.frames[:, 0, 0, 0].tolist() == list(range(4, min(frames, 4 + lead)))
+
+
+def test_a_session_too_short_for_the_sinks_is_no_scene(tmp_path, tiny):
+    session = record(tmp_path / "session", tiny, tiny.rolling.sink_frames)
+    assert write_scenes(tmp_path, Footage([session], [], []), tiny) == {}
+
+
+@pytest.mark.parametrize("first", [0, 100])
+def test_a_scene_behind_anchors_begins_with_the_first_frame(tmp_path, tiny, first):
+    anchors = np.stack([grey(tiny, first + 50 * n) for n in range(4)])
+    scene = scene_of(tmp_path, tiny, record(tmp_path / "session", tiny, 9, anchors))
+    assert np.array_equal(scene.anchors, anchors)
+    assert np.array_equal(scene.frames, grey(tiny, 0)[None])
+    assert (tmp_path / scenes.SCENES / "7" / scenes.FRAMES).is_dir() == (first != 0)

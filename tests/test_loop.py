@@ -1,0 +1,125 @@
+"""The training loop on a network of one number: budgets, checkpoints, averages, resumption."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from world_model.config import Stage
+from world_model.training import loop
+from world_model.training.loop import Budget, Draw, Machine, TrainingError, Update, profile, rate_at, train
+
+
+class Toy:
+    """A stage that pulls one number down by its rate; ``critic_steps`` > 1 gives it a critic that moves oftener."""
+
+    name = "toy"
+
+    def __init__(self, steps: int = 40, every: int = 1, **settings):
+        self.settings = Stage(
+            **{"steps": steps, "batch": 2, "learning_rate": 0.1, "warmup": 0, "ema": 0.9, "clip_norm": 9.0} | settings
+        )
+        self.updates = {name: self._update(turn) for name, turn in (("ships", every), ("critic", 1))}
+        self.network = self.updates["ships"].network
+        self.average, self.sampled, self.about, self.rates = loop.average_of(self.network), [], {}, []
+
+    def _update(self, every: int) -> Update:
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(network.weight)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        optimizer.param_groups[0]["base_lr"] = 0.1
+
+        def loss(draw: Draw):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+            return network.weight.sum(), {}
+
+        return Update(network, loss, [optimizer], every)
+
+    def sample(self, folder: Path, step: int) -> None:
+        self.sampled.append(step)
+
+    def finish(self, folder: Path, about: dict[str, str]) -> None:
+        self.about = about
+
+
+def machine() -> Machine:
+    return Machine(torch.device("cpu"), console=Console(file=io.StringIO(), width=200))
+
+
+def tick_a_second(monkeypatch) -> None:
+    """A clock by which each look at it takes a second."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(now)))
+
+
+def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatch):
+    first, shown = Toy(steps=1000), machine()
+    with monkeypatch.context() as patched:
+        tick_a_second(patched)
+        train(first, shown, tmp_path, {"recordings": "x"}, Budget(200.0, began=0.0))
+    done = int(first.about["steps"])
+    assert 20 < done < 200 and first.about == {"stage": "toy", "steps": str(done), "recordings": "x"}
+    assert first.sampled == [done] and loop.read_state(tmp_path / "resume.pt")["step"] == done
+    assert first.rates[-1] < 0.01 < 0.09 < max(first.rates), "the rate must have fallen by the end of the budget"
+    assert "toy: more than the" in shown.console.file.getvalue()
+
+    second = Toy(steps=done + 5)
+    train(second, machine(), tmp_path)
+    assert second.about["steps"] == str(done + 5) and len(second.rates) == 2 * 5
+
+
+def test_the_time_to_the_end_is_foretold_after_20_steps(tmp_path):
+    shown = machine()
+    train(Toy(steps=25), shown, tmp_path)
+    said = shown.console.file.getvalue()
+    assert "toy: 0 s to its end at step 25" in said and "more than" not in said
+
+
+def test_a_checkpoint_is_written_by_the_clock(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(loop, "_save", lambda stage, path, step, *_: saved.append(step))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    train(Toy(steps=3), machine(), tmp_path)
+    assert saved == [1, 2, 3]
+
+
+def test_the_rate_falls_by_whichever_share_is_further():
+    assert rate_at(0.5, 100, 10) == 1 and rate_at(0.9, 100, 10) == pytest.approx(0.3)
+    assert rate_at(0.0, 0, 10) == 0.1 and rate_at(1.5, 100, 10) == 0.02
+
+
+def test_the_average_follows_only_steps_that_moved_what_ships(tmp_path):
+    """Every second step is the critic's alone; the average of both runs is that of ten moves."""
+    always, every_other = Toy(steps=10), Toy(steps=20, every=2)
+    train(always, machine(), tmp_path / "a")
+    train(every_other, machine(), tmp_path / "b")
+    assert torch.equal(always.network.weight, every_other.network.weight)
+    assert torch.allclose(always.average.weight, every_other.average.weight)
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", "foreign", "other"], ids=["empty", "cut", "foreign", "other"])
+def test_a_checkpoint_that_is_none_is_one_clear_line(tmp_path, content):
+    file = tmp_path / "resume.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save({"foreign": {"x": 1}, "other": {"step": 3, "average": {}}}[content], file)
+    with pytest.raises(TrainingError, match=r"resume\.pt: .*Delete the file.*--out") as error:
+        train(Toy(), machine(), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_large_seed_draws():
+    draws = [Draw(Machine(torch.device("cpu"), seed=seed), 7, 1, 4).normal(2) for seed in (0, 2**63 - 1)]
+    assert not torch.equal(*draws)
+
+
+def test_a_profile_is_a_table_and_leaves_nothing(tmp_path):
+    shown = machine()
+    profile(Toy(), shown)
+    assert "Self CPU" in shown.console.file.getvalue() and not list(tmp_path.iterdir())

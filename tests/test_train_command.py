@@ -1,0 +1,160 @@
+"""The training command, resumed with something changed: it goes on, says that there is nothing to do, or refuses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY, run_train
+
+import train
+from world_model import checkpoint
+from world_model.config import CONFIGS
+from world_model.neural_game import NeuralGame
+from world_model.training import run as training
+from world_model.training.loop import TrainingError
+from world_model.training.run import Choices, open_machine, run
+
+TINY = CONFIGS / "tiny.yaml"
+
+
+@pytest.fixture
+def left(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of the trained run; what is assembled from its stages is not looked at here."""
+    monkeypatch.setattr(training, "assemble", lambda *_: None)
+    return shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard", "*.mp4", "*.onnx"))
+
+
+@pytest.fixture
+def more_data(tiny_data, tiny, tmp_path) -> Path:
+    from game.collect import collect
+
+    folder = shutil.copytree(tiny_data, tmp_path / "more")
+    collect(tiny, out=folder, sessions=1, frames=60, seed=99, workers=1)
+    return folder
+
+
+def changed(tmp_path: Path, stage: str, **settings) -> Path:
+    data = yaml.safe_load(TINY.read_text())
+    data["training"][stage] |= settings
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def go(config: Path, data: Path, **choices) -> None:
+    run(Choices(config, data, device="cpu", precision="float32", **choices), {})
+
+
+def weights(folder: Path) -> list[str]:
+    return [checkpoint.digest(path) for path in sorted(folder.glob(f"*/{checkpoint.WEIGHTS}"))]
+
+
+def test_a_finished_run_is_left_as_it_is_and_says_so(left, tiny_data, capsys):
+    before = weights(left), (left / "report.json").read_text()
+    go(TINY, tiny_data, out=left, resume=True)
+    assert (weights(left), (left / "report.json").read_text()) == before
+    assert capsys.readouterr().out.count("finished before") == 4
+
+
+def test_a_changed_setting_does_not_relabel_old_weights(left, tiny_data, tmp_path):
+    before, config = weights(left), changed(tmp_path, "student_init", learning_rate=5e-4)
+    with pytest.raises(TrainingError, match="student_init: the configuration of student_init changed.*another --out"):
+        go(config, tiny_data, out=left, resume=True)
+    assert weights(left) == before
+
+
+def test_more_recordings_do_not_pass_unseen(left, tiny_data, more_data, tmp_path):
+    """A taught world is not taught again in place: it is itself a world to start from."""
+    mine, short = tmp_path / "mine", changed(tmp_path, "student_init", steps=2)
+    go(short, tiny_data, out=mine, resume=str(left))
+    with pytest.raises(TrainingError, match=f"the recordings changed.*--resume {mine} --out NEW"):
+        go(short, more_data, out=mine, resume=str(left))
+    shutil.copy(left / checkpoint.WEIGHTS, mine)  # what the export would have left
+    go(short, more_data, out=tmp_path / "new", resume=str(mine))
+    assert weights(tmp_path / "new") != weights(mine)
+
+
+def test_other_weights_upstream_are_refused(left, tiny_data):
+    shutil.copy(left / "student_init" / checkpoint.WEIGHTS, left / "kept")
+    file = left / "student_init" / checkpoint.WEIGHTS
+    config, about = checkpoint.describe(file)
+    tensors = {f"student.{name}": array + 1 for name, array in checkpoint.tensors(file, "student").items()}
+    checkpoint.save(file, tensors, config, about)
+    with pytest.raises(TrainingError, match="student_dmd: the weights it began from changed.*or delete"):
+        go(TINY, tiny_data, out=left, resume=True)
+
+
+def test_a_finished_stage_behind_one_that_would_go_on_is_refused_before_any_work(left, tiny_data, tmp_path):
+    with pytest.raises(TrainingError, match="student_init: finished, but teacher before it is not"):
+        go(changed(tmp_path, "teacher", steps=90), tiny_data, out=left, resume=True)
+
+
+def test_more_steps_go_on_where_it_stopped(left, tiny_data, tmp_path, capsys):
+    go(changed(tmp_path, "student_dmd", steps=8), tiny_data, out=left, resume=True)
+    assert "student_dmd: resumed at step 6" in capsys.readouterr().out
+    assert checkpoint.describe(left / "student_dmd" / checkpoint.WEIGHTS)[1]["steps"] == "8"
+
+
+def test_dmd_finds_the_teacher_of_the_run_it_starts_from(left, tiny_data, tmp_path):
+    go(TINY, tiny_data, out=tmp_path / "mine", resume=str(left), stage="student_dmd")
+    assert (tmp_path / "mine" / "student_dmd" / checkpoint.WEIGHTS).is_file()
+
+
+def test_dmd_without_a_teacher_is_refused_before_any_work(left, tiny_data, tmp_path):
+    shutil.rmtree(left / "teacher")
+    with pytest.raises(TrainingError, match=r"teacher/weights\.safetensors: not there.*Train teacher first"):
+        go(TINY, tiny_data, out=tmp_path / "mine", resume=str(left), stage="student_dmd")
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_minutes_end_a_run_that_plays_and_say_how_to_go_on(trained, tiny_data, tmp_path):
+    out, short = tmp_path / "mine", ("--minutes", 0.5, "--steps-scale", 500, "--precision", "float32")
+    done = run_train("--config", TINY, "--data", tiny_data, "--resume", trained, "--out", out, *short)
+    said = done.stdout.replace("\n", " ")
+    assert f"go on: python train.py --config {TINY} --data {tiny_data} --out {out} --resume {trained}" in said
+    assert "--minutes 0.5 --precision float32 --steps-scale 500" in said
+    steps = int(checkpoint.describe(out / checkpoint.WEIGHTS)[1]["steps"])
+    assert 1 <= steps < 500 * 40 and list((out / "student_init").glob("sample_*"))
+    game = NeuralGame(checkpoint=out)
+    game.reset(seed=0)
+    assert game.step(np.zeros(8, np.int8))[0].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("half, chosen", [(1.0, False), (0.1, True)])
+def test_precision_auto_is_what_multiplies_faster(monkeypatch, half, chosen):
+    seconds = {torch.float32: 0.002, torch.bfloat16: 0.002 * 2 * half}
+    monkeypatch.setattr(training, "_product_seconds", seconds.get)
+    machine = open_machine(Choices(TINY, TINY, device="cpu"), {})
+    assert machine.bfloat16 == chosen
+    assert "2.0 ms in float32" in machine.measured and f"{4 * half:.1f} ms in bfloat16" in machine.measured
+
+
+@pytest.mark.parametrize(
+    "flags", [("--steps-scale", "nan"), ("--steps-scale", "0"), ("--seed", "-1"), ("--seed", 2**63), ("--minutes", "0")]
+)
+def test_numbers_that_mean_nothing_are_refused(flags, capsys):
+    with pytest.raises(SystemExit):
+        train.parser().parse_args(["--config", "a", "--data", "b", *map(str, flags)])
+    assert f"argument {flags[0]}" in capsys.readouterr().err
+
+
+def test_resume_without_a_run_is_refused(tiny_data, tmp_path):
+    with pytest.raises(TrainingError, match="holds no run to go on with"):
+        go(TINY, tiny_data, out=tmp_path / "typo", resume=True)
+
+
+def test_training_without_pytorch_is_one_line():
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['train.py', '--config', 'a', '--data', 'b']\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "import train; sys.exit(train.main())"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and 'pip install -e ".[train]"' in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,62 @@
+"""What a stage's weights are made of: its part of the configuration, its recordings, and the weights it began from.
+
+Digests of the three are kept with every checkpoint and inside the weights, so that a run that is resumed never passes
+off old weights as made of something new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from world_model import checkpoint
+from world_model.config import Config
+from world_model.dataset import Footage
+from world_model.training.loop import TrainingError, read_state
+
+HABITS = {"steps", "checkpoint_every", "sample_every"}
+"""Settings that change how long a stage trains and what it shows, not what it is: more steps go on where it stopped."""
+SHAPES = {"name": True, "world": True, "codec": True}
+RESUME = "resume.pt"
+Lineage = dict[str, str]
+
+
+def lineage_of(stage: str, config: Config, footage: Footage, upstream: Iterable[Path]) -> Lineage:
+    """Digests by what they are of; weights that another stage has yet to make do not count."""
+    shapes = SHAPES if stage == "autoencoder" else SHAPES | {"transformer": True, "head": True, "rolling": True}
+    settings = getattr(config.training, stage).model_dump(exclude=HABITS)
+    scored = config.training.teacher.clip_blocks if stage == "student_dmd" else 0  # windows as long as its clips
+    parts = [config.model_dump(include=shapes), settings, scored]
+    sessions = sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in footage.train)
+    weights = [checkpoint.digest(path) for path in upstream if path.is_file()]
+    return {"configuration": _digest(parts), "recordings": _digest(sessions), "upstream": _digest(weights)}
+
+
+def kept(folder: Path) -> tuple[int, Lineage] | None:
+    """How many steps made the weights in a stage's folder, 0 before it has any, and its lineage; None if not begun."""
+    if (folder / checkpoint.WEIGHTS).is_file():
+        about = checkpoint.describe(folder / checkpoint.WEIGHTS)[1]
+        return int(about["steps"]), about
+    if (folder / RESUME).is_file():
+        return 0, read_state(folder / RESUME).get("lineage", {})
+    return None
+
+
+def check(folder: Path, made_of: Lineage, then: Lineage) -> None:
+    """Raises TrainingError when what is kept in ``folder`` is made of something else than what it would be now."""
+    if not made_of.keys() <= then.keys():
+        raise TrainingError(f"{folder}: does not say what it is made of, another version left it. Give another --out")
+    changed = [part for part in made_of if then[part] != made_of[part]]
+    if not changed:
+        return
+    names = {"configuration": f"the configuration of {folder.name}", "upstream": "the weights it began from"}
+    what = " and ".join(names.get(part, f"the {part}") for part in changed)
+    back = f"or delete {folder} to train it anew" if changed == ["upstream"] else "or put back what was there"
+    more = f". --resume {folder.parent} --out NEW teaches its student more" if "recordings" in changed else ""
+    raise TrainingError(f"{folder}: {what} changed since it was trained. Give another --out, {back}{more}")
+
+
+def _digest(data) -> str:
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
