@@ -9,12 +9,13 @@ from pathlib import Path
 
 TEACH = """
 examples
-  python play.py                                    the shipped neural arena, in a window
-  python play.py --engine                           the real arena, by the very same loop
+  python play.py                                    the shipped neural keep, in a window
+  python play.py --world arena                      the other shipped world, a room in first person
+  python play.py --engine                           the real keep, by the very same loop
   python play.py --engine --record                  record yourself in it, into recordings/
-  python play.py --engine --bot mix --headless --sessions 500 --record data/arena
+  python play.py --engine --bot mix --headless --sessions 500 --record data/keep
                                                     a data set, on all cores; train.py takes it from there
-  python play.py --checkpoint runs/arena            what train.py made of it
+  python play.py --checkpoint runs/keep             what train.py made of it
   python play.py --headless --bot explorer --frames 1000 --seed 1 --report out.json --video out.mp4
                                                     no display: figures and a film
   python play.py --headless --bot explorer --frames 72000 --fps 0 --report hour.json
@@ -22,8 +23,8 @@ examples
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?
 
-keys in the window: those of the world (W A S D, arrows, Space, E in the arena), and
-  Esc quit   P pause   N next room   R record   H hide the panel   F1 help
+keys in the window: those of the world (W A S D or arrows, Space for a spark, E for the lights in the keep), and
+  Esc quit   P pause   N next room   Home start again   R record   H hide the panel   F1 help
 """
 
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         prog="play.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = p.add_argument_group("what to play")
-    what.add_argument("--world", default="arena", help="a world in assets/worlds, or a configuration's name (arena)")
+    what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (keep)")
     what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
     what.add_argument("--engine", action="store_true", help="the real game")
     what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")
@@ -43,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, default=0, help="the real game's room; the neural game's scene and noise (0)")
     how = p.add_argument_group("how")
     how.add_argument("--fps", type=float, metavar="N", help="ticks a second (the world's); 0: as fast as it goes")
-    how.add_argument("--scale", type=int, default=5, help="window pixels a frame pixel (5)")
-    how.add_argument("--pixels", action="store_true", help="scale up to square pixels instead of smoothly")
+    how.add_argument("--scale", type=int, metavar="N", help="window pixels a frame pixel (what makes 640, if it fits)")
+    how.add_argument("--pixels", action="store_true", help="square pixels, as small frames always have")
     how.add_argument(
         "--runtime", default="auto", choices=["auto", "onnx", "torch"], help="what runs the network (onnx)"
     )
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--collapse", default="watch", choices=["ignore", "watch", "reprime"], help=collapse)
     alone = p.add_argument_group("without a person")
     alone.add_argument("--headless", action="store_true", help="no window")
-    alone.add_argument("--bot", metavar="NAME", help="explorer, tourist, spinner, idler, masher or mix plays")
+    alone.add_argument("--bot", metavar="NAME", help="who plays: explorer, mix ... (a wrong one lists them)")
     alone.add_argument("--frames", type=int, metavar="N", help="stop after N ticks (--sessions: frames each, 300)")
     alone.add_argument("--sessions", type=int, metavar="N", help="record N sessions on all cores; needs --engine --bot")
     alone.add_argument(

@@ -40,7 +40,8 @@ def measure_collapse(world: str = "arena", ticks: int = 300) -> dict:
     """
     game = NeuralGame(world, collapse="ignore")
     game.reset(seed=0)
-    watch, bot = Collapse(game.anchors()), make_bot("explorer", 0, game.metadata["keys"])
+    watch = Collapse(game.anchors(), is_map=bool(game.metadata.get("map")))
+    bot = make_bot("explorer", 0, game.metadata["keys"])
     times = np.zeros((ticks, 2))
     for tick in range(ticks):
         keys = bot.act(None, {})

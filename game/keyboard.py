@@ -7,7 +7,7 @@ counts as held for a tick when it is down at the sample or was pressed at any ti
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,14 @@ COMMANDS = {
     "escape": "quit",
     "p": "pause",
     "n": "next_room",
+    "home": "restart",
     "r": "record",
     "h": "hud",
     "f1": "help",
 }
+
+ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}
+"""What an arrow key stands for where a world is walked with letters and has no arrows of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ class Keyboard:
     """Held keys of a world, with taps kept, and the player's commands.
 
     ``feed`` takes events as they come, ``sample`` gives a tick its action, ``commands`` what else was asked.
-    Where a world uses a command's key itself, the world has it.
+    Where a world uses a command's key itself, the world has it. Arrows walk where letters do (``ARROWS``).
     """
 
     def __init__(self, keys: Sequence[str]):
         self.keys = tuple(keys)
+        self._stands_for = {} if set(ARROWS) & set(keys) else {k: v for k, v in ARROWS.items() if v in keys}
         self._held: set[str] = set()
         self._tapped: set[str] = set()
         self._arrivals: list[float] = []
@@ -57,6 +62,7 @@ class Keyboard:
 
     def feed(self, events: Iterable[Event]) -> None:
         for event in events:
+            event = replace(event, key=self._stands_for.get(event.key, event.key))
             if event.kind == "down":
                 self._down(event)
             elif event.kind == "up":
@@ -64,7 +70,7 @@ class Keyboard:
             elif event.kind == "blur":
                 self._held.clear()  # the releases will go to another window; without this, keys stick
             elif event.kind == "quit":
-                self._commands.append("quit")
+                self._commands.append("close")
 
     def sample(self) -> Sample:
         """The action of this tick. Forgets the taps and the arrivals: they belong to this tick alone."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pygame
 
-from game.actions import ARENA_KEYS
+from game.actions import MEANINGS
 from game.screen import Hud
 
 BACKGROUND = (17, 19, 24)
@@ -29,19 +29,10 @@ HELP = (
     ("Esc", "quit"),
     ("P", "pause, go on"),
     ("N", "next room"),
+    ("Home", "this room from its start"),
     ("R", "start, stop recording"),
     ("H", "hide, show the panel"),
     ("F1", "this help"),
-)
-ARENA_MEANINGS = (
-    "forward",
-    "step left",
-    "back",
-    "step right",
-    "turn left",
-    "turn right",
-    "jump",
-    "light switch",
 )
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
 ROW_SHIFT = (-0.5, 0.0, 0.25, 0.75)
@@ -206,12 +197,15 @@ def _draw_arrow(surface, center, way, size, color) -> None:
 
 
 def _draw_anchors(surface, inner, y, hud, pen) -> None:
-    y = _heading(surface, inner.left, y, "sink frames", pen)
+    y = _heading(surface, inner.left, y, "sink frames" if hud.present is None else "sink frames: the map", pen)
     gap = pen.px(6)
     width = (inner.width - gap) // 2
     height = round(width * hud.anchors.shape[1] / hud.anchors.shape[2])
     for i, picture in enumerate(pen.thumbnails(hud.anchors, (width, height))):
-        surface.blit(picture, (inner.left + (i % 2) * (width + gap), y + (i // 2) * (height + gap)))
+        place = pygame.Rect(inner.left + (i % 2) * (width + gap), y + (i // 2) * (height + gap), width, height)
+        if i == hud.present:
+            pygame.draw.rect(surface, ACCENT, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
+        surface.blit(picture, place)
 
 
 def _draw_collapse(surface, inner, hud, pen) -> None:
@@ -242,7 +236,7 @@ def _dim(surface, area) -> None:
 
 
 def _draw_help(surface, area, hud, pen) -> None:
-    meanings = ARENA_MEANINGS if hud.keys == ARENA_KEYS else ("a key of this world",) * len(hud.keys)
+    meanings = MEANINGS.get(hud.keys, ("a key of this world",) * len(hud.keys))
     play = list(zip(hud.keys, meanings, strict=True))
     line = pen.px(26)
     card = pygame.Rect(0, 0, min(area.width, pen.px(300)), line * (len(play) + len(HELP) + 1) + pen.px(48))

@@ -28,6 +28,8 @@ from world_model.episode import Session
 from world_model.film import Film
 
 RECORDINGS = Path("recordings")
+SHIPPED = ("keep", "arena")
+"""The built-in worlds, the one that opens by itself first."""
 
 
 class PlayError(ValueError):
@@ -55,7 +57,7 @@ def check(flags: Namespace) -> None:
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
         and (flags.report or flags.video),
         "--seed must not be negative": flags.seed < 0,
-        "--scale must be at least 1": flags.scale < 1,
+        "--scale must be at least 1": flags.scale is not None and flags.scale < 1,
         "--fps must not be negative": flags.fps is not None and flags.fps < 0,
         "--frames must be at least 1": flags.frames is not None and flags.frames < 1,
     }
@@ -66,6 +68,7 @@ def check(flags: Namespace) -> None:
 
 def play(flags: Namespace) -> int:
     """Do what the flags say; the exit code."""
+    flags.world = flags.world or _default_world(flags)
     if flags.sessions:
         return _collect(flags)
     session = Session.open(flags.replay) if flags.replay else None
@@ -73,6 +76,16 @@ def play(flags: Namespace) -> int:
     with ExitStack() as left:
         left.callback(source.close)
         return _replay(flags, source, session, left) if session else _play(flags, source, world, left)
+
+
+def _default_world(flags: Namespace) -> str:
+    """The world that a checkpoint or a configuration names, or else the first that ships."""
+    if flags.config:
+        return configuration.load(flags.config).name
+    if flags.checkpoint and (flags.checkpoint / WEIGHTS).is_file():
+        return describe(flags.checkpoint / WEIGHTS)[0].name
+    ready = (name for name in SHIPPED if flags.engine or (configuration.WORLDS / name / WEIGHTS).is_file())
+    return next(ready, SHIPPED[0])
 
 
 def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) -> int:
@@ -84,6 +97,8 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
     options = _options(flags, source, world, "real game" if flags.engine else "neural")
     player = Player(recorder, _screen(flags, source, left), options, hands, recorder, _film(flags, source, left))
     _run(flags, player, source)
+    if recorder.recording:
+        print(f"recorded to {recorder.path}")
     return 0
 
 

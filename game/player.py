@@ -22,6 +22,7 @@ import numpy as np
 from game.keyboard import Keyboard, Sample
 from game.report import Ledger, Tick, seconds_since_start
 from game.screen import Hud, Screen
+from world_model.metrics import nearest
 
 SLICE = 0.001  # between two looks at the window, seconds: how exactly an event's arrival is known
 SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is spun
@@ -187,12 +188,18 @@ class Player:
             keys=self.options.keys,
             held=held,
             anchors=self._anchors,
+            present=self._present(),
             recording=self.recording.seconds if self.recording else None,
             notice=self._notice if now() < self._notice_ends else "",
             **self._health(),
             **self._figures,
             **self._hud,
         )
+
+    def _present(self) -> int | None:
+        """Where on the map the picture is, if the source's pictures of its place are one."""
+        mapped = self.source.unwrapped.metadata.get("map") and self._anchors is not None
+        return nearest(self._shown[0], self._anchors) if mapped else None
 
     def _rest(self) -> None:
         """Paused: keep the window alive, and let no key press of the pause count as play."""
@@ -223,7 +230,15 @@ class Player:
             getattr(self, f"_on_{command}")()
 
     def _on_quit(self) -> None:
+        """Esc: out of the help, if it is open, or of the game."""
+        self._running, self._hud["help"] = self._hud["help"], False
+
+    def _on_close(self) -> None:
         self._running = False
+
+    def _on_restart(self) -> None:
+        self._hud["paused"] = False
+        self._new_room(self._seed)
 
     def _on_pause(self) -> None:
         self._hud["paused"] = not self._hud["paused"]

@@ -19,6 +19,7 @@ class Hud:
     keys: tuple[str, ...] = ()
     held: np.ndarray | None = None  # int8 [keys]
     anchors: np.ndarray | None = None  # uint8 [n, H, W, 3]
+    present: int | None = None  # where the anchors are a map, the one that is on the screen
     fps: float | None = None
     tick_ms: float | None = None
     key_to_photon_ms: float | None = None

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pygame
 
-from game.keyboard import COMMANDS, Event
+from game.keyboard import ARROWS, COMMANDS, Event
 from game.panel import BACKGROUND, HEIGHT, WIDTH, Pen, draw_overlays, draw_panel, picture_surface
 from game.screen import Hud
 
 REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is drawn for
+PIXEL_ART = 96  # frames up to this many pixels a side are shown as squares
+DECORATION = 64  # what a desktop's own bars take of its height, window pixels
 NO_DISPLAY = (
     "no display ({}). Play without one: --headless --bot explorer; or give it a virtual one: xvfb-run -a python play.py"
 )
@@ -30,8 +32,10 @@ class KeyNameError(ValueError):
 class Window:
     """A pygame window. ``poll`` gives the events since the last poll, ``show`` draws and flips.
 
-    keys: the world's keys, as pygame names them. frame_shape: (H, W). scale: window pixels a frame pixel.
-    Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares.
+    keys: the world's keys, as pygame names them. frame_shape: (H, W). scale: window pixels a frame pixel; None, about
+    640 for the frame. What does not fit the screen is made as large as fits.
+    Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares, as
+    small frames, which are drawn pixel by pixel, do by themselves.
     Raises DisplayError without a display, KeyNameError for a key that pygame does not know.
     """
 
@@ -39,12 +43,14 @@ class Window:
         self,
         keys: Sequence[str],
         frame_shape: tuple[int, int],
-        scale: int,
+        scale: int | None = None,
         title: str = "Rollplay",
         pixels: bool = False,
     ):
         _open_display()
-        self._names = {_key_code(key): key for key in (*COMMANDS, *keys)}
+        self._names = {_key_code(key): key for key in (*COMMANDS, *ARROWS, *keys)}
+        scale = _fitting(scale or max(1, REFERENCE_HEIGHT // max(frame_shape)), frame_shape)
+        pixels = pixels or max(frame_shape) <= PIXEL_ART
         self._frame_size = (frame_shape[1] * scale, frame_shape[0] * scale)
         zoom = min(2.0, max(0.75, self._frame_size[1] / REFERENCE_HEIGHT))
         self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
@@ -101,6 +107,13 @@ def _open_display() -> None:
         pygame.display.quit()
         raise DisplayError(NO_DISPLAY.format("none found"))
     pygame.font.init()
+
+
+def _fitting(scale: int, frame_shape: tuple[int, int]) -> int:
+    """The largest scale up to ``scale`` at which frame and panel fit the desktop."""
+    desktop = pygame.display.Info()
+    width, height = desktop.current_w - WIDTH, desktop.current_h - DECORATION
+    return max(1, min(scale, width // frame_shape[1], height // frame_shape[0]))
 
 
 def _key_code(name: str) -> int:

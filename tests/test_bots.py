@@ -3,9 +3,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from game.actions import ARENA_KEYS
+from game.actions import ARENA_KEYS, KEEP_KEYS
 from game.arena import Arena
-from game.bots import BOTS, NAMES, make_bot
+from game.bots import BOTS, KEEP_MIX, MIX, NAMES, make_bot
 
 
 def blind(name, seed, ticks, keys=ARENA_KEYS):
@@ -71,7 +71,9 @@ def test_the_mix_covers_every_key_alone_and_in_pairs_and_long_stillness():
 
 
 def test_the_mix_plays_every_bot():
-    assert {type(make_bot("mix", seed)) for seed in range(60)} == set(BOTS.values())
+    drawn = [{type(make_bot("mix", seed, keys)) for seed in range(60)} for keys in (ARENA_KEYS, KEEP_KEYS)]
+    assert drawn == [{BOTS[name] for name in mix} for mix in (MIX, KEEP_MIX)]
+    assert drawn[0] | drawn[1] == set(BOTS.values())
 
 
 @pytest.mark.parametrize("name", ["explorer", "tourist", "masher"])

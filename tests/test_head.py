@@ -48,6 +48,7 @@ def head() -> LocalHead:
     torch.manual_seed(0)
     made = LocalHead(KEEP, (4, 4)).eval()
     made.out.weight.data.zero_()
+    made.leave.bias.data.fill_(-20.0)
     return made
 
 
@@ -55,7 +56,7 @@ def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor) -> tuple[tor
     width, keys = KEEP.transformer.width, KEEP.action_size
     nothing = torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width), torch.zeros(1, 1, keys)
     with torch.no_grad():
-        return made(torch.randn_like(last), last, *nothing, sinks)
+        return made(torch.randn_like(last), last, *nothing, sinks), made.copied
 
 
 def test_the_sink_copy_is_the_room_that_is_seen():

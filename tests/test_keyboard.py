@@ -51,9 +51,19 @@ def test_arrivals_are_stamped_once_for_the_tick_that_shows_them():
     assert keyboard.sample().arrivals == (2.0,)
 
 
+def test_arrows_walk_where_letters_do():
+    letters, both = Keyboard(("w", "a", "s", "d")), Keyboard(("w", "a", "s", "d", "left", "right"))
+    for keyboard in (letters, both):
+        keyboard.feed([Event("down", "left"), Event("down", "up")])
+    assert letters.sample().action.tolist() == [1, 1, 0, 0]
+    assert both.sample().action.tolist() == [0, 0, 0, 0, 1, 0]
+    letters.feed([Event("up", "left"), Event("up", "up")])
+    assert not letters.sample().action.any()
+
+
 def test_commands_are_not_keys_and_keys_are_not_commands():
     keyboard = Keyboard(("w", "p"))
     keyboard.feed([Event("down", "escape"), Event("down", "p"), Event("down", "f1"), Event("quit")])
-    assert keyboard.commands() == ["quit", "help", "quit"], "P belongs to this world"
+    assert keyboard.commands() == ["quit", "help", "close"], "P belongs to this world"
     assert np.array_equal(keyboard.sample().action, [0, 1])
     assert keyboard.commands() == []

@@ -2,7 +2,8 @@
 
     frozen     nothing moves, though keys are held that move
     blurred    edges far softer than those of the sink views
-    snapped    in one tick the picture jumped to a sink view, from somewhere else
+    snapped    in one tick the picture jumped to a sink view, from somewhere else; not where the sinks are a map, and
+               who walks from room to room jumps so
     saturated  colours at both ends of the scale, or contrast lost or blown against the sink views
 
 Nothing here knows a world: what is sharp, colourful and far is measured on the sink views, and which keys move is
@@ -76,11 +77,12 @@ class Look:
 class Collapse:
     """Watches one episode: ``look`` at every frame shown; ``kind`` is what it found last, None while all is well.
 
-    anchors: uint8 [n, H, W, 3], the sink views. ``restart`` after the picture was put elsewhere on purpose.
+    anchors: uint8 [n, H, W, 3], the sink views; is_map: they are all the places that there are. ``restart`` after the
+    picture was put elsewhere on purpose.
     """
 
-    def __init__(self, anchors: np.ndarray, thresholds: Thresholds | None = None):
-        self.thresholds = thresholds or Thresholds()
+    def __init__(self, anchors: np.ndarray, thresholds: Thresholds | None = None, is_map: bool = False):
+        self.thresholds, self._is_map = thresholds or Thresholds(), is_map
         self._sinks = [_look(view, _grain(view)) for view in anchors]
         self._units = np.stack([sink.unit for sink in self._sinks])
         deviations = [float(np.abs(sink.small - sink.small.mean((0, 1))).mean()) for sink in self._sinks]
@@ -170,7 +172,7 @@ class Collapse:
 
     def _snapped(self, look: Look) -> bool:
         """Now a sink view, and a tick ago neither this picture nor anything like that view."""
-        if self._before is None:
+        if self._before is None or self._is_map:
             return False
         likeness = self._units @ look.unit
         sink = int(np.argmax(likeness))

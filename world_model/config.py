@@ -210,8 +210,8 @@ class Config(Strict):
         init = self.training.student_init
         if init is not None and init.clip_blocks < least:
             raise ValueError(
-                f"training.student_init.clip_blocks {init.clip_blocks} must be at least {least}: rolling.recent_blocks, "
-                "the block shown last and rolling.window_blocks"
+                f"training.student_init.clip_blocks {init.clip_blocks} must be at least {least}: "
+                "rolling.recent_blocks, the block shown last and rolling.window_blocks"
             )
         return self
 

@@ -4,7 +4,9 @@ Every picture element of x0 is a mixture, by a softmax of the head's own, of
 - the last clean frame, moved: one share for each displacement within ``reach`` (a flow as a distribution over whole
   elements, so that a copy is exact: dynamic neural advection, Finn et al., arXiv 1605.07157);
 - the *sink copy*: attention from the block's tokens to places of the sink frames, whose values are the sinks' own
-  latents, under a predicted gain and offset of each colour. A room comes back exactly, minutes later;
+  latents, under a predicted gain and offset of each colour. A room comes back exactly, minutes later. It is of the
+  sink that looks most like the last clean frame, but for a predicted share that *leaves* for wherever the tokens say:
+  as one softmax the first would be so sure that nothing could learn to leave;
 - what convolutions over noisy block, last frame, sink copy and the trunk's tokens draw.
 
 Two things are computed in closed form, because they need no learning: how alike the last clean frame is to each sink,
@@ -30,7 +32,7 @@ NEAREST = 20.0
 
 
 class LocalHead(nn.Module):
-    """``forward`` -> x0 and the sink copy, for M blocks' frames that know the last clean frame and the sinks."""
+    """``forward`` -> x0 of frames that know the last clean frame and the sinks; ``copied`` is what it copied."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__()
@@ -46,6 +48,8 @@ class LocalHead(nn.Module):
         summary = 2 * size.width + width + 2 * self.colours + self.sinks
         self.whole = nn.Sequential(nn.Linear(summary, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.light = _zeroed(nn.Linear(width, 2 * self.colours))
+        self.leave = nn.Linear(width, 1)
+        self.leave.bias.data.fill_(-3.0)
         self.query = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), _zeroed(nn.Linear(width, KEY_WIDTH)))
         self.sink_key = nn.Linear(channels * self.patch**2, KEY_WIDTH)
         self.sink_name = nn.Parameter(torch.randn(self.sinks, 1, KEY_WIDTH))
@@ -62,14 +66,14 @@ class LocalHead(nn.Module):
 
     def forward(
         self, x: Tensor, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """x, last [N, F, C, h, w]: noisy frames and the last clean frame before each; tokens [N, F, P, D] of the trunk
         and its condition [N, F, D]; was [N, F, keys]: the action that ``last`` was shown under; sinks [N, S, C, h, w].
-        Returns x0 and the sink copy, both [N, F, C, h, w]. What is given is never in half precision."""
+        Returns x0 [N, F, C, h, w]. What is given is never in half precision."""
         shape = x.shape[:2]
         alike = likeness(last, sinks, self.colours)
         patches = self._patches(sinks).flatten(1, 2)  # [N, S * P, C * patch^2]
-        near = self._unpatched(self._attended(alike, None, patches))
+        near = self._unpatched(self._attended((NEAREST * alike)[:, :, None, :, None], patches))
         gain, offset = fitted(near, last, self.colours)
         lit = near * gain + offset
         condition = (condition + self.was(torch.nan_to_num(was))).flatten(0, 1)
@@ -81,25 +85,27 @@ class LocalHead(nn.Module):
         whole = self.whole(torch.cat([h.mean((2, 3)), h.amax((2, 3)), condition, colours, room], 1))
         for block in self.blocks[1:]:
             h = block(h, whole)
-        copy = self._copy(alike, tokens, whole.unflatten(0, shape), patches)
+        copy = self._copy(near, tokens, whole.unflatten(0, shape), patches)
+        self.copied = copy  # for a loss of its own
         mixed = self._mixed(self.out(F.relu(h)).to(x.dtype), last.flatten(0, 1), copy.flatten(0, 1))
-        return mixed.unflatten(0, shape), copy
+        return mixed.unflatten(0, shape)
 
-    def _copy(self, alike: Tensor, tokens: Tensor, whole: Tensor, patches: Tensor) -> Tensor:
-        """The sink copy in the block's own light: [N, F, C, h, w]."""
+    def _copy(self, near: Tensor, tokens: Tensor, whole: Tensor, patches: Tensor) -> Tensor:
+        """The sink copy, near or far, in the block's own light: [N, F, C, h, w]."""
         query = self.query(torch.cat([tokens, whole[:, :, None].expand_as(tokens)], -1))
         key = (self.sink_key(patches.unflatten(1, (self.sinks, -1))) + self.sink_name).flatten(1, 2)
         learned = torch.einsum("nfpd,nkd->nfpk", query, key).to(patches.dtype)
-        copy = self._unpatched(self._attended(alike, learned, patches))
+        far = self._unpatched(self._attended(learned.unflatten(3, (self.sinks, -1)), patches))
+        copy = near + self.leave(whole).to(patches.dtype).sigmoid()[..., None, None] * (far - near)
         gain, offset = self.light(whole).to(patches.dtype).chunk(2, -1)
         return copy * _each_colour(1 + gain, copy) + _each_colour(offset, copy)
 
-    def _attended(self, alike: Tensor, learned: Tensor | None, patches: Tensor) -> Tensor:
-        """Attention of every token to the sinks' places: [N, F, P, C * patch^2]."""
-        prior = NEAREST * alike[:, :, None, :, None] + self.place[:, None]  # [N, F, P, S, P]
-        logits = prior.flatten(3) if learned is None else prior.flatten(3) + learned
+    def _attended(self, logits: Tensor, patches: Tensor) -> Tensor:
+        """Attention to the sinks' places: logits [N, F, P or 1, S, P or 1], to which the own place is preferred, and
+        patches [N, S * P, C * patch^2] -> [N, F, P, C * patch^2]."""
         with torch.autocast(patches.device.type, enabled=False):  # what is copied is copied exactly
-            return torch.einsum("nfpk,nkv->nfpv", logits.softmax(-1), patches)
+            shares = (logits + self.place[:, None]).flatten(3).softmax(-1)
+            return torch.einsum("nfpk,nkv->nfpv", shares, patches)
 
     def _patches(self, frames: Tensor) -> Tensor:
         """[N, S, C, h, w] -> [N, S, P, C * patch^2]."""

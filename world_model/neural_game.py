@@ -71,6 +71,7 @@ class NeuralGame(gymnasium.Env):
             "render_modes": ["rgb_array"],
             "render_fps": self.config.world.fps,
             "keys": self.config.world.keys,
+            "map": self.config.world.map,
         }
         size = self.config.world
         self.observation_space = spaces.Box(0, 255, (size.height, size.width, 3), np.uint8)
@@ -190,7 +191,7 @@ class NeuralGame(gymnasium.Env):
 
     def _watcher(self) -> Collapse | None:
         sinks = self._scene.anchors[: self.config.rolling.sink_frames]
-        return None if self.remedy == "ignore" else Collapse(sinks)
+        return None if self.remedy == "ignore" else Collapse(sinks, is_map=self.config.world.map is not None)
 
     def _reprime(self) -> None:
         """Go on from the sink view that looks most like the last healthy frame: near the place, if not at it."""

@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         if self.local is not None:
             if known is None:  # a teacher's clip, seen both ways
                 known = Known(x * 0, x.new_zeros(*x.shape[:2], self.action_size), x[:, : self.local.sinks] * 0)
-            return self.local(x, known.last, _normed(tokens), condition, known.was, known.sinks)[0]
+            return self.local(x, known.last, _normed(tokens), condition, known.was, known.sinks)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
         tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)

@@ -38,6 +38,9 @@ BEFORE_EVENT = 6
 """A game that begins for an event begins up to this many ticks before it."""
 LATER = 0.5
 """Weight of the window's later blocks: they are only guesses to start the next tick from."""
+COPIED = 2.0
+"""Weight of the sink copy's own error: while the last frame serves as well, nothing else tells it which room is
+next and how it is lit, and at a flip it must know."""
 BATCHED = ("keys", "values")
 """Arrays of a state whose games lie along the second dimension; in the others they lie along the first."""
 
@@ -73,8 +76,10 @@ class StudentRolloutTraining(TransformerStage):
         held[:, 1:] *= LATER
         error = (x0.float() - true).abs().mean(3)  # of each cell, [n, K, B, h, w]
         weight = self._weight(true, state)
-        loss = (error * weight * held[..., None, None, None]).mean()
+        copied = (self.model.local.copied.unflatten(1, true.shape[1:3]) - true).abs().mean(3)
+        loss = ((error * weight + COPIED * copied) * held[..., None, None, None]).mean()
         logs = {
+            "copied": copied[:, 0].mean().detach(),
             "error": error[:, 0].mean().detach(),
             "cells_right": 1 - wrong.mean() / error[0, 0].numel(),
             "mean_length": self.length,

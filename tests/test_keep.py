@@ -1,0 +1,173 @@
+"""The keep: its rules, its pictures and its rooms, on what a player could notice."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from game.actions import KEEP_KEYS, to_action
+from game.bots import make_bot
+from game.keep import EDGE, FIELDS, NIGHT_GAIN, NIGHT_OFFSET, Keep, KeepBatch
+from game.keep_rooms import make_keeps
+from game.register import register_worlds
+
+register_worlds()
+NOTHING = np.zeros(len(KEEP_KEYS), np.int8)
+
+
+def keep(seed: int = 0) -> Keep:
+    game = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True).unwrapped
+    game.reset(seed=seed)
+    return game
+
+
+def press(game: Keep, *keys: str, ticks: int = 1) -> tuple[np.ndarray, dict]:
+    for _ in range(ticks):
+        frame, _, _, _, info = game.step(to_action(keys, KEEP_KEYS))
+    return frame, info
+
+
+def placed(game: Keep, **fields: int) -> Keep:
+    """The same game with some of its state set by name."""
+    state = game.get_state()
+    for name, value in fields.items():
+        state["state"][FIELDS.index(name)] = value
+    game.set_state(state)
+    return game
+
+
+def walk(bot: str, seed: int, ticks: int):
+    """(frame, info, action) of every tick of a bot's walk."""
+    game = keep(seed)
+    player, (frame, info) = make_bot(bot, seed, KEEP_KEYS), game.reset(seed=seed)
+    for _ in range(ticks):
+        action = player.act(frame, info)
+        frame, _, _, _, info = game.step(action)
+        yield frame, info, action
+
+
+def test_everything_follows_from_seed_and_keys():
+    one, two = (list(walk("mix", 7, 300)) for _ in range(2))
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
+    other = list(walk("mix", 8, 3))
+    assert not np.array_equal(one[0][0], other[0][0])
+
+
+def test_a_batch_equals_its_keeps_one_by_one():
+    batch, random = KeepBatch(), np.random.default_rng(0)
+    games = [keep(seed) for seed in (3, 4, 5)]
+    assert np.array_equal(batch.reset([3, 4, 5]), [game.render() for game in games])
+    for _ in range(200):
+        actions = random.integers(0, 2, (3, len(KEEP_KEYS)))
+        frames = batch.step(actions)
+        assert np.array_equal(frames, [game.step(action)[0] for game, action in zip(games, actions, strict=True)])
+
+
+def test_nobody_walks_through_walls():
+    for frame, info, _ in walk("masher", 1, 3000):
+        for name in ("hero", "slime"):
+            x, y, _, _ = info["sprites"].get(name, (0, 0, 0, 0))
+            if name in info["sprites"]:
+                corners = info["solid"][np.ix_([y // 8, (y + 7) // 8], [x // 8, (x + 7) // 8])]
+                assert not corners.any()
+        assert frame.shape == (64, 64, 3)
+
+
+def test_a_doorway_leads_to_the_neighbour_at_the_other_edge():
+    game = keep(0)
+    solid = game._batch.keeps.solid[0]
+    for room, key, axis, next_room in ((0, "d", 1, 1), (1, "a", 1, 0), (0, "s", 0, 2), (3, "w", 0, 1)):
+        edge = 7 if key in "ds" else 0
+        lane = int(np.flatnonzero(~(solid[room][:, edge] if axis else solid[room][edge]))[0]) * 8
+        start = EDGE if key in "ds" else 0
+        x, y = (start, lane) if axis else (lane, start)
+        _, info = press(placed(game, room=room, x=x, y=y), key)
+        across = EDGE - start
+        assert info["room"] == next_room
+        assert info["position"] == ((across, lane) if axis else (lane, across))
+        assert info["slime"][2] and abs(info["slime"][0] - game._batch.keeps.burrows[0, next_room, 0]) <= 1
+
+
+def test_every_keep_can_be_walked():
+    """From the spawn to every room, for many seeds, by tiles; rooms differ in colour."""
+    keeps = make_keeps(range(150))
+    for solid, spawn, pictures in zip(keeps.solid, keeps.spawn, keeps.pictures, strict=True):
+        whole = np.block([[solid[0], solid[1]], [solid[2], solid[3]]])
+        seen, todo = {(spawn[1] // 8, spawn[0] // 8)}, [(spawn[1] // 8, spawn[0] // 8)]
+        for row, column in todo:
+            for near in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+                if near not in seen and min(near) >= 0 and max(near) < 16 and not whole[near]:
+                    seen.add(near)
+                    todo.append(near)
+        assert all(any((r // 8) * 2 + c // 8 == room for r, c in seen) for room in range(4))
+        means = pictures.reshape(4, -1, 3).mean(1)
+        assert min(np.abs(means[i] - means[j]).sum() for i in range(4) for j in range(i)) > 8
+
+
+def test_the_map_is_what_is_seen_where_nobody_stands():
+    game = keep(2)
+    frame, info = press(game, "d", ticks=3)
+    nobody = np.ones((64, 64), bool)
+    for x, y, width, height in info["sprites"].values():
+        nobody[y : y + height, x : x + width] = False
+    assert np.array_equal(frame[nobody], game.anchors()[0][nobody])
+    assert not np.array_equal(frame[~nobody], game.anchors()[0][~nobody])
+
+
+def test_lights_switch_when_e_goes_down_and_the_dark_is_a_map_of_colours():
+    game = keep(3)
+    lit = game.render()
+    dark, info = press(game, "e")
+    assert not info["lights"]
+    press(game, "e", ticks=5)
+    assert not press(game)[1]["lights"]
+    assert press(game, "e")[1]["lights"]
+    still = np.abs(dark - np.round(lit * NIGHT_GAIN + NIGHT_OFFSET)).max(-1) == 0
+    assert still.mean() > 0.98  # all but where the slime crawled on
+
+
+def test_a_spark_flies_and_ends_a_slime_until_the_room_is_entered_again():
+    game = placed(keep(0), slime_x=40, slime_y=24, x=16, y=24, facing=3)
+    _, info = press(game, "space")
+    assert info["spark"][2] and info["spark"][0] > 16
+    positions = []
+    while info["spark"][2]:
+        positions.append(info["spark"][0])
+        _, info = press(game)
+    assert set(np.diff(positions)) == {4}
+    assert not info["slime"][2]
+    assert not press(game, ticks=50)[1]["slime"][2]
+
+
+def test_a_state_continues_exactly_and_a_wrong_one_is_refused():
+    game = keep(5)
+    press(game, "d", "s", "space", ticks=9)
+    saved = game.get_state()
+    moves = np.random.default_rng(1).integers(0, 2, (80, len(KEEP_KEYS)))
+    first = [game.step(move)[0] for move in moves]
+    other = Keep()
+    other.set_state(saved)
+    assert all(np.array_equal(a, other.step(move)[0]) for a, move in zip(first, moves, strict=True))
+    for damage in ({"seed": np.array(-1)}, {"state": saved["state"][:3]}, {"state": saved["state"] * np.nan},
+                   {"state": np.where(np.arange(14) == 1, 999, saved["state"])}):  # fmt: skip
+        with pytest.raises(ValueError, match="keep's"):
+            other.set_state(saved | damage)
+    with pytest.raises(ValueError, match="seed and state"):
+        other.set_state({"seed": saved["seed"]})
+
+
+@pytest.mark.parametrize("action", [[0.5] * 6, [np.nan] * 6, [256] * 6, [-1] * 6, [0] * 5])
+def test_an_action_that_is_none_is_refused(action):
+    with pytest.raises(ValueError, match="one bit|0 or 1"):
+        keep().step(np.array(action))
+
+
+def test_another_size_is_refused():
+    with pytest.raises(ValueError, match="64x64"):
+        Keep(height=128, width=128)
+
+
+def test_the_doorseeker_changes_rooms_and_the_hunter_hits():
+    rooms = [info["room"] for seed in range(6) for _, info, _ in walk("doorseeker", seed, 300)]
+    assert np.count_nonzero(np.diff(rooms)) > 6 * 300 / 120
+    alive = [info["slime"][2] for seed in range(6) for _, info, _ in walk("hunter", seed, 300)]
+    assert np.count_nonzero(np.diff(np.array(alive, int)) < 0) >= 3
