@@ -52,19 +52,36 @@ def head() -> LocalHead:
     return made
 
 
-def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
     width, keys = KEEP.transformer.width, KEEP.action_size
     nothing = torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width), torch.zeros(1, 1, keys)
     with torch.no_grad():
-        return made(torch.randn_like(last), last, *nothing, sinks), made.copied
+        return made(torch.randn_like(last), last, *nothing, sinks)
 
 
-def test_the_sink_copy_is_the_room_that_is_seen():
+def only(made: LocalHead, source: int) -> LocalHead:
+    """All shares on one source: a displacement by its number, then the sink copy, then what is drawn."""
+    made.out.bias.data.zero_()
+    made.out.bias.data[source * 16 : (source + 1) * 16] = 40.0
+    return made
+
+
+def test_the_sink_copy_is_the_room_that_is_seen_in_its_light():
     """Before it has learned anything, and exactly: each token copies its own place in the likeliest sink."""
     sinks = pictures(4)
     for index in range(4):
-        _, copy = asked(head(), sinks[:, index : index + 1] * 0.9, sinks)
-        torch.testing.assert_close(copy[0, 0], sinks[0, index], atol=0.05, rtol=0)
+        for seen in (sinks, darkened(sinks)):
+            made = only(head(), (2 * KEEP.head.reach + 1) ** 2)
+            x0 = asked(made, seen[:, index : index + 1], sinks)
+            torch.testing.assert_close(x0[0, 0], seen[0, index], atol=0.02, rtol=0)
+
+
+def test_what_leaves_is_somewhere_else():
+    """With all of the copy there, not here, the last frame's room no longer decides."""
+    made, sinks = only(head(), (2 * KEEP.head.reach + 1) ** 2), pictures(4)
+    made.leave.bias.data.fill_(20.0)
+    x0 = asked(made, sinks[:, :1], sinks)
+    torch.testing.assert_close(x0[0, 0], sinks[0].mean(0), atol=0.05, rtol=0)
 
 
 def test_a_displacement_moves_every_pixel():
@@ -73,8 +90,6 @@ def test_a_displacement_moves_every_pixel():
     side = 2 * KEEP.head.reach + 1
     for dy, dx in ((0, 0), (-1, 1), (1, 0)):
         move = (dy + KEEP.head.reach) * side + dx + KEEP.head.reach
-        made.out.bias.data.zero_()
-        made.out.bias.data[move * 16 : (move + 1) * 16] = 40.0
-        x0, _ = asked(made, last, pictures(4, seed=6))
+        x0 = asked(only(made, move), last, pictures(4, seed=6))
         moved = canvas(last[0, 0], 4).roll((-dy, -dx), (1, 2))
         torch.testing.assert_close(canvas(x0[0, 0], 4)[:, 2:-2, 2:-2], moved[:, 2:-2, 2:-2], atol=1e-4, rtol=0)

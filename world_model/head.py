@@ -3,14 +3,15 @@
 Every picture element of x0 is a mixture, by a softmax of the head's own, of
 - the last clean frame, moved: one share for each displacement within ``reach`` (a flow as a distribution over whole
   elements, so that a copy is exact: dynamic neural advection, Finn et al., arXiv 1605.07157);
-- the *sink copy*: attention from the block's tokens to places of the sink frames, whose values are the sinks' own
-  latents, under a predicted gain and offset of each colour. A room comes back exactly, minutes later. It is of the
-  sink that looks most like the last clean frame, but for a predicted share that *leaves* for wherever the tokens say:
-  as one softmax the first would be so sure that nothing could learn to leave;
+- the *sink copy*, whose values are the sinks' own latents, so that a room comes back exactly, minutes later: either
+  *here*, the sink that looks most like the last clean frame in the light of that frame, or, by a predicted share,
+  *there*: attention from the block's tokens to places of all sinks, under a predicted change of light;
 - what convolutions over noisy block, last frame, sink copy and the trunk's tokens draw.
 
 Two things are computed in closed form, because they need no learning: how alike the last clean frame is to each sink,
-whatever the light (correlation of standardised colours), and the gain and offset that fit the nearest sink to it.
+whatever the light (correlation of standardised colours), and the gain and offset that fit the nearest sink to it. What
+is left to learn of a room that changes and of a light that is switched are two rare events; *there* has a loss of its
+own (``student_rollout.py``), because as long as *here* serves, no other would teach it.
 
 The convolutions wrap around the frame's edges: what leaves a screen on one side enters the next one on the other.
 """
@@ -32,7 +33,7 @@ NEAREST = 20.0
 
 
 class LocalHead(nn.Module):
-    """``forward`` -> x0 of frames that know the last clean frame and the sinks; ``copied`` is what it copied."""
+    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``there`` is what it asked of these."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__()
@@ -47,6 +48,7 @@ class LocalHead(nn.Module):
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
         summary = 2 * size.width + width + 2 * self.colours + self.sinks
         self.whole = nn.Sequential(nn.Linear(summary, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.switch = nn.Linear(width, 1)
         self.light = _zeroed(nn.Linear(width, 2 * self.colours))
         self.leave = nn.Linear(width, 1)
         self.leave.bias.data.fill_(-3.0)
@@ -75,9 +77,9 @@ class LocalHead(nn.Module):
         patches = self._patches(sinks).flatten(1, 2)  # [N, S * P, C * patch^2]
         near = self._unpatched(self._attended((NEAREST * alike)[:, :, None, :, None], patches))
         gain, offset = fitted(near, last, self.colours)
-        lit = near * gain + offset
+        here = near * gain + offset
         condition = (condition + self.was(torch.nan_to_num(was))).flatten(0, 1)
-        h = self.first(torch.cat([x, last, lit, last - lit], 2).flatten(0, 1))
+        h = self.first(torch.cat([x, last, here, last - here], 2).flatten(0, 1))
         h = h + self._spread_out(tokens.flatten(0, 1))
         h = self.blocks[0](h, condition)
         colours = torch.cat([gain, offset], -3)[:, :, :: self.unfold**2, 0, 0].flatten(0, 1)
@@ -85,20 +87,20 @@ class LocalHead(nn.Module):
         whole = self.whole(torch.cat([h.mean((2, 3)), h.amax((2, 3)), condition, colours, room], 1))
         for block in self.blocks[1:]:
             h = block(h, whole)
-        copy = self._copy(near, tokens, whole.unflatten(0, shape), patches)
-        self.copied = copy  # for a loss of its own
+        whole = whole.unflatten(0, shape)
+        self.there = self._there(tokens, whole, patches, gain, offset)
+        copy = here + self.leave(whole).to(x.dtype).sigmoid()[..., None, None] * (self.there - here)
         mixed = self._mixed(self.out(F.relu(h)).to(x.dtype), last.flatten(0, 1), copy.flatten(0, 1))
         return mixed.unflatten(0, shape)
 
-    def _copy(self, near: Tensor, tokens: Tensor, whole: Tensor, patches: Tensor) -> Tensor:
-        """The sink copy, near or far, in the block's own light: [N, F, C, h, w]."""
+    def _there(self, tokens: Tensor, whole: Tensor, patches: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+        """The sinks' latents that the tokens ask for, in the light of the last frame or another: [N, F, C, h, w]."""
         query = self.query(torch.cat([tokens, whole[:, :, None].expand_as(tokens)], -1))
         key = (self.sink_key(patches.unflatten(1, (self.sinks, -1))) + self.sink_name).flatten(1, 2)
-        learned = torch.einsum("nfpd,nkd->nfpk", query, key).to(patches.dtype)
-        far = self._unpatched(self._attended(learned.unflatten(3, (self.sinks, -1)), patches))
-        copy = near + self.leave(whole).to(patches.dtype).sigmoid()[..., None, None] * (far - near)
-        gain, offset = self.light(whole).to(patches.dtype).chunk(2, -1)
-        return copy * _each_colour(1 + gain, copy) + _each_colour(offset, copy)
+        asked = torch.einsum("nfpd,nkd->nfpk", query, key).to(patches.dtype).unflatten(3, (self.sinks, -1))
+        change = (self.switch(whole).sigmoid() * self.light(whole)).to(patches.dtype)
+        more, up = (_each_colour(part, gain) for part in change.chunk(2, -1))
+        return self._unpatched(self._attended(asked, patches)) * (gain + more) + offset + up
 
     def _attended(self, logits: Tensor, patches: Tensor) -> Tensor:
         """Attention to the sinks' places: logits [N, F, P or 1, S, P or 1], to which the own place is preferred, and

@@ -43,7 +43,8 @@ class NeuralGame(gymnasium.Env):
                 go on from the sink view that looks most like the last healthy frame
 
     reset(seed) starts scene ``seed % number of scenes`` with the noise of ``seed``; options {"scene": name} or
-    {"anchors": uint8 [n, H, W, 3]} choose another place. ``timing_ms`` says what the last tick took, by part; it
+    {"anchors": uint8 [n, H, W, 3]} choose another place, "frames" [m, H, W, 3] what was on the screen before (the first
+    anchor). ``timing_ms`` says what the last tick took, by part; it
     is not in ``info``, which is the same in every replay. ``collapse`` names what became of the picture, None while all
     is well; ``reprimes`` counts since the reset. Raises WorldError with a message for the person who plays.
     """
@@ -228,10 +229,12 @@ class NeuralGame(gymnasium.Env):
         return seeded(self._seed, counter, (1, size, size, per_block, *self.config.latent_shape))
 
     def _chosen(self, seed: int, options: dict[str, Any]) -> Scene:
-        if unknown := set(options) - {"scene", "anchors"}:
-            raise WorldError(f"reset has no option {', '.join(sorted(unknown))}; there are scene, anchors")
+        if unknown := set(options) - {"scene", "anchors", "frames"}:
+            raise WorldError(f"reset has no option {', '.join(sorted(unknown))}; there are scene, anchors, frames")
         if "anchors" in options:
-            scene = scenes.standing(str(options.get("scene", "given")), np.asarray(options["anchors"]))
+            anchors = np.asarray(options["anchors"])
+            frames = np.asarray(options.get("frames", anchors[:1]))
+            scene = Scene(str(options.get("scene", "given")), anchors, frames)
         else:
             scene = _scene(self.folder, self.world, options.get("scene", seed))
         self._check_scene(scene)

@@ -137,7 +137,7 @@ class Subject:
     def meet(self, room: int) -> np.ndarray:
         """Put both games at the start of a room; returns the real first frame."""
         frame, _ = self.real.reset(seed=room)
-        self.neural.reset(seed=room, options={"anchors": self.real.unwrapped.anchors()})
+        self.neural.reset(seed=room, options={"anchors": self.real.unwrapped.anchors(), "frames": frame[None]})
         return frame
 
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:

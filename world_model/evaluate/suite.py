@@ -9,6 +9,7 @@ from world_model.evaluate.control import control, onset
 from world_model.evaluate.drift import drift
 from world_model.evaluate.picture import autoencoder, next_frame, persistence, rollout
 from world_model.evaluate.place import lights_kept, loop_closure, room_identity
+from world_model.evaluate.sprites import sprites
 from world_model.evaluate.subject import Measures, NotMeasured, Subject
 
 SHOULD = (
@@ -28,6 +29,12 @@ SHOULD = (
     "room_identity_share",
     "loop_closure_ssim_gap",
     "lights_kept_share",
+    "cells_equal_10s",
+    "cells_equal_60s",
+    "hero_there_10s",
+    "hero_there_60s",
+    "flip_room_right",
+    "flip_cells_equal",
 )
 """What every report says: measured, or why not."""
 
@@ -54,7 +61,8 @@ PARTS = (
     _part(drift, "drift"),
     _part(room_identity, "room"),
     _part(loop_closure, "loop"),
-    _part(lights_kept, "lights"),
+    _part(lights_kept, "lights_kept"),
+    _part(sprites, "cells", "hero", "flip"),
 )
 
 

@@ -12,6 +12,7 @@ that no sink holds. Both are counted, because a hero is 4 cells of 256 and a new
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,11 @@ SMALL = 16
 EVENT = 0.5
 """Share of a frame's cells whose change is an event."""
 BEFORE_EVENT = 6
-"""A game that begins for an event begins up to this many ticks before it."""
+"""A game that begins for an event begins fewer ticks than this before it, and than games last."""
 LATER = 0.5
 """Weight of the window's later blocks: they are only guesses to start the next tick from."""
-COPIED = 2.0
-"""Weight of the sink copy's own error: while the last frame serves as well, nothing else tells it which room is
-next and how it is lit, and at a flip it must know."""
+THERE = 2.0
+"""Weight of the error of what the head asks of the sinks: which room comes, and how it is lit."""
 BATCHED = ("keys", "values")
 """Arrays of a state whose games lie along the second dimension; in the others they lie along the first."""
 
@@ -76,10 +76,10 @@ class StudentRolloutTraining(TransformerStage):
         held[:, 1:] *= LATER
         error = (x0.float() - true).abs().mean(3)  # of each cell, [n, K, B, h, w]
         weight = self._weight(true, state)
-        copied = (self.model.local.copied.unflatten(1, true.shape[1:3]) - true).abs().mean(3)
-        loss = ((error * weight + COPIED * copied) * held[..., None, None, None]).mean()
+        asked = (self.model.local.there.unflatten(1, true.shape[1:3]) - true).abs().mean(3)
+        loss = ((error * weight + THERE * asked) * held[..., None, None, None]).mean()
         logs = {
-            "copied": copied[:, 0].mean().detach(),
+            "there": asked[:, 0].mean().detach(),
             "error": error[:, 0].mean().detach(),
             "cells_right": 1 - wrong.mean() / error[0, 0].numel(),
             "mean_length": self.length,
@@ -117,7 +117,9 @@ class StudentRolloutTraining(TransformerStage):
         """Begin these games anew from recordings."""
         if not len(games):
             return
-        self.which[games], self.at[games] = self.starts.take(len(games), self.settings.event_share, self.random)
+        self.which[games], self.at[games] = self.starts.take(
+            len(games), self.settings.event_share, min(BEFORE_EVENT, math.ceil(self.length)), self.random
+        )
         self.left[games] = self.random.geometric(1 / self.length, len(games))
         frames, actions = self._cut(games, -self.lead, 0)
         noise = torch.from_numpy(self.random.standard_normal(frames.shape, np.float32)).to(frames.device)
@@ -167,8 +169,11 @@ class Starts:
         events = [(i, at // per_block) for i, episode in enumerate(self.episodes) for at in _events(episode.latents)]
         self.events = np.array(events, int).reshape(-1, 2)
 
-    def take(self, count: int, event_share: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """``count`` episodes, and the first block that a game there makes."""
+    def take(
+        self, count: int, event_share: float, before: int, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``count`` episodes, and the first block that a game there makes: at an event, or fewer than ``before``
+        blocks ahead of it, or anywhere."""
         flat = random.integers(self.ends[-1], size=count)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
@@ -176,7 +181,7 @@ class Starts:
             chosen = random.random(count) < event_share
             events = self.events[random.integers(len(self.events), size=count)]
             which = np.where(chosen, events[:, 0], which)
-            at = np.where(chosen, events[:, 1] - random.integers(BEFORE_EVENT, size=count), at)
+            at = np.where(chosen, events[:, 1] - random.integers(before, size=count), at)
         return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1)
 
     def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
