@@ -1,0 +1,112 @@
+"""Student rollout: where games begin, when they end, and that a stage of it trains, resumes and plays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy
+from conftest import run_train
+
+from game.collect import collect
+from world_model import checkpoint
+from world_model.codec import make_codec
+from world_model.dataset import DataError, Episode, Footage, encode_session
+from world_model.neural_game import NeuralGame
+from world_model.training.clips import Material
+from world_model.training.loop import Draw, Machine
+from world_model.training.student_rollout import Starts, StudentRolloutTraining
+
+KEEP = toy.load("tiny_keep")
+CPU = Machine(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def keep_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("keeps")
+    collect(KEEP, out=folder, sessions=20, frames=60, seed=20, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(keep_data) -> Material:
+    codec, footage = make_codec(KEEP), Footage.open(keep_data, KEEP)
+
+    def encode(frames):
+        return codec.encode(torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1).numpy()
+
+    parts = [[encode_session(session, KEEP, encode) for session in part] for part in (footage.train, footage.held_out)]
+    return Material(KEEP, CPU, codec, *parts)
+
+
+def episode(length: int, event: int) -> Episode:
+    """Latents that count the frames; at ``event`` everything changes."""
+    latents = np.zeros((length, 4, 2, 2), np.float16)
+    latents[event:] = 5
+    return Episode(latents[:1], latents, np.arange(length)[:, None].astype(np.int8))
+
+
+def test_games_begin_at_events_when_asked_and_anywhere_else():
+    starts = Starts([episode(40, 20), episode(6, 3), episode(30, 12)], lead=4, span=2, per_block=1)
+    random = np.random.default_rng(0)
+    which, at = starts.take(200, 1.0, 1, random)
+    assert {(int(i), int(a)) for i, a in zip(which, at, strict=True)} == {(0, 20), (2, 12), (1, 4)}
+    which, at = starts.take(300, 1.0, 3, random)
+    assert {int(a) for i, a in zip(which, at, strict=True) if i == 0} == {18, 19, 20}
+    which, at = starts.take(3000, 0.0, 1, random)
+    for index, length in enumerate((40, 6, 30)):
+        assert {int(a) for i, a in zip(which, at, strict=True) if i == index} == set(range(4, length - 1))
+    assert starts.cut(0, 18, 22)[0][:, 0, 0, 0, 0].tolist() == [0, 0, 5, 5]
+    assert starts.cut(0, 18, 22)[1][:, 0].tolist() == [18, 19, 20, 21]
+
+
+def test_sessions_that_are_too_short_are_named():
+    with pytest.raises(DataError, match="6 frames"):
+        Starts([episode(5, 2)], lead=4, span=2, per_block=1)
+
+
+def test_a_game_goes_on_from_its_own_frames_and_returns_when_it_strays(material):
+    """A student that knows nothing strays at once if the bound is tight; a wide bound lets it go on."""
+    for stray, moved in ((1, False), (10_000, True)):
+        settings = KEEP.training.student_rollout.model_copy(update={"stray_cells": stray, "length": 1000, "grow": 1e-6})
+        config = KEEP.model_copy(update={"training": KEEP.training.model_copy(update={"student_rollout": settings})})
+        stage = StudentRolloutTraining(Material(config, CPU, material.codec, material.train, material.held_out), None)
+        for step in range(6):
+            loss, logs = stage.loss(Draw(CPU, step, 0, settings.batch, 0.5))
+            assert torch.isfinite(loss) and loss.requires_grad and not stage.pool["clean"].requires_grad
+        assert (stage.left > 0).mean() > 0.5 if moved else (stage.left > 0).mean() < 0.5
+        if moved:
+            index = int(np.flatnonzero(stage.left > 0)[0])
+            real = stage.starts.cut(stage.which[index], stage.at[index] - 1, stage.at[index])[0][0]
+            assert not np.allclose(stage.pool["clean"][index].numpy(), real), "its own frame, not the recording's"
+
+
+def test_cells_that_change_and_cells_that_no_sink_holds_weigh_more(material):
+    stage = StudentRolloutTraining(material, None)
+    stage._return(np.arange(6))
+    true, _ = stage._cut(np.arange(6), 0, KEEP.rolling.window_blocks)
+    state = {name: value[:6] if name not in ("keys", "values") else value[:, :6] for name, value in stage.pool.items()}
+    weight = stage._weight(true, state)
+    assert weight.min() == 1 and weight.max() > 10
+    still = stage._weight(state["clean"][:, None].expand_as(true), state)
+    assert (still <= weight.max()).all() and still.mean() < weight.mean()
+
+
+def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):
+    """From nothing by the training command; then --resume WORLD on top, and a neural keep that walks."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_train("--config", "configs/tiny_keep.yaml", "--data", keep_data, "--out", first, "--precision", "float32")
+    done = run_train(
+        *("--config", "configs/tiny_keep.yaml", "--data", keep_data, "--out", second, "--precision", "float32"),
+        *("--resume", first),
+    )
+    assert "student_rollout" in done.stdout
+    before, after = (checkpoint.tensors(folder / checkpoint.WEIGHTS, "student") for folder in (first, second))
+    assert before.keys() == after.keys() and not all(np.array_equal(before[name], after[name]) for name in before)
+    game = NeuralGame("keep", second)
+    frame, _ = game.reset(seed=0)
+    anchors = game.anchors()
+    assert frame.shape == (64, 64, 3) and len(anchors) == 4
+    assert not np.array_equal(frame, anchors[0]), "the hero stands in the first frame, and on no map"
+    made = game.step(np.array([0, 0, 0, 1, 0, 0]))[0]
+    assert np.abs(made.astype(int) - frame).mean() < 40
