@@ -18,6 +18,8 @@ The convolutions wrap around the frame's edges: what leaves a screen on one side
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,8 +34,16 @@ NEAREST = 20.0
 """... and in the sink that looks most like the last clean frame; correlation times this is a logit."""
 
 
+class Sources(NamedTuple):
+    """What a pass could copy from the sinks: here and there [N, F, C, h, w], and the logit of leaving [N, F]."""
+
+    here: Tensor
+    there: Tensor
+    leave: Tensor
+
+
 class LocalHead(nn.Module):
-    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``there`` is what it asked of these."""
+    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``sources``: what it could copy."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__()
@@ -46,8 +56,10 @@ class LocalHead(nn.Module):
         self.spread = nn.Linear(width, size.width)
         self.first = Wrapped(4 * channels, size.width)
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
-        summary = 2 * size.width + width + 2 * self.colours + self.sinks
-        self.whole = nn.Sequential(nn.Linear(summary, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.seen = nn.Linear(2 * size.width, width)  # apart: one matrix would drown a few numbers in hundreds
+        self.found = nn.Linear(2 * self.colours + self.sinks, width)
+        self.told = nn.Linear(width, width)
+        self.whole = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.switch = nn.Linear(width, 1)
         self.light = _zeroed(nn.Linear(width, 2 * self.colours))
         self.leave = nn.Linear(width, 1)
@@ -84,12 +96,14 @@ class LocalHead(nn.Module):
         h = self.blocks[0](h, condition)
         colours = torch.cat([gain, offset], -3)[:, :, :: self.unfold**2, 0, 0].flatten(0, 1)
         room = (NEAREST * alike).softmax(-1).flatten(0, 1)
-        whole = self.whole(torch.cat([h.mean((2, 3)), h.amax((2, 3)), condition, colours, room], 1))
+        seen = self.seen(_normed(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)))
+        whole = self.whole(seen + self.found(torch.cat([colours, room], 1)) + self.told(_normed(condition)))
         for block in self.blocks[1:]:
             h = block(h, whole)
         whole = whole.unflatten(0, shape)
-        self.there = self._there(tokens, whole, patches, gain, offset)
-        copy = here + self.leave(whole).to(x.dtype).sigmoid()[..., None, None] * (self.there - here)
+        there, leave = self._there(tokens, whole, patches, gain, offset), self.leave(whole).to(x.dtype)
+        self.sources = Sources(here, there, leave[..., 0])
+        copy = here + leave.sigmoid()[..., None, None] * (there - here)
         mixed = self._mixed(self.out(F.relu(h)).to(x.dtype), last.flatten(0, 1), copy.flatten(0, 1))
         return mixed.unflatten(0, shape)
 
@@ -188,6 +202,10 @@ class Block(nn.Module):
         shift, scale = self.modulate(condition)[..., None, None].chunk(2, 1)
         normed = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
         return h + self.second(F.relu(self.first(normed * (1 + scale) + shift)))
+
+
+def _normed(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def _same_place(grid: tuple[int, int]) -> Tensor:
