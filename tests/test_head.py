@@ -66,14 +66,14 @@ def only(made: LocalHead, source: int) -> LocalHead:
     return made
 
 
-def test_the_sink_copy_is_the_room_that_is_seen_in_its_light():
+def test_the_sink_copy_is_the_room_that_is_seen():
     """Before it has learned anything, and exactly: each token copies its own place in the likeliest sink."""
     sinks = pictures(4)
     for index in range(4):
-        for seen in (sinks, darkened(sinks)):
+        for seen in (sinks, darkened(sinks)):  # whatever the light of what is seen
             made = only(head(), (2 * KEEP.head.reach + 1) ** 2)
             x0 = asked(made, seen[:, index : index + 1], sinks)
-            torch.testing.assert_close(x0[0, 0], seen[0, index], atol=0.02, rtol=0)
+            torch.testing.assert_close(x0[0, 0], sinks[0, index], atol=0.02, rtol=0)
 
 
 def test_what_leaves_is_somewhere_else():

@@ -4,14 +4,15 @@ Every picture element of x0 is a mixture, by a softmax of the head's own, of
 - the last clean frame, moved: one share for each displacement within ``reach`` (a flow as a distribution over whole
   elements, so that a copy is exact: dynamic neural advection, Finn et al., arXiv 1605.07157);
 - the *sink copy*, whose values are the sinks' own latents, so that a room comes back exactly, minutes later: either
-  *here*, the sink that looks most like the last clean frame in the light of that frame, or, by a predicted share,
-  *there*: attention from the block's tokens to places of all sinks, under a predicted change of light;
+  *here*, the sink that looks most like the last clean frame, or, by a predicted share, *there*: attention from the
+  block's tokens to places of all sinks. Each in a predicted light, a gain and an offset of every colour;
 - what convolutions over noisy block, last frame, sink copy and the trunk's tokens draw.
 
 Two things are computed in closed form, because they need no learning: how alike the last clean frame is to each sink,
-whatever the light (correlation of standardised colours), and the gain and offset that fit the nearest sink to it. What
-is left to learn of a room that changes and of a light that is switched are two rare events; *there* has a loss of its
-own (``student_rollout.py``), because as long as *here* serves, no other would teach it.
+whatever the light (correlation of standardised colours), and the gain and offset that fit the nearest sink to it. The
+fit is only a feature: copied from, it would follow its own errors until all is dark. Rooms that change and lights that
+are switched are rare; *there* has a loss of its own (``student_rollout.py``), because as long as *here* serves, no
+other would teach it.
 
 The convolutions wrap around the frame's edges: what leaves a screen on one side enters the next one on the other.
 """
@@ -35,8 +36,10 @@ NEAREST = 20.0
 
 
 class Sources(NamedTuple):
-    """What a pass could copy from the sinks: here and there [N, F, C, h, w], and the logit of leaving [N, F]."""
+    """What a pass could copy from the sinks [N, F, C, h, w]: the fit to the last frame, here, there; and the logit of
+    leaving [N, F]."""
 
+    fit: Tensor
     here: Tensor
     there: Tensor
     leave: Tensor
@@ -60,8 +63,7 @@ class LocalHead(nn.Module):
         self.found = nn.Linear(2 * self.colours + self.sinks, width)
         self.told = nn.Linear(width, width)
         self.whole = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.switch = nn.Linear(width, 1)
-        self.light = _zeroed(nn.Linear(width, 2 * self.colours))
+        self.light = _zeroed(nn.Linear(width, 4 * self.colours))
         self.leave = nn.Linear(width, 1)
         self.leave.bias.data.fill_(-3.0)
         self.query = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), _zeroed(nn.Linear(width, KEY_WIDTH)))
@@ -89,9 +91,9 @@ class LocalHead(nn.Module):
         patches = self._patches(sinks).flatten(1, 2)  # [N, S * P, C * patch^2]
         near = self._unpatched(self._attended((NEAREST * alike)[:, :, None, :, None], patches))
         gain, offset = fitted(near, last, self.colours)
-        here = near * gain + offset
+        fit = near * gain + offset
         condition = (condition + self.was(torch.nan_to_num(was))).flatten(0, 1)
-        h = self.first(torch.cat([x, last, here, last - here], 2).flatten(0, 1))
+        h = self.first(torch.cat([x, last, fit, last - fit], 2).flatten(0, 1))
         h = h + self._spread_out(tokens.flatten(0, 1))
         h = self.blocks[0](h, condition)
         colours = torch.cat([gain, offset], -3)[:, :, :: self.unfold**2, 0, 0].flatten(0, 1)
@@ -101,20 +103,21 @@ class LocalHead(nn.Module):
         for block in self.blocks[1:]:
             h = block(h, whole)
         whole = whole.unflatten(0, shape)
-        there, leave = self._there(tokens, whole, patches, gain, offset), self.leave(whole).to(x.dtype)
-        self.sources = Sources(here, there, leave[..., 0])
+        lights = [_each_colour(part, x) for part in self.light(whole).to(x.dtype).chunk(4, -1)]
+        here = near * (1 + lights[0]) + lights[1]
+        there = self._asked(tokens, whole, patches) * (1 + lights[2]) + lights[3]
+        leave = self.leave(whole).to(x.dtype)
+        self.sources = Sources(fit, here, there, leave[..., 0])
         copy = here + leave.sigmoid()[..., None, None] * (there - here)
         mixed = self._mixed(self.out(F.relu(h)).to(x.dtype), last.flatten(0, 1), copy.flatten(0, 1))
         return mixed.unflatten(0, shape)
 
-    def _there(self, tokens: Tensor, whole: Tensor, patches: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-        """The sinks' latents that the tokens ask for, in the light of the last frame or another: [N, F, C, h, w]."""
+    def _asked(self, tokens: Tensor, whole: Tensor, patches: Tensor) -> Tensor:
+        """The sinks' latents that the tokens ask for: [N, F, C, h, w]."""
         query = self.query(torch.cat([tokens, whole[:, :, None].expand_as(tokens)], -1))
         key = (self.sink_key(patches.unflatten(1, (self.sinks, -1))) + self.sink_name).flatten(1, 2)
-        asked = torch.einsum("nfpd,nkd->nfpk", query, key).to(patches.dtype).unflatten(3, (self.sinks, -1))
-        change = (self.switch(whole).sigmoid() * self.light(whole)).to(patches.dtype)
-        more, up = (_each_colour(part, gain) for part in change.chunk(2, -1))
-        return self._unpatched(self._attended(asked, patches)) * (gain + more) + offset + up
+        asked = torch.einsum("nfpd,nkd->nfpk", query, key).to(patches.dtype)
+        return self._unpatched(self._attended(asked.unflatten(3, (self.sinks, -1)), patches))
 
     def _attended(self, logits: Tensor, patches: Tensor) -> Tensor:
         """Attention to the sinks' places: logits [N, F, P or 1, S, P or 1], to which the own place is preferred, and

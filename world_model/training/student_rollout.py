@@ -40,10 +40,10 @@ BEFORE_EVENT = 6
 """A game that begins for an event begins fewer ticks than this before it, and than games last."""
 LATER = 0.5
 """Weight of the window's later blocks: they are only guesses to start the next tick from."""
-THERE, LEAVE = 2.0, 0.5
-"""Weights of what the head asks of the sinks, and of its choice between that and the sink it is in."""
+COPIED, LEAVE = 2.0, 0.5
+"""Weights of the sink copies' own errors, and of the choice between them."""
 MISSED = 0.15
-"""Mean difference from which the sink copy of here is no longer what comes."""
+"""Mean difference from which the sink that was near, as it was lit, is no longer what comes."""
 BATCHED = ("keys", "values")
 """Arrays of a state whose games lie along the second dimension; in the others they lie along the first."""
 
@@ -79,23 +79,24 @@ class StudentRolloutTraining(TransformerStage):
         held[:, 1:] *= LATER
         error = (x0.float() - true).abs().mean(3)  # of each cell, [n, K, B, h, w]
         weight = self._weight(true, state)
-        elsewhere = self._elsewhere(true.flatten(1, 2)).unflatten(1, true.shape[1:3])
-        loss = ((error * weight).mean((2, 3, 4)) * held).mean() + (elsewhere.mean(2) * held).mean()
+        sources = self._sources(true.flatten(1, 2)).unflatten(1, true.shape[1:3])
+        loss = ((error * weight).mean((2, 3, 4)) * held).mean() + (sources.mean(2) * held).mean()
         logs = {
-            "elsewhere": elsewhere[:, 0].mean().detach(),
+            "sources": sources[:, 0].mean().detach(),
             "error": error[:, 0].mean().detach(),
             "cells_right": 1 - wrong.mean() / error[0, 0].numel(),
             "mean_length": self.length,
         }
         return loss, logs
 
-    def _elsewhere(self, true: Tensor) -> Tensor:
-        """[n, F] for true [n, F, C, h, w]: where the sink copy of here is wrong, there learns what is right;
-        and whether to leave learns, always, which of the two is nearer."""
-        here, there, leave = self.model.local.sources
-        near, far = ((copy - true).abs().mean((2, 3, 4)) for copy in (here.detach(), there))
-        choice = F.binary_cross_entropy_with_logits(leave, (far < near).float().detach(), reduction="none")
-        return THERE * far * (near > MISSED) + LEAVE * choice
+    def _sources(self, true: Tensor) -> Tensor:
+        """[n, F] for true [n, F, C, h, w]: where the nearest sink, as it was lit, is no longer what comes, there learns
+        what is; elsewhere here does; and whether to leave learns which of these it is."""
+        sources = self.model.local.sources
+        fit, here, there = ((copy - true).abs().mean((2, 3, 4)) for copy in sources[:3])
+        missed = (fit > MISSED).float()
+        choice = F.binary_cross_entropy_with_logits(sources.leave, missed, reduction="none")
+        return COPIED * torch.where(missed > 0, there, here) + LEAVE * choice
 
     def _weight(self, true: Tensor, state: State) -> Tensor:
         """1, and more where a cell changes or is in no sink: [n, K, B, h, w] for true [n, K, B, C, h, w]."""
