@@ -28,7 +28,7 @@ from world_model.episode import Session
 from world_model.film import Film
 
 RECORDINGS = Path("recordings")
-SHIPPED = ("keep", "arena")
+SHIPPED = ("arena", "keep")
 """The built-in worlds, the one that opens by itself first."""
 
 

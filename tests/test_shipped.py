@@ -1,4 +1,4 @@
-"""What ships: the arena's weights, graphs, scenes and card belong together, and any program can make both worlds."""
+"""What ships: a world's weights, graphs, scenes and card belong together, and any program can make the worlds."""
 
 from __future__ import annotations
 
@@ -12,44 +12,52 @@ from world_model import checkpoint, scenes
 from world_model.config import CONFIGS, WORLDS, load
 from world_model.neural_game import NeuralGame
 
-ARENA = WORLDS / "arena"
+SHIPPED = ("arena", "keep")
+each_world = pytest.mark.parametrize("world", SHIPPED)
 
 
-def test_the_world_is_small_enough_and_its_card_names_it():
-    size = sum(path.stat().st_size for path in ARENA.rglob("*") if path.is_file())
+@each_world
+def test_the_world_is_small_enough_and_its_card_names_it(world):
+    folder = WORLDS / world
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 64 * 2**20
-    assert checkpoint.digest(ARENA / checkpoint.WEIGHTS) in (ARENA / "card.md").read_text()
+    assert checkpoint.digest(folder / checkpoint.WEIGHTS) in (folder / "card.md").read_text()
 
 
-def test_the_shipped_configuration_is_the_one_in_the_weights():
-    inside, _ = checkpoint.describe(ARENA / checkpoint.WEIGHTS)
-    beside = load(CONFIGS / "arena.yaml")
+@each_world
+def test_the_shipped_configuration_is_the_one_in_the_weights(world):
+    inside, _ = checkpoint.describe(WORLDS / world / checkpoint.WEIGHTS)
+    beside = load(CONFIGS / f"{world}.yaml")
     for part in ("name", "world", "codec", "transformer", "head", "rolling"):
         assert getattr(inside, part) == getattr(beside, part), part
 
 
-def test_scenes_of_trained_and_of_unseen_rooms():
-    assert len(scenes.names(ARENA)) >= 8
+@each_world
+def test_scenes_of_trained_and_of_unseen_rooms(world):
+    assert len(scenes.names(WORLDS / world)) >= 8
 
 
-def test_both_runtimes_draw_the_same_pictures():
+@each_world
+def test_both_runtimes_draw_the_same_pictures(world):
     pictures = []
     for runtime in ("onnx", "torch"):
-        game = NeuralGame(runtime=runtime, device="cpu")
+        game = NeuralGame(world, runtime=runtime, device="cpu")
         game.reset(seed=1)
-        keys = np.random.default_rng(0).integers(0, 2, (64, 8), dtype=np.int8)
+        keys = np.random.default_rng(0).integers(0, 2, (64, len(game.metadata["keys"])), dtype=np.int8)
         pictures.append(np.stack([game.step(key)[0] for key in keys]))
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["rollplay/Arena-v0", "rollplay/NeuralArena-v0"])
-def test_any_program_can_make_it_by_name(name, tmp_path):
+@pytest.mark.parametrize("kind", ["", "Neural"])
+@each_world
+def test_any_program_can_make_it_by_name(world, kind, tmp_path):
+    name, keys = f"rollplay/{kind}{world.capitalize()}-v0", load(CONFIGS / f"{world}.yaml").world.keys
     code = (
         "import gymnasium, warnings\n"
         "from gymnasium.utils.env_checker import check_env\n"
         "warnings.simplefilter('error')\n"
         f"env = gymnasium.make('{name}', disable_env_checker=True)\n"
-        "assert env.metadata['keys'] == ('w', 'a', 's', 'd', 'left', 'right', 'space', 'e')\n"
+        f"assert env.metadata['keys'] == {keys!r}\n"
         "assert env.metadata['render_fps'] == 20\n"
         "check_env(env.unwrapped)\n"
     )
