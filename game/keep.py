@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, MultiBinary
 from numba import njit
 
 from game.actions import KEEP_KEYS
-from game.keep_rooms import SCREEN, TILE, Keeps, _art, make_keeps
+from game.keep_rooms import SCREEN, TILE, Keeps, art, make_keeps
 
 FPS = 20
 STEP, FLIGHT, CRAWL = 2, 4, 1
@@ -297,7 +297,7 @@ def _heroes() -> np.ndarray:
     steps = ("..0..0..", ".0....0.")
 
     def both(top: str) -> list[np.ndarray]:
-        return [_art(f"{top} {legs}") for legs in steps]
+        return [art(f"{top} {legs}") for legs in steps]
 
     left = both(side)
     return np.array([both(front), left, both(back), [art[:, ::-1] for art in left]], np.int8)
@@ -305,10 +305,10 @@ def _heroes() -> np.ndarray:
 
 def _sparks() -> np.ndarray:
     """int8 [4 facings, 8, 8]: a bright head and a tail."""
-    right = _art("........ ........ ...8777. .8.87447 8.887447 ...8777. ........ ........")
+    right = art("........ ........ ...8777. .8.87447 8.887447 ...8777. ........ ........")
     return np.array([np.rot90(right, -1), right[:, ::-1], np.rot90(right), right], np.int8)
 
 
 HEROES, SPARKS = _heroes(), _sparks()
-_SLIME = _art("........ ..0000.. .055550. 05555540 05545540 05555550 06655660 .000000.")
+_SLIME = art("........ ..0000.. .055550. 05555540 05545540 05555550 06655660 .000000.")
 SLIMES = np.array([_SLIME[:, ::-1], _SLIME], np.int8)

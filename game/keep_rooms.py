@@ -163,18 +163,18 @@ def _wall_pattern(rng, y, x) -> np.ndarray:
     return patterns[rng.integers(len(patterns))]
 
 
-def _art(text: str) -> np.ndarray:
+def art(text: str) -> np.ndarray:
     """Rows of digits, a digit a colour; a dot shows what is beneath: int8 [8, 8], -1 for a dot."""
     rows = text.split()
     return np.array([[-1 if letter == "." else int(letter) for letter in row] for row in rows], np.int8)
 
 
 STAMPS = {
-    PILLAR: _art("..0000.. .022110. 02211110 02111110 02111110 01111110 .011110. ..0000.."),
-    PLANT: _art("..1..2.. .1121121 1222212. .12212.1 .2121121 ..1221.. ..0330.. ..0330.."),
-    CRATE: _art("00000000 02222220 02111120 02122120 02122120 02111120 02222220 00000000"),
+    PILLAR: art("..0000.. .022110. 02211110 02111110 02111110 01111110 .011110. ..0000.."),
+    PLANT: art("..1..2.. .1121121 1222212. .12212.1 .2121121 ..1221.. ..0330.. ..0330.."),
+    CRATE: art("00000000 02222220 02111120 02122120 02122120 02111120 02222220 00000000"),
 }
-BURROW = _art("........ ..1111.. .100001. 10000001 10000001 .100001. ..1111.. ........")
+BURROW = art("........ ..1111.. .100001. 10000001 10000001 .100001. ..1111.. ........")
 
 
 def _stamp_colours(kind: int, hue: float) -> list[np.ndarray]:
