@@ -83,6 +83,7 @@ class HeadSize(Strict):
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions")
     reach: int = Field(ge=0, description="how far the last clean frame may move in a tick, in pixels (or latent cells)")
+    leap: int = Field(0, ge=0, description="... and at once, along one axis, as who walks off a screen does; 0: never")
 
 
 class TransformerSize(Strict):

@@ -6,8 +6,8 @@ say what the blocks mean. Teacher, critic and student are this one class.
 - adaLN (DiT, arXiv 2212.09748) with one modulation for all layers plus a learned offset a layer (PixArt-alpha, arXiv
   2310.00426): a block's noise share, action and sink number modulate all of its tokens.
 - Rotary positions (arXiv 2104.09864) split the head in four: time, row, column, and a quarter without position.
-  Rows and columns are turned before keys are cached; time is turned when used, because a cached block's time is
-  its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
+  Rows and columns are turned before keys are cached; time is turned once a pass, for all layers, because a cached
+  block's time is its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
 - A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
 - The last clean frame, where there is one, goes straight into the first convolution and, by a learned share, into
   the prediction: the next frame is mostly the last one moved, and that need not be found by attention.
@@ -22,6 +22,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ from world_model.head import LocalHead
 
 COMPILED_GRAPHS = 64
 """Teacher, critic and student share one function: each has several layouts, with gradient and without."""
+
+LEAST_STEM = 8
+"""Features of the convolutions before and after the tokens, at least: large patches would leave them one or two."""
 
 Cache = tuple[Tensor, Tensor]
 """Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
@@ -55,11 +59,12 @@ class Transformer(nn.Module):
         self.size, self.latent_shape, self.action_size = size, config.latent_shape, config.action_size
         channels, height, width = config.latent_shape
         self.grid = (height // size.patch, width // size.patch)
-        self.stem_width = size.width // size.patch**2
+        self.stem_width = max(LEAST_STEM, size.width // size.patch**2)
         self.stem = nn.Conv2d(channels, self.stem_width, 3, padding=1)
         self.stem_last = nn.Conv2d(channels, self.stem_width, 3, padding=1, bias=False)
         nn.init.zeros_(self.stem_last.weight)
-        self.embed = nn.Linear(size.width, size.width)
+        patch_width = self.stem_width * size.patch**2
+        self.embed = nn.Linear(patch_width, size.width)
         self.place = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], size.width) * 0.02)
         self.condition = Condition(config)
         self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
@@ -69,7 +74,7 @@ class Transformer(nn.Module):
         self.local = None
         self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
         self.out_modulation = nn.Parameter(torch.zeros(2, size.width))
-        self.out = nn.Linear(size.width, size.width)
+        self.out = nn.Linear(size.width, patch_width)
         self.head = nn.Conv2d(self.stem_width, channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
 
@@ -103,9 +108,10 @@ class Transformer(nn.Module):
         """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
         shared, condition = self.condition(sigma, action, turns.sinks)
         tokens = self._tokens(x, known)
+        turned = None if cache is None else (turns.cached(cache[0]), cache[1])
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            past = (cache[0][index], cache[1][index]) if cache is not None else None
+            past = None if turned is None else (turned[0][index], turned[1][index])
             tokens, key, value = layer(tokens, shared, turns, past)
             keys.append(key)
             values.append(value)
@@ -194,7 +200,8 @@ class Layer(nn.Module):
     def forward(
         self, tokens: Tensor, shared: Tensor, turns: Turns, past: Cache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens [N, F, P, D], shared [N, F, 6, D] -> tokens, key and value [N, heads, F * P, head]."""
+        """tokens [N, F, P, D], shared [N, F, 6, D], past keys turned in time -> tokens, and key and value of its own
+        [N, heads, F * P, head], not yet turned in time."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (shared + self.offset)[:, :, :, None].unbind(2)
         attended, key, value = self._attend(_normed(tokens) * (1 + scale) + shift, turns, past)
         tokens = tokens + gate * attended
@@ -206,9 +213,11 @@ class Layer(nn.Module):
         qkv = self.qkv(tokens).reshape(n, frames * count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key = turns.place(_normed(qkv[0])), turns.place(_normed(qkv[1]))
         value = qkv[2]
-        keys = key if past is None else torch.cat([past[0].to(key.dtype), key], 2)
-        values = value if past is None else torch.cat([past[1].to(value.dtype), value], 2)
-        out = F.scaled_dot_product_attention(turns.query(query), turns.key(keys), values, attn_mask=turns.mask)
+        query, keys, values = turns.time(query), turns.time(key), value
+        if past is not None:
+            pairs = zip(past, (keys, values), strict=True)
+            keys, values = (torch.cat([old.to(new.dtype), new], 2) for old, new in pairs)
+        out = turns.attention(query, keys, values)
         return self.project(out.transpose(1, 2).reshape(n, frames, count, -1)), key, value
 
 
@@ -218,11 +227,12 @@ class Turns:
     def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype):
         tokens = grid[0] * grid[1]
         self.sinks = int((layout.times == SINK).sum())
+        self.past = layout.cached * tokens
         self._place = place_angles(grid, quarter).repeat(len(layout.times), 1, 1).to(device, dtype)
-        self._query = time_angles(layout.times, quarter).repeat_interleave(tokens, 0).to(device, dtype)
-        self._key = time_angles(layout.key_times, quarter).repeat_interleave(tokens, 0).to(device, dtype)
+        self._time = time_angles(layout.key_times, quarter).repeat_interleave(tokens, 0).to(device, dtype)
+        self._parts = [(rows * tokens, keys * tokens) for rows, keys in _parts(layout)]
         mask = torch.from_numpy(layout.mask).to(device)
-        self.mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        self._mask = None if self._parts else mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
     def place(self, x: Tensor) -> Tensor:
         """Turn the row and column quarters (the second and third) by each token's place in the frame."""
@@ -230,16 +240,33 @@ class Turns:
         time, space, plain = x.split([quarter, 2 * quarter, quarter], -1)
         return torch.cat([time, _turned(space, self._place), plain], -1)
 
-    def query(self, x: Tensor) -> Tensor:
-        return self._time(x, self._query)
+    def time(self, x: Tensor) -> Tensor:
+        """Turn the time quarter (the first) of the queries, or of their keys."""
+        return _in_time(x, self._time[..., self.past :, :, :])
 
-    def key(self, x: Tensor) -> Tensor:
-        return self._time(x, self._key)
+    def cached(self, keys: Tensor) -> Tensor:
+        """... of all layers' cached keys [layers, N, heads, past, head]."""
+        return _in_time(keys, self._time[..., : self.past, :, :])
 
-    @staticmethod
-    def _time(x: Tensor, angles: Tensor) -> Tensor:
-        quarter = x.shape[-1] // 4
-        return torch.cat([_turned(x[..., :quarter], angles), x[..., quarter:]], -1)
+    def attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention in parts that need no mask, where the layout has them: a mask keeps fast kernels away."""
+        if not self._parts:
+            return F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
+        queries = query.split([rows for rows, _ in self._parts], 2)
+        seen = zip(queries, (count for _, count in self._parts), strict=True)
+        out = [F.scaled_dot_product_attention(q, keys[:, :, :count], values[:, :, :count]) for q, count in seen]
+        return out[0] if len(out) == 1 else torch.cat(out, 2)
+
+
+def _parts(layout: Layout) -> list[tuple[int, int]]:
+    """(queries, keys) of a layout whose first queries see only its first keys, and the others all: [] of another."""
+    counts = layout.mask.sum(1)
+    plain = (layout.mask == (np.arange(layout.mask.shape[1]) < counts[:, None])).all()
+    steps = np.flatnonzero(np.diff(counts)) + 1
+    if not plain or len(steps) > 1:
+        return []
+    starts = [0, *steps.tolist()]
+    return [(end - start, int(counts[start])) for start, end in zip(starts, [*starts[1:], len(counts)], strict=True)]
 
 
 @lru_cache(maxsize=64)
@@ -247,6 +274,11 @@ def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.
     """A layout's tensors, made once: layouts are themselves made once (``context.py``)."""
     with torch.inference_mode(False):
         return Turns(layout, grid, quarter, device, dtype)
+
+
+def _in_time(x: Tensor, angles: Tensor) -> Tensor:
+    quarter = x.shape[-1] // 4
+    return torch.cat([_turned(x[..., :quarter], angles), x[..., quarter:]], -1)
 
 
 def _turned(x: Tensor, turn: Tensor) -> Tensor:

@@ -115,14 +115,10 @@ class JitteredTurns(Turns):
 
     def __init__(self, turns: Turns, layout: Layout, model: Transformer):
         vars(self).update(vars(turns))
-        factors = 1 + JITTER * np.linspace(-1, 1, model.size.heads)
-
-        def stretched(times: np.ndarray) -> Tensor:
-            heads = [np.where(times == SINK, SINK, times * factor) for factor in factors]
-            angles = torch.stack([time_angles(head, model.quarter) for head in heads])
-            return angles.repeat_interleave(model.tokens, 1).to(turns.mask.device, torch.float32)
-
-        self._query, self._key = stretched(layout.times), stretched(layout.key_times)
+        times, factors = layout.key_times, 1 + JITTER * np.linspace(-1, 1, model.size.heads)
+        heads = [np.where(times == SINK, SINK, times * factor) for factor in factors]
+        angles = torch.stack([time_angles(head, model.quarter) for head in heads])
+        self._time = angles.repeat_interleave(model.tokens, 1).to(self._time)
 
 
 class Progressive(TorchRuntime):

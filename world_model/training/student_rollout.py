@@ -32,8 +32,8 @@ CHANGED = 0.2
 """A cell has changed, in a latent's units, from this difference of its worst element."""
 WRONG = 0.15
 """A cell is wrong from this mean difference of its elements."""
-SMALL = 16
-"""Cells that matter keep their whole weight up to this many a frame; more share what these have."""
+SMALL = 1 / 16
+"""Cells that matter keep their whole weight up to this share of a frame; more share what these have."""
 EVENT = 0.5
 """Share of a frame's cells whose change is an event."""
 BEFORE_EVENT = 6
@@ -107,7 +107,7 @@ class StudentRolloutTraining(TransformerStage):
         gain, offset = fitted(copy, frames, colours)
         differs = [frames - state["clean"][:, -1:], frames - (copy * gain + offset)]
         cells = [(d.abs().amax(2) > CHANGED).float() for d in differs]
-        capped = sum(c * (SMALL / c.sum((2, 3), keepdim=True).clamp(min=1)).clamp(max=1) for c in cells)
+        capped = sum(c * (SMALL / c.mean((2, 3), keepdim=True).clamp(min=SMALL)) for c in cells)
         return (1 + self.settings.change_weight * capped).unflatten(1, true.shape[1:3])
 
     @torch.no_grad()
