@@ -186,9 +186,9 @@ def _walk(row, solids, burrows, keys):
     elif dx != 0:
         row[FACING] = RIGHT if dx > 0 else LEFT
     solid = solids[row[ROOM]]
-    if dx != 0 and not _blocked(solid, row[X] + dx, row[Y]):
+    if dx != 0 and not _blocked(solid, row[X] + dx, row[Y]) and not _bumps(row, dx, 0):
         row[X] += dx
-    if dy != 0 and not _blocked(solid, row[X], row[Y] + dy):
+    if dy != 0 and not _blocked(solid, row[X], row[Y] + dy) and not _bumps(row, 0, dy):
         row[Y] += dy
     before = row[ROOM]
     if row[X] < 0 or row[X] > EDGE:
@@ -211,7 +211,7 @@ def _throw(row, solid, keys):
             row[SPARK_ALIVE] = 0
     elif keys[SPACE]:
         row[SPARK_X], row[SPARK_Y], row[SPARK_FACING] = row[X], row[Y], row[FACING]
-        _fly(row, TILE - 2)
+        _fly(row, TILE)
         row[SPARK_ALIVE] = 0 if _stopped(solid, row) else 1
 
 
@@ -232,11 +232,20 @@ def _stopped(solid, row):
 @njit(cache=True)
 def _crawl(row, solid):
     """The slime goes its way, and turns round where it cannot."""
-    ahead = row[SLIME_X] + CRAWL * row[SLIME_TURN]
-    if ahead < 0 or ahead > EDGE or _blocked(solid, ahead, row[SLIME_Y]):
+    step = CRAWL * row[SLIME_TURN]
+    ahead = row[SLIME_X] + step
+    if ahead < 0 or ahead > EDGE or _blocked(solid, ahead, row[SLIME_Y]) or _bumps(row, -step, 0):
         row[SLIME_TURN] = -row[SLIME_TURN]
     else:
         row[SLIME_X] = ahead
+
+
+@njit(cache=True)
+def _bumps(row, dx, dy):
+    """Whether the hero, (dx, dy) further, touches a living slime that he does not touch yet: who touches may part."""
+    x, y = row[X] - row[SLIME_X], row[Y] - row[SLIME_Y]
+    touch = abs(x) < TILE and abs(y) < TILE
+    return row[SLIME_ALIVE] and not touch and abs(x + dx) < TILE and abs(y + dy) < TILE
 
 
 @njit(cache=True)

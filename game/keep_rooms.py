@@ -17,6 +17,7 @@ TILE, SIDE, SCREEN = 8, 8, 64
 LEFT_RIGHT, UP_DOWN = ((0, 1), (2, 3)), ((0, 2), (1, 3))
 """Neighbouring rooms."""
 TRIES = 200
+OUTLINE = (26, 20, 38)
 
 
 class Keeps(NamedTuple):
@@ -134,7 +135,18 @@ def _draw(rng, hue, kinds, burrow) -> np.ndarray:
         for row, column in np.argwhere(kinds == kind):
             _stamp(picture, row, column, stamp, _stamp_colours(kind, hue))
     _stamp(picture, *burrow, BURROW, [_colour(0.3, 0.05, 0.3), _colour(0.62, 0.14, 0.36)])
+    picture[_rims(kinds >= WALL)] = OUTLINE
     return picture.astype(np.uint8)
+
+
+def _rims(solid: np.ndarray) -> np.ndarray:
+    """Pixels [64, 64] of solid tiles that border on others: a dark line says what stops, whatever its pattern."""
+    inside = solid.repeat(TILE, 0).repeat(TILE, 1)
+    around = np.pad(inside, 1, mode="edge")
+    free = [
+        ~around[1 + dy : 1 + dy + SCREEN, 1 + dx : 1 + dx + SCREEN] for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))
+    ]
+    return inside & np.any(free, 0)
 
 
 def _floor_pattern(rng, y, x) -> np.ndarray:

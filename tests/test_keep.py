@@ -138,6 +138,32 @@ def test_a_spark_flies_and_ends_a_slime_until_the_room_is_entered_again():
     assert not press(game, ticks=50)[1]["slime"][2]
 
 
+def test_hero_and_slime_stop_each_other_and_may_part_where_they_touch():
+    beside = {"y": 24, "slime_y": 24, "slime_turn": 1}
+    _, info = press(placed(keep(0), x=24, slime_x=34, **beside), "d", ticks=2)
+    assert info["sprites"]["slime"][0] - info["position"][0] >= 8 and info["position"][0] == 26
+    _, info = press(placed(keep(0), x=32, slime_x=24, **beside))
+    assert info["slime"][0] == 24
+    assert press(placed(keep(0), x=32, slime_x=24, **beside), ticks=2)[1]["slime"][0] == 23  # turned round at him
+    _, info = press(placed(keep(0), x=28, slime_x=24, **beside), "d")
+    assert info["position"][0] == 30
+    _, info = press(placed(keep(0), x=24, slime_x=34, slime_alive=0, **beside), "d", ticks=3)
+    assert info["position"][0] == 30
+
+
+def test_nobody_walks_onto_a_slime():
+    """But into a room whose slime is at the door; then they touch already."""
+    apart, room, frames = True, 0, 0
+    for seed in range(4):
+        for _, info, _ in walk("mix", seed, 500):
+            (x, y), (sx, sy, alive) = info["position"], info["slime"]
+            touch = alive and abs(x - sx) < 8 and abs(y - sy) < 8
+            assert not (touch and apart and info["room"] == room)
+            apart, room, frames = not touch, info["room"], frames + 1
+        apart = False  # the next keep's first tick
+    assert frames == 2000
+
+
 def test_a_state_continues_exactly_and_a_wrong_one_is_refused():
     game = keep(5)
     press(game, "d", "s", "space", ticks=9)

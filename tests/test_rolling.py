@@ -53,9 +53,7 @@ class Played:
         acted_frames = torch.cat([unknown, known.repeat_interleave(roll.frames_per_block, 1)], 1)
         last = shown[-1][:, -1:].expand(-1, roll.window_blocks * roll.frames_per_block, -1, -1, -1)
         was = acted[-1][:, None].expand(-1, last.shape[1], -1)
-        x0, _ = self.model(
-            x, sigma.expand(self.batch, -1), acted_frames, layout, known=Known(last, was, self.sinks)
-        )
+        x0, _ = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=Known(last, was, self.sinks))
         return x0.unflatten(1, window.shape[1:3])
 
     def past(self, state) -> tuple[list, list]:

@@ -9,13 +9,14 @@ import toy
 from conftest import run_train
 
 from game.collect import collect
+from game.keep import COLOURS
 from world_model import checkpoint
-from world_model.codec import make_codec
+from world_model.codec import SPREAD, make_codec
 from world_model.dataset import DataError, Episode, Footage, encode_session
 from world_model.neural_game import NeuralGame
 from world_model.training.clips import Material
 from world_model.training.loop import Draw, Machine
-from world_model.training.student_rollout import Starts, StudentRolloutTraining
+from world_model.training.student_rollout import BEFORE_EVENT, Starts, StudentRolloutTraining, colours_drawn
 
 KEEP = toy.load("tiny_keep")
 CPU = Machine(torch.device("cpu"))
@@ -81,15 +82,20 @@ def test_a_game_goes_on_from_its_own_frames_and_returns_when_it_strays(material)
             assert not np.allclose(stage.pool["clean"][index].numpy(), real), "its own frame, not the recording's"
 
 
-def test_cells_that_change_and_cells_that_no_sink_holds_weigh_more(material):
+def test_the_palette_is_what_stands_before_the_sinks(material):
+    """The hero's cap, coat and outline among them; and none of the colours of a room alone."""
+    palette = colours_drawn(material.train, 10, KEEP.codec.unfold)
+    found = {tuple(colour) for colour in np.round((palette / SPREAD + 1) * 127.5).astype(int).tolist()}
+    assert {(26, 20, 38), (240, 64, 56), (52, 104, 232), (96, 220, 90)} <= found <= {tuple(c) for c in COLOURS.tolist()}
+
+
+def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):
     stage = StudentRolloutTraining(material, None)
-    stage._return(np.arange(6))
-    true, _ = stage._cut(np.arange(6), 0, KEEP.rolling.window_blocks)
-    state = {name: value[:6] if name not in ("keys", "values") else value[:, :6] for name, value in stage.pool.items()}
-    weight = stage._weight(true, state)
-    assert weight.min() == 1 and weight.max() > 10
-    still = stage._weight(state["clean"][:, None].expand_as(true), state)
-    assert (still <= weight.max()).all() and still.mean() < weight.mean()
+    stage.strayed[:], stage.which[:], stage.at[:] = True, 3, 30
+    stage.length = 6.0
+    stage._return(np.arange(len(stage.at)))
+    again = (stage.which == 3) & (stage.at < 30) & (stage.at >= 30 - BEFORE_EVENT - 1)
+    assert 0.2 < again.mean() < 0.9
 
 
 def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):

@@ -82,8 +82,10 @@ class HeadSize(Strict):
 
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions")
-    reach: int = Field(ge=0, description="how far the last clean frame may move in a tick, in pixels (or latent cells)")
-    leap: int = Field(0, ge=0, description="... and at once, along one axis, as who walks off a screen does; 0: never")
+    steps: tuple[int, ...] = Field((), description="pixels that things may move in a tick, along an axis")
+    diagonals: tuple[int, ...] = Field((), description="... and along both")
+    leap: int = Field(gt=0, description="... and at once by who walks off one edge of the screen and on at the other")
+    palette: int = Field(gt=0, description="colours to draw with, counted in the recordings")
 
 
 class TransformerSize(Strict):
@@ -169,9 +171,7 @@ class StudentRolloutStage(Stage):
     length: int = Field(gt=0, description="mean ticks that a game lasts before it returns to the recording, at the end")
     grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
     stray_cells: int = Field(gt=0, description="a game returns when more cells than this are wrong")
-    change_weight: float = Field(gt=0, description="weight of a cell that changes, or that no source holds")
     event_share: float = Field(0.5, ge=0, le=1, description="games that begin before most of a frame changes")
-    lead_noise: float = Field(0.05, ge=0, description="largest deviation added to the frame that a game begins with")
 
 
 class Training(Strict):
@@ -213,6 +213,16 @@ class Config(Strict):
             raise ValueError(
                 f"training.student_init.clip_blocks {init.clip_blocks} must be at least {least}: "
                 "rolling.recent_blocks, the block shown last and rolling.window_blocks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_head_is_trained_by_rollouts(self):
+        needing = [name for name in ("teacher", "student_init", "student_dmd") if getattr(self.training, name)]
+        if self.head is not None and needing:
+            raise ValueError(
+                f"training.{needing[0]}: a world with a head is trained by student_rollout alone, because the sources "
+                "that a head picks let no gradient through"
             )
         return self
 

@@ -1,174 +1,213 @@
-"""The local head: x0 of a block from what is known, moved or copied, and from what it draws itself.
+"""The local head: every picture element of x0 is picked from what is known, moved or copied, or from what can be drawn.
 
-Every picture element of x0 is a mixture, by a softmax of the head's own, of
-- the last clean frame, moved: one share for each displacement within ``reach``, and one for each leap along an axis (a
-  flow as a distribution over whole elements, so that a copy is exact: dynamic neural advection, Finn et al., arXiv
-  1605.07157). What it shows changes its light with the copies, or sprites would be lost whenever lights are switched;
-- the *sink copy*, whose values are the sinks' own latents, so that a room comes back exactly, minutes later: either
-  *here*, the sink that looks most like the last clean frame, or, by a predicted share, *there*: attention from the
-  block's tokens to places of all sinks, helped by what each sink has beside it in the keys' direction. Each in a
-  light, a gain and an offset of every colour, chosen among a few that are learned: a choice is exact and stays, where
-  a number that is predicted again each tick would creep;
-- what convolutions over noisy block, last frame, sink copy and the trunk's tokens draw.
+The sources of an element are
+- the last clean frame, moved: each of a few displacements is a source of its own (a flow as a distribution over whole
+  elements: dynamic neural advection, Finn et al., arXiv 1605.07157);
+- the *sink copy*: the same place of the sink that this frame shows, so that a room comes back exactly, minutes later;
+- the colours of a palette, which are counted in the recordings (``training/student_rollout.py``);
+- one colour that is predicted.
+Training holds the shares of all sources to what came, by the likelihood of a mixture whose components are the sources
+(Bishop 1994, "Mixture density networks"); x0 is the source with the largest share. A pick is exact: nothing fades, and
+the model's own frames are as crisp as recorded ones.
 
-Two things are computed in closed form, because they need no learning: how alike the last clean frame is to each sink,
-whatever the light (correlation of standardised colours), and the gain and offset that fit the nearest sink to it. The
-fit is only a feature: copied from, it would follow its own errors until all is dark. Rooms that change and lights that
-are switched are rare; *there* has a loss of its own (``student_rollout.py``), because as long as *here* serves, no
-other would teach it.
+Which sink a frame shows, and in which *light* (a gain and an offset of every colour, one of a few that are learned), is
+found in closed form in the last clean frame and chosen for the next one, as a whole. Everything between is done in the
+sinks' own light: what stands in a room is not lost when the lights are switched.
 
-Convolutions and displacements wrap around the frame's edges: what leaves a screen on one side enters the next one on
-the other.
+What leaves a screen on one side enters the next one on the other: displacements wrap around the frame's edges, and the
+convolutions see what stands beyond each edge, were the frame to continue with itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.codec import canvas, cells
+from world_model.codec import SPREAD, canvas, cells
 from world_model.config import Config
 
-KEY_WIDTH, LIGHTS = 32, 4
-SAME_PLACE = 9.0
-"""Where the sink copy looks before it has learned anything: at a token's own place in the frame."""
+AXES = ((0, 1), (0, -1), (1, 0), (-1, 0))
+LIGHTS = 4
+"""The sinks' own light, and three that are learned."""
 LEAST_GAIN = 0.2
-"""The darkest light that the last frame is taken out of."""
-NEAREST = 20.0
-"""... and in the sink that looks most like the last clean frame; correlation times this is a logit."""
+"""The darkest light that a frame is taken out of."""
+STAY = 5.0
+"""Logit of the present sink and of the present light, before anything is learned."""
+TOLERANCE = 0.1
+"""Scale of the mixture's Laplace components, in a latent's units: some six grey levels."""
+TILES = 8
+"""What chooses sink and light sees the frame as so many by so many tiles, each by its strongest features."""
+SUMMARY = 16
+"""Features of a tile."""
 
 
-class Sources(NamedTuple):
-    """What a pass could copy from the sinks [N, F, C, h, w]: the fit to the last frame, here, there; and the logit of
-    leaving [N, F]."""
+class Pass(NamedTuple):
+    """What a pass offered for each of M = N * F frames: logits of the sources' shares [M, sources, unfold^2, h, w], for
+    each element of a cell; the last clean frame, the sink copy and what is drawn as canvases [M, colours, H, W], all in
+    the sinks' light; logits of the next sink [M, S] and light [M, LIGHTS], and what was chosen, by number [M]."""
 
-    fit: Tensor
-    here: Tensor
-    there: Tensor
-    leave: Tensor
+    shares: Tensor
+    last: Tensor
+    copy: Tensor
+    drawn: Tensor
+    sink_logits: Tensor
+    light_logits: Tensor
+    sink: Tensor
+    light: Tensor
 
 
 class LocalHead(nn.Module):
-    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``sources``: what it could copy."""
+    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__()
         size, width = config.head, config.transformer.width
-        channels, _, _ = config.latent_shape
-        self.grid, self.patch, self.unfold, self.reach = grid, config.transformer.patch, config.codec.unfold, size.reach
+        channels = config.latent_shape[0]
+        self.grid, self.patch, self.unfold = grid, config.transformer.patch, config.codec.unfold
         self.colours, self.sinks = channels // self.unfold**2, config.rolling.sink_frames
-        near = range(-size.reach, size.reach + 1)
-        self.moves = [(y, x) for y in near for x in near]
-        if size.leap:
-            self.moves += [(size.leap, 0), (-size.leap, 0), (0, size.leap), (0, -size.leap)]
+        self.leap = size.leap // self.unfold
+        self.moves = [(0, 0), *((s * y, s * x) for s in (*size.steps, size.leap) for y, x in AXES)]
+        self.moves += [(s * y, s * x) for s in size.diagonals for y in (-1, 1) for x in (-1, 1)]
+        self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
+        gains = torch.linspace(1, 0.25, LIGHTS)[1:, None].expand(-1, self.colours)
+        self.lights = nn.Parameter(torch.cat([gains, SPREAD * (gains - 1)], 1))  # black stays black
         self.was = nn.Linear(config.action_size, width)
         self.spread = nn.Linear(width, size.width)
-        self.first = Wrapped(4 * channels, size.width)
+        self.first = _convolution(4 * channels, size.width)
         self.inside = nn.Parameter(torch.zeros(size.width, self.patch, self.patch))
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
-        self.seen = nn.Linear(2 * size.width, width)  # apart: one matrix would drown a few numbers in hundreds
-        self.found = nn.Linear(2 * self.colours + self.sinks, width)
+        self.summary = nn.Conv2d(size.width, SUMMARY, 1)
+        self.seen = nn.Linear(SUMMARY * TILES**2, width)
+        self.found = nn.Linear(self.sinks + LIGHTS, width)
         self.told = nn.Linear(width, width)
         self.whole = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.light = _zeroed(nn.Linear(width, 2 * LIGHTS))
-        gains = torch.linspace(1, 0.25, LIGHTS)[:, None].expand(-1, self.colours)
-        self.lights = nn.Parameter(torch.cat([gains, torch.zeros(LIGHTS, self.colours)], 1))
-        self.copied = Wrapped(channels, size.width)
-        nn.init.zeros_(self.copied.weight)
-        self.leave = nn.Linear(width, 1)
-        self.leave.bias.data.fill_(-3.0)
-        self.query = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), _zeroed(nn.Linear(width, KEY_WIDTH)))
-        self.sink_key = nn.Linear(channels * self.patch**2, KEY_WIDTH)
-        self.beside = _zeroed(nn.Linear(self.sinks * width, self.sinks))
-        self.place = nn.Parameter(_same_place(grid))
-        self.out = nn.Conv2d(size.width, (len(self.moves) + 2) * self.unfold**2 + channels, 1)
+        self.next_sink = _zeroed(nn.Linear(width, self.sinks**2))
+        self.next_light = _zeroed(nn.Linear(width, LIGHTS**2))
+        self.copied = _convolution(channels, size.width)
+        sources = len(self.moves) + 1 + size.palette + 1
+        self.out = nn.Conv2d(size.width, sources * self.unfold**2 + channels, 1)
         self.out.weight.data *= 0.1
-        self.out.bias.data.copy_(self._first_shares(channels))
+        self.out.bias.data.copy_(self._first_shares(sources, channels))
 
-    def _first_shares(self, channels: int) -> Tensor:
+    def _first_shares(self, sources: int, channels: int) -> Tensor:
         """Bias of ``out``: to begin with, half the last frame where it is and half the sink copy."""
-        shares = torch.full((len(self.moves) + 2,), -3.0)
-        shares[[self.moves.index((0, 0)), len(self.moves)]] = 3.0
+        shares = torch.full((sources,), -3.0)
+        shares[[0, len(self.moves)]] = 3.0
         return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
 
-    def forward(
-        self, x: Tensor, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor
-    ) -> Tensor:
-        """x, last [N, F, C, h, w]: noisy frames and the last clean frame before each; tokens [N, F, P, D] of the trunk
-        and its condition [N, F, D]; was [N, F, keys]: the action that ``last`` was shown under; sinks [N, S, C, h, w].
-        Returns x0 [N, F, C, h, w]. What is given is never in half precision."""
-        shape = x.shape[:2]
-        alike = likeness(last, sinks, self.colours)
-        patches = self._patches(sinks).flatten(1, 2)  # [N, S * P, C * patch^2]
-        near = self._unpatched(self._attended((NEAREST * alike)[:, :, None, :, None], patches))
-        gain, offset = fitted(near, last, self.colours)
-        fit = near * gain + offset
+    def forward(self, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor) -> Tensor:
+        """last [N, F, C, h, w]: the last clean frame before each; tokens [N, F, P, D] of the trunk and its condition
+        [N, F, D]; was [N, F, keys]: the action that ``last`` was shown under; sinks [N, S, C, h, w]. Returns x0
+        [N, F, C, h, w]. What is given is never in half precision."""
+        shape = last.shape[:2]
+        sink, light = self._recognised(last, sinks)
+        here = _taken(sinks, sink)
+        last, here = self._out_of(light, last).flatten(0, 1), here.flatten(0, 1)
+        known = torch.cat([F.one_hot(sink, self.sinks), F.one_hot(light, LIGHTS)], -1).to(last.dtype).flatten(0, 1)
         condition = (condition + self.was(torch.nan_to_num(was))).flatten(0, 1)
-        h = self.first(torch.cat([x, last, fit, last - fit], 2).flatten(0, 1))
+        stands = last - here
+        h = self.first(torch.cat([last, here, stands, self._beyond(stands)], 1))
         h = h + self._spread_out(tokens.flatten(0, 1))
         h = self.blocks[0](h, condition)
-        colours = torch.cat([gain, offset], -3)[:, :, :: self.unfold**2, 0, 0].flatten(0, 1)
-        room = (NEAREST * alike).softmax(-1).flatten(0, 1)
-        seen = self.seen(_normed(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)))
-        whole = self.whole(seen + self.found(torch.cat([colours, room], 1)) + self.told(_normed(condition)))
-        chosen = self.light(whole).unflatten(1, (2, LIGHTS)).float().softmax(-1) @ self.lights.float()
-        lights = chosen.to(x.dtype).unflatten(0, shape).flatten(2).chunk(4, -1)
-        here_gain, here_offset, there_gain, there_offset = (_each_colour(part, x) for part in lights)
-        here = near * here_gain + here_offset
-        beside = self.beside((room[:, :, None] * _normed(condition)[:, None]).flatten(1)).unflatten(0, shape)
-        there = self._asked(tokens, whole.unflatten(0, shape), beside, patches) * there_gain + there_offset
-        leave = self.leave(whole).to(x.dtype).unflatten(0, shape)
-        self.sources = Sources(fit, here, there, leave[..., 0])
-        leaves = leave.sigmoid()[..., None, None]
-        copy = (here + leaves * (there - here)).flatten(0, 1)
-        relit = (last - offset) / gain.clamp(min=LEAST_GAIN) * there_gain + there_offset
-        last = (last + leaves * (relit - last)).flatten(0, 1).detach()  # light and leaving have losses of their own
+        tiles = F.adaptive_max_pool2d(self.summary(h), TILES).flatten(1)
+        whole = self.whole(self.seen(tiles) + self.found(known) + self.told(_normed(condition)))
+        sink_logits = _from(known[:, : self.sinks], self.next_sink(whole))
+        light_logits = _from(known[:, self.sinks :], self.next_light(whole))
+        sink, light = sink_logits.argmax(-1), light_logits.argmax(-1)
+        copy = _taken(sinks, sink.unflatten(0, shape)).flatten(0, 1)
         h = h + self.copied(copy)
         for block in self.blocks[1:]:
             h = block(h, whole)
-        return self._mixed(self.out(F.relu(h)).to(x.dtype), last, copy).unflatten(0, shape)
+        out = self.out(F.relu(h)).contiguous().float()  # the layout first: in half precision it moves half as much
+        shares, drawn = out.split([out.shape[1] - copy.shape[1], copy.shape[1]], 1)
+        canvases = (canvas(source, self.unfold) for source in (last, copy, drawn))
+        shares = shares.unflatten(1, (-1, self.unfold**2))
+        self.offered = Pass(shares, *canvases, sink_logits, light_logits, sink, light)
+        x0 = cells(self._picked(self.offered), self.unfold).unflatten(0, shape)
+        return self._into(light.unflatten(0, shape), x0)
 
-    def _asked(self, tokens: Tensor, whole: Tensor, beside: Tensor, patches: Tensor) -> Tensor:
-        """The sinks' latents that the tokens, and ``beside`` [N, F, S] for all of them, ask for: [N, F, C, h, w]."""
-        query = self.query(torch.cat([tokens, whole[:, :, None].expand_as(tokens)], -1))
-        asked = torch.einsum("nfpd,nkd->nfpk", query, self.sink_key(patches)).unflatten(3, (self.sinks, -1))
-        asked = (asked + beside[:, :, None, :, None]).to(patches.dtype)
-        return self._unpatched(self._attended(asked, patches))
+    def surprise(self, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods [N, F] of what came, true [N, F, C, h, w], under the last pass: of its elements,
+        together, where sink and light were chosen rightly (elsewhere nothing could fit); of sink, light and lights."""
+        shape, offered = true.shape[:2], self.offered
+        sink, light = self._recognised(true, sinks)
+        choice = F.cross_entropy(offered.sink_logits.float(), sink.flatten(), reduction="none")
+        choice = choice + F.cross_entropy(offered.light_logits.float(), light.flatten(), reduction="none")
+        lit = self._away(_taken(sinks, sink), true).amin(-1)
+        right = (offered.sink == sink.flatten()) & (offered.light == light.flatten())
+        goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)
+        matches = (cells(self._match(source, goal), self.unfold) for source in self._sources(offered))
+        mixture = offered.shares.log_softmax(1) + torch.stack(list(matches), 1)
+        elements = -mixture.logsumexp(1).sum((1, 2, 3))
+        return (elements * right).unflatten(0, shape), choice.unflatten(0, shape) + lit
 
-    def _attended(self, logits: Tensor, patches: Tensor) -> Tensor:
-        """Attention to the sinks' places: logits [N, F, P or 1, S, P or 1], to which the own place is preferred, and
-        patches [N, S * P, C * patch^2] -> [N, F, P, C * patch^2]."""
-        with torch.autocast(patches.device.type, enabled=False):  # what is copied is copied exactly
-            shares = (logits + self.place[:, None]).flatten(3).softmax(-1)
-            return torch.einsum("nfpk,nkv->nfpv", shares, patches)
+    @staticmethod
+    def _match(source: Tensor, goal: Tensor) -> Tensor:
+        """Log-likelihood of ``goal``, both [M, colours, H, W], where it is taken from ``source``: [M, 1, H, W]."""
+        return (source - goal).abs().mean(1, keepdim=True) / -TOLERANCE
 
-    def _patches(self, frames: Tensor) -> Tensor:
-        """[N, S, C, h, w] -> [N, S, P, C * patch^2]."""
-        return F.pixel_unshuffle(frames, self.patch).flatten(3).transpose(2, 3)
+    def _sources(self, offered: Pass) -> Iterator[Tensor]:
+        """Each source's canvas [M or 1, colours, H, W], in the order of the shares."""
+        for y, x in self.moves:
+            yield offered.last.roll((y, x), (2, 3))
+        yield offered.copy
+        for colour in self.palette:
+            yield colour[None, :, None, None].expand_as(offered.copy)
+        yield offered.drawn
 
-    def _unpatched(self, patches: Tensor) -> Tensor:
-        """Inverse of ``_patches``."""
-        return F.pixel_shuffle(patches.transpose(2, 3).unflatten(3, self.grid), self.patch)
+    @torch.no_grad()
+    def _picked(self, offered: Pass) -> Tensor:
+        """The canvas [M, colours, H, W] of every element's likeliest source."""
+        chosen = canvas(offered.shares.max(1).indices.float(), self.unfold)  # faster than argmax
+        made = torch.zeros_like(offered.copy)
+        for number, source in enumerate(self._sources(offered)):
+            made = torch.where(chosen == number, source, made)
+        return made
+
+    @torch.no_grad()
+    def _recognised(self, frames: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+        """The sink that each frame shows, and the light, by number: [N, F] each."""
+        sink = likeness(frames, sinks, self.colours).argmax(-1)
+        return sink, self._away(_taken(sinks, sink), frames).argmin(-1)
+
+    def _away(self, copy: Tensor, frames: Tensor) -> Tensor:
+        """How far a sink's copy is from the frames in each light: mean difference [N, F, LIGHTS]."""
+        lit = (copy * gain + offset for gain, offset in zip(*self._light_of(torch.arange(LIGHTS)), strict=True))
+        return torch.stack([(each - frames).abs().mean((2, 3, 4)) for each in lit], -1)
+
+    def _light_of(self, light: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and offset, [..., C, 1, 1], of lights by number [...]. The first is no change, and is not learned."""
+        own = torch.cat([torch.ones(1, self.colours), torch.zeros(1, self.colours)], 1).to(self.lights)
+        every = torch.cat([own, self.lights]).repeat_interleave(self.unfold**2, 1)[..., None, None]
+        return tuple(every[light.to(every.device)].chunk(2, -3))
+
+    def _out_of(self, light: Tensor, frames: Tensor) -> Tensor:
+        """Frames [N, F, C, h, w] from their lights [N, F] into that of the sinks."""
+        gain, offset = (part.detach() for part in self._light_of(light))
+        return (frames - offset) / gain.clamp(min=LEAST_GAIN)
+
+    def _into(self, light: Tensor, frames: Tensor) -> Tensor:
+        """Inverse of ``_out_of``."""
+        gain, offset = (part.detach() for part in self._light_of(light))
+        return frames * gain.clamp(min=LEAST_GAIN) + offset
+
+    def _beyond(self, frames: Tensor) -> Tensor:
+        """Frames [M, C, h, w] a leap further along each axis: what comes in across each edge, and nothing else."""
+        height, width, n = *frames.shape[-2:], self.leap
+        rows = F.pad(frames[:, :, -n:], (0, 0, 0, height - n)) + F.pad(frames[:, :, :n], (0, 0, height - n, 0))
+        columns = F.pad(frames[..., -n:], (0, width - n)) + F.pad(frames[..., :n], (width - n, 0))
+        return rows + columns
 
     def _spread_out(self, tokens: Tensor) -> Tensor:
         """Tokens [M, P, D] -> what each adds to the cells of its patch [M, width, h, w], which know their place in it:
-        convolutions alone could not tell the frame's edge from its middle."""
+        convolutions alone could not tell where a tile begins."""
         cells_of = self.spread(tokens).transpose(1, 2).unflatten(2, self.grid)
         spread = cells_of.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
-        return spread + self.inside.repeat(1, *self.grid)
-
-    def _mixed(self, out: Tensor, last: Tensor, copy: Tensor) -> Tensor:
-        """Shares and drawing [M, (moves + 2) * unfold^2 + C, h, w], last and copy [M, C, h, w] -> x0 [M, C, h, w]."""
-        shares, drawn = out.split([out.shape[1] - last.shape[1], last.shape[1]], 1)
-        copy, drawn, last = (canvas(source, self.unfold) for source in (copy, drawn, last))
-        *moves, copied, own = (share[:, None] for share in canvas(shares, self.unfold).softmax(1).unbind(1))
-        made = copied * copy + own * drawn
-        for move, share in zip(self.moves, moves, strict=True):  # one at a time stays in the processor's cache
-            made = made + share * last.roll((-move[0], -move[1]), (2, 3))
-        return cells(made, self.unfold)
+        return spread + self.inside.repeat(1, *self.grid).to(spread.dtype)
 
 
 def likeness(frames: Tensor, sinks: Tensor, colours: int) -> Tensor:
@@ -179,15 +218,6 @@ def likeness(frames: Tensor, sinks: Tensor, colours: int) -> Tensor:
         return torch.einsum("nfcp,nscp->nfs", a, b) / (a.shape[2] * a.shape[3])
 
 
-def fitted(copy: Tensor, frames: Tensor, colours: int) -> tuple[Tensor, Tensor]:
-    """Gain and offset of each colour that take ``copy`` nearest to ``frames`` (least squares): [N, F, C, 1, 1]."""
-    a, b = (t.unflatten(2, (colours, -1)).flatten(3) for t in (copy, frames))
-    mean_a, mean_b = a.mean(-1), b.mean(-1)
-    covariance = (a * b).mean(-1) - mean_a * mean_b
-    gain = covariance / (a.square().mean(-1) - mean_a.square() + 1e-4)
-    return _each_colour(gain, frames), _each_colour(mean_b - gain * mean_a, frames)
-
-
 def _standardised(frames: Tensor, colours: int) -> Tensor:
     """[N, F, C, h, w] -> [N, F, colours, elements], each colour with mean 0 and deviation 1."""
     flat = frames.unflatten(2, (colours, -1)).flatten(3)
@@ -195,19 +225,17 @@ def _standardised(frames: Tensor, colours: int) -> Tensor:
     return flat * (flat.square().mean(-1, keepdim=True) + 1e-4).rsqrt()
 
 
-def _each_colour(values: Tensor, frames: Tensor) -> Tensor:
-    """[..., colours] -> [..., C, 1, 1]: a colour's value for all of its elements."""
-    return values.repeat_interleave(frames.shape[-3] // values.shape[-1], -1)[..., None, None]
+def _taken(sinks: Tensor, number: Tensor) -> Tensor:
+    """Sinks [N, S, C, h, w] by number [N, F] -> [N, F, C, h, w]."""
+    flat = sinks.flatten(2)
+    index = number[..., None].expand(-1, -1, flat.shape[-1])
+    return flat.gather(1, index).unflatten(2, sinks.shape[2:])
 
 
-class Wrapped(nn.Conv2d):
-    """A 3x3 convolution over a frame whose edges meet."""
-
-    def __init__(self, wide: int, narrow: int):
-        super().__init__(wide, narrow, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (1, 1, 1, 1), mode="circular"))
+def _from(present: Tensor, logits: Tensor) -> Tensor:
+    """Logits [M, n * n] of the next from each, where one-hot [M, n] is present: [M, n]."""
+    count = present.shape[-1]
+    return (logits.unflatten(-1, (count, count)) * present[..., None]).sum(-2) + STAY * present
 
 
 class Block(nn.Module):
@@ -216,7 +244,7 @@ class Block(nn.Module):
     def __init__(self, width: int, condition: int):
         super().__init__()
         self.modulate = _zeroed(nn.Linear(condition, 2 * width))
-        self.first, self.second = Wrapped(width, width), Wrapped(width, width)
+        self.first, self.second = _convolution(width, width), _convolution(width, width)
         self.second.weight.data *= 0.3
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
@@ -225,13 +253,12 @@ class Block(nn.Module):
         return h + self.second(F.relu(self.first(normed * (1 + scale) + shift)))
 
 
+def _convolution(wide: int, narrow: int) -> nn.Conv2d:
+    return nn.Conv2d(wide, narrow, 3, padding=1)
+
+
 def _normed(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
-
-
-def _same_place(grid: tuple[int, int]) -> Tensor:
-    """[P, P] logits that prefer a token's own place."""
-    return SAME_PLACE * torch.eye(grid[0] * grid[1])
 
 
 def _zeroed(layer: nn.Linear) -> nn.Linear:

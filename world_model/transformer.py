@@ -11,8 +11,8 @@ say what the blocks mean. Teacher, critic and student are this one class.
 - A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
 - The last clean frame, where there is one, goes straight into the first convolution and, by a learned share, into
   the prediction: the next frame is mostly the last one moved, and that need not be found by attention.
-- With ``head`` in the configuration, tokens are not turned into x0 alone: a local head mixes copies with what it draws
-  (``head.py``). Without, a convolution makes x0 of them.
+- With ``head`` in the configuration, tokens are not turned into x0 alone: a local head picks from copies and from what
+  it can draw (``head.py``). Without, a convolution makes x0 of them.
 - x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
 """
 
@@ -149,9 +149,7 @@ class Transformer(nn.Module):
     def _latents(self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None) -> Tensor:
         """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D]."""
         if self.local is not None:
-            if known is None:  # a teacher's clip, seen both ways
-                known = Known(x * 0, x.new_zeros(*x.shape[:2], self.action_size), x[:, : self.local.sinks] * 0)
-            return self.local(x, known.last, _normed(tokens), condition, known.was, known.sinks)
+            return self.local(known.last, _normed(tokens), condition, known.was, known.sinks)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
         tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)

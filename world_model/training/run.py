@@ -156,13 +156,16 @@ class Run:
         first = {} if patches or name == "autoencoder" else {"autoencoder": self._weights("autoencoder")}
         teacher = {"teacher": self._weights("teacher")}
         before = {"student": self.base / checkpoint.WEIGHTS} if self.base else self._student_before(name)
-        return first | {
-            "autoencoder": {},
-            "teacher": {},
-            "student_init": before if self.base else teacher,
-            "student_rollout": before,
-            "student_dmd": before | teacher,
-        }[name]
+        return (
+            first
+            | {
+                "autoencoder": {},
+                "teacher": {},
+                "student_init": before if self.base else teacher,
+                "student_rollout": before,
+                "student_dmd": before | teacher,
+            }[name]
+        )
 
     def _student_before(self, name: str) -> dict[str, Path]:
         """The weights of the last student before a stage, by the stage that makes them; none before the first."""

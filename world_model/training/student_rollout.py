@@ -3,11 +3,11 @@
 A pool of games; each step a batch of them takes one tick from the student's *own* frames, under the recorded keys, and
 every tick learns: the world is deterministic, so the recording holds what should have come. Later blocks of the window
 count while the held key stayed held. A game returns to a recording when it strays past a bound, or after a random
-length whose mean grows from one tick (which is teacher forcing) to many. No gradient crosses a tick, but the sinks'
-keys are written anew in each, so that they learn too.
+length whose mean grows from one tick (which is teacher forcing) to many. Half of those that strayed are played again
+from a few ticks before: what fails is practised most. No gradient crosses a tick.
 
-The loss is L1 (a median is a picture, a mean is fog), and cells that matter weigh more: those that change, and those
-that no sink holds. Both are counted, because a hero is 4 cells of 256 and a new room all of them.
+The loss is the surprise of the head's mixture (``head.py``). It is next to nothing wherever the picture stays, so what
+is small and moves needs no weight of its own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from world_model import rolling
 from world_model.dataset import DataError, Episode
-from world_model.head import fitted, likeness
 from world_model.rolling import State
 from world_model.training.clips import Material, TransformerStage, load_transformer
 from world_model.training.loop import Draw
@@ -38,12 +36,16 @@ EVENT = 0.5
 """Share of a frame's cells whose change is an event."""
 BEFORE_EVENT = 6
 """A game that begins for an event begins fewer ticks than this before it, and than games last."""
+AGAIN = 0.5
+"""Share of the games that strayed that are played again, from at most ``BEFORE_EVENT`` ticks before."""
 LATER = 0.5
 """Weight of the window's later blocks: they are only guesses to start the next tick from."""
-COPIED, LEAVE = 2.0, 0.5
-"""Weights of the sink copies' own errors, and of the choice between them."""
-MISSED = 0.15
-"""Mean difference from which the sink that was near, as it was lit, is no longer what comes."""
+SPRITE = 64
+"""Picture elements whose surprise weighs as much as that of the choice of sink and light."""
+PALETTE_EPISODES, PALETTE_EVERY = 200, 16
+"""Sessions, and one in how many of their frames, in which the palette's colours are counted."""
+RESINK = 4
+"""Every how many steps the sinks are written anew, so that what writes them learns too."""
 BATCHED = ("keys", "values")
 """Arrays of a state whose games lie along the second dimension; in the others they lie along the first."""
 
@@ -60,8 +62,13 @@ class StudentRolloutTraining(TransformerStage):
         self.pool: State | None = None
         count = self.settings.pool // self.machine.processes
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
+        self.strayed = np.zeros(count, bool)
         self.turn, self.length = 0, 1.0
-        self.take(load_transformer(self.config, self.machine, weights, self.prefix), self.loss, muon=True)
+        model = load_transformer(self.config, self.machine, weights, self.prefix)
+        if weights is None:
+            colours = colours_drawn(material.train, self.config.head.palette, self.config.codec.unfold)
+            model.local.palette.copy_(torch.from_numpy(colours))
+        self.take(model, self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
         games = (self.turn * draw.local + np.arange(draw.local)) % len(self.left)
@@ -72,43 +79,23 @@ class StudentRolloutTraining(TransformerStage):
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
         with self.machine.precision():
             noise = draw.normal(*true.shape[1:])
-            moved = rolling.resink(self.model, self.rolling, state, state["sinks"])
-            moved, x0 = rolling.tick(self.model, self.rolling, moved, actions[:, 0], noise)
+            if self.turn % RESINK == 0:
+                state = rolling.resink(self.model, self.rolling, state, state["sinks"])
+            moved, x0 = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise)
         wrong = self._keep(games, moved, x0, true)
         held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
         held[:, 1:] *= LATER
-        error = (x0.float() - true).abs().mean(3)  # of each cell, [n, K, B, h, w]
-        weight = self._weight(true, state)
-        sources = self._sources(true.flatten(1, 2)).unflatten(1, true.shape[1:3])
-        loss = ((error * weight).mean((2, 3, 4)) * held).mean() + (sources.mean(2) * held).mean()
+        elements, choice = self.model.local.surprise(true.flatten(1, 2), state["sinks"])
+        surprise = (elements / SPRITE + choice).unflatten(1, true.shape[1:3])
+        loss = (surprise.mean(2) * held).mean()
         logs = {
-            "sources": sources[:, 0].mean().detach(),
-            "error": error[:, 0].mean().detach(),
-            "cells_right": 1 - wrong.mean() / error[0, 0].numel(),
+            "elements": elements[:, 0].mean().detach(),
+            "choice": choice[:, 0].mean().detach(),
+            "cells_right": 1 - wrong.mean() / x0[0, 0, :, 0].numel(),
+            "strayed": float(self.strayed[games].mean()),
             "mean_length": self.length,
         }
         return loss, logs
-
-    def _sources(self, true: Tensor) -> Tensor:
-        """[n, F] for true [n, F, C, h, w]: where the nearest sink, as it was lit, is no longer what comes, there learns
-        what is; elsewhere here does; and whether to leave learns which of these it is."""
-        sources = self.model.local.sources
-        fit, here, there = ((copy - true).abs().mean((2, 3, 4)) for copy in sources[:3])
-        missed = (fit > MISSED).float()
-        choice = F.binary_cross_entropy_with_logits(sources.leave, missed, reduction="none")
-        return COPIED * torch.where(missed > 0, there, here) + LEAVE * choice
-
-    def _weight(self, true: Tensor, state: State) -> Tensor:
-        """1, and more where a cell changes or is in no sink: [n, K, B, h, w] for true [n, K, B, C, h, w]."""
-        frames, sinks = true.flatten(1, 2), state["sinks"]
-        colours = true.shape[3] // self.config.codec.unfold**2
-        nearest = likeness(frames, sinks, colours).argmax(-1)
-        copy = torch.stack([sinks[game, places] for game, places in enumerate(nearest)])
-        gain, offset = fitted(copy, frames, colours)
-        differs = [frames - state["clean"][:, -1:], frames - (copy * gain + offset)]
-        cells = [(d.abs().amax(2) > CHANGED).float() for d in differs]
-        capped = sum(c * (SMALL / c.mean((2, 3), keepdim=True).clamp(min=SMALL)) for c in cells)
-        return (1 + self.settings.change_weight * capped).unflatten(1, true.shape[1:3])
 
     @torch.no_grad()
     def _keep(self, games: np.ndarray, state: State, x0: Tensor, true: Tensor) -> Tensor:
@@ -119,8 +106,8 @@ class StudentRolloutTraining(TransformerStage):
         wrong = ((x0[:, 0].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
         self.at[games] += 1
         lengths = np.array([len(self.starts.actions[i]) for i in self.which[games]])
-        over = self.at[games] + self.rolling.window_blocks > lengths
-        over |= wrong.cpu().numpy() > self.settings.stray_cells
+        self.strayed[games] = wrong.cpu().numpy() > self.settings.stray_cells
+        over = self.strayed[games] | (self.at[games] + self.rolling.window_blocks > lengths)
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
 
@@ -129,20 +116,20 @@ class StudentRolloutTraining(TransformerStage):
         """Begin these games anew from recordings."""
         if not len(games):
             return
-        self.which[games], self.at[games] = self.starts.take(
-            len(games), self.settings.event_share, min(BEFORE_EVENT, math.ceil(self.length)), self.random
-        )
+        before = min(BEFORE_EVENT, math.ceil(self.length))
+        which, at = self.starts.take(len(games), self.settings.event_share, before, self.random)
+        again = self.strayed[games] & (self.random.random(len(games)) < AGAIN)
+        earlier = self.at[games] - 1 - self.random.integers(before, size=len(games))
+        self.which[games] = np.where(again, self.which[games], which)
+        self.at[games] = np.where(again, np.maximum(earlier, self.lead), at)
         self.left[games] = self.random.geometric(1 / self.length, len(games))
         frames, actions = self._cut(games, -self.lead, 0)
-        noise = torch.from_numpy(self.random.standard_normal(frames.shape, np.float32)).to(frames.device)
-        share = torch.from_numpy(self.random.random((len(games), 1, 1, 1, 1, 1), np.float32)).to(frames.device)
         ahead, _ = self._cut(games, 0, self.rolling.window_blocks)
-        frames = torch.cat([frames + self.settings.lead_noise * share * noise, ahead], 1)
         sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
         window = torch.from_numpy(self.random.standard_normal(ahead.shape, np.float32)).to(frames.device)
         with self.machine.precision():
             primed = rolling.prime(
-                self.model, self.rolling, sinks.to(frames.device), frames, actions, window
+                self.model, self.rolling, sinks.to(frames.device), torch.cat([frames, ahead], 1), actions, window
             )
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
         if self.pool is None:
@@ -200,6 +187,28 @@ class Starts:
         """Blocks first .. end of an episode [T, B, C, h, w] and their actions [T, keys]."""
         frames = self.episodes[which].latents[first * self.per_block : end * self.per_block]
         return frames.reshape(-1, self.per_block, *frames.shape[1:]), self.actions[which][first:end]
+
+
+def colours_drawn(episodes: list[Episode], count: int, unfold: int) -> np.ndarray:
+    """[count, colours]: those most often seen where no sink shows them, in frames that are as light as the sinks."""
+    counts: dict[bytes, int] = {}
+    for episode in episodes[:PALETTE_EPISODES]:
+        sinks = episode.sinks[None]
+        frames = episode.latents[::PALETTE_EVERY, None]
+        same = frames == sinks
+        of_sink = same.mean((2, 3, 4))  # [frames, sinks]
+        nearest = of_sink.argmax(1)
+        other = ~same[np.arange(len(frames)), nearest]
+        other[of_sink.max(1) < 0.5] = False  # another light, or another room
+        pixels, changed = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (frames[:, 0], other))
+        seen, often = np.unique(np.moveaxis(pixels, 1, -1)[changed.any(1)], axis=0, return_counts=True)
+        for colour, times in zip(seen, often, strict=True):
+            counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(times)
+    common = sorted(counts, key=counts.get, reverse=True)[:count]
+    if not common:
+        raise DataError("in no frame that is as light as the sinks does anything stand that no sink shows")
+    common = [common[i % len(common)] for i in range(count)]
+    return np.stack([np.frombuffer(colour, episodes[0].latents.dtype) for colour in common]).astype(np.float32)
 
 
 def _events(latents: np.ndarray) -> np.ndarray:
