@@ -19,6 +19,11 @@ def tiny() -> Config:
 
 
 @pytest.fixture(scope="session")
+def tiny_keep() -> Config:
+    return load(CONFIGS / "tiny_keep.yaml")
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tiny, tmp_path_factory) -> Path:
     """Recorded arena sessions at the tiny size: 20 rooms of 60 frames, one of them held out."""
     from game.collect import collect

@@ -96,6 +96,25 @@ def test_jitter_moves_times_and_none_moves_nothing(folder, monkeypatch):
     np.testing.assert_array_equal(played(folder, ablate.Jittered(folder, "cpu"), [KEY] * 3), plain)
 
 
+def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
+    toy.save(tmp_path, toy.load("tiny_keep"))
+    rng = np.random.default_rng(1)
+    sinks, frame = (
+        torch.from_numpy(rng.standard_normal((1, n, *toy.load("tiny_keep").latent_shape))).float() for n in (4, 1)
+    )
+    nothing = torch.zeros(1, 1, 16, 32), torch.zeros(1, 1, 32), torch.zeros(1, 1, 6)
+    picked = {}
+    for name, arm in {"all": TorchRuntime(tmp_path, "cpu"), "mixed": ablate.Mixed(tmp_path, "cpu")}.items():
+        picked[name] = arm._student.local(frame, *nothing, sinks)
+    for kind in ("last", "copy", "palette"):
+        arm = ablate.Without(tmp_path, "cpu", kind)
+        arm._student.local(frame, *nothing, sinks)
+        shares = arm._student.local.offered.shares.softmax(1)
+        assert shares[:, list(arm._student.local.kinds[kind])].max() == 0 and shares.sum(1).allclose(torch.ones(()))
+    mean, likeliest = picked["mixed"], picked["all"]
+    assert not torch.equal(mean, likeliest) and mean.std() < likeliest.std()
+
+
 def test_the_teachers_staircase_ends_in_what_it_predicts(folder, monkeypatch):
     """A block goes down one level a tick, and the last Euler step leaves the prediction and none of the noise."""
     student = {name.replace("student.", "teacher."): array for name, array in _tensors(folder).items()}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from game.arena import Arena
-from world_model.evaluate import control, picture, place
+from game.keep import Keep
+from world_model.evaluate import control, picture, place, sprites
 from world_model.evaluate.drift import drift
 from world_model.evaluate.subject import QUICK, NotMeasured, Subject
 from world_model.evaluate.suite import SHOULD, evaluate
@@ -175,3 +176,42 @@ def test_the_parts_answer_for_every_name():
     from world_model.evaluate.suite import PARTS
 
     assert sorted(name for part in PARTS for name in part.names) == sorted(SHOULD)
+
+
+class PosingKeep:
+    """The real keep with the verbs of a neural game, and one fault at most: gone has no hero, late is a tick behind."""
+
+    runtime = Posing.runtime
+
+    def __init__(self, config, fault: str = ""):
+        self.config, self.fault, self.keep = config, fault, Keep()
+
+    def reset(self, *, seed=None, options=None):
+        self.before, info = self.keep.reset(seed=seed)
+        return self.before, info
+
+    def step(self, action):
+        frame, *rest, info = self.keep.step(action)
+        before, self.before = self.before, frame
+        if self.fault == "gone":
+            x, y = info["position"]
+            frame = frame.copy()
+            frame[y : y + 8, x : x + 8] = self.keep.anchors()[info["room"], y : y + 8, x : x + 8]
+        return (before if self.fault == "late" else frame), *rest, info
+
+
+def test_a_perfect_keep_has_everything_in_its_place_and_one_without_its_hero_says_so(tiny_keep, monkeypatch):
+    monkeypatch.setattr(sprites, "next_from_real", lambda subject, walk, at: walk.real[at : at + 1])
+    found = {}
+    for fault in ("", "gone", "late"):
+        walks = Subject(PosingKeep(tiny_keep, fault), Keep(), [0, 1, 2], replace(SHORT, seconds=(2, 12)))
+        found[fault] = {name: measure.value for name, measure in sprites.sprites(walks).items()}
+    perfect, gone, late = found[""], found["gone"], found["late"]
+    own = {name: value for name, value in perfect.items() if "@" not in name}
+    assert {"cells_equal_next", "cells_equal_10s", "hero_there_10s", "hero_somewhere_10s", "flip_room_right"} <= set(
+        own
+    )
+    assert set(own.values()) == {1.0}
+    assert perfect["cells_equal_10s@first_kept"] < 0.9 and perfect["cells_equal_next@copy_last"] < 1
+    assert gone["hero_somewhere_10s"] == gone["hero_there_10s"] == 0 and gone["room_right_10s"] == 1
+    assert late["hero_somewhere_10s"] == 1 and late["cells_equal_10s"] < 1 and late["flip_room_right"] < 1

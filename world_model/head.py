@@ -21,6 +21,7 @@ convolutions see what stands beyond each edge, were the frame to continue with i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -88,15 +89,15 @@ class LocalHead(nn.Module):
         self.next_sink = _zeroed(nn.Linear(width, self.sinks**2))
         self.next_light = _zeroed(nn.Linear(width, LIGHTS**2))
         self.copied = _convolution(channels, size.width)
-        sources = len(self.moves) + 1 + size.palette + 1
-        self.out = nn.Conv2d(size.width, sources * self.unfold**2 + channels, 1)
+        self.kinds = _numbered({"last": len(self.moves), "copy": 1, "palette": size.palette, "drawn": 1})
+        self.out = nn.Conv2d(size.width, self.kinds["drawn"].stop * self.unfold**2 + channels, 1)
         self.out.weight.data *= 0.1
-        self.out.bias.data.copy_(self._first_shares(sources, channels))
+        self.out.bias.data.copy_(self._first_shares(channels))
 
-    def _first_shares(self, sources: int, channels: int) -> Tensor:
+    def _first_shares(self, channels: int) -> Tensor:
         """Bias of ``out``: to begin with, half the last frame where it is and half the sink copy."""
-        shares = torch.full((sources,), -3.0)
-        shares[[0, len(self.moves)]] = 3.0
+        shares = torch.full((self.kinds["drawn"].stop,), -3.0)
+        shares[[0, self.kinds["copy"].start]] = 3.0
         return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
 
     def forward(self, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor) -> Tensor:
@@ -236,6 +237,12 @@ def _from(present: Tensor, logits: Tensor) -> Tensor:
     """Logits [M, n * n] of the next from each, where one-hot [M, n] is present: [M, n]."""
     count = present.shape[-1]
     return (logits.unflatten(-1, (count, count)) * present[..., None]).sum(-2) + STAY * present
+
+
+def _numbered(counts: dict[str, int]) -> dict[str, range]:
+    """Numbers of the sources of each kind, one kind after the other."""
+    ends = list(accumulate(counts.values(), initial=0))
+    return {kind: range(*ends[i : i + 2]) for i, kind in enumerate(counts)}
 
 
 class Block(nn.Module):

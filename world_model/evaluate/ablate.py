@@ -21,12 +21,15 @@ from torch import Tensor
 
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
+from world_model.codec import canvas
 from world_model.context import SINK, Layout
 from world_model.evaluate.control import control, onset
 from world_model.evaluate.drift import drift
 from world_model.evaluate.picture import next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
+from world_model.evaluate.sprites import sprites
 from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite
+from world_model.head import Pass
 from world_model.neural_game import NeuralGame
 from world_model.noise import renoise, shifted
 from world_model.runtime import State, TorchRuntime
@@ -35,7 +38,7 @@ from world_model.transformer import Cache, Known, Transformer, Turns, time_angle
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[Subject], Measures]
-PARTS = (next_frame, rollout, onset, control, persistence, drift, room_identity)
+PARTS = (next_frame, rollout, onset, control, persistence, drift, room_identity, sprites)
 COLUMNS = {
     "next_frame_gain_over_copy_last_db": "next frame over copy, dB",
     "rollout63_psnr_db": "after 63 frames, dB",
@@ -46,6 +49,10 @@ COLUMNS = {
     "motion_ratio": "motion",
     "drift_distance_20s": "distance to real play",
     "room_identity_share": "room told right",
+    "cells_equal_next": "next frame, cells equal",
+    "cells_equal_10s": "over 10 s",
+    "hero_there_10s": "hero in place at 10 s",
+    "hero_somewhere_10s": "anywhere",
 }
 """What the table shows of the measures, and what it calls them."""
 JITTER = 0.2
@@ -94,6 +101,29 @@ class OtherLevels(TorchRuntime):
         super().__init__(folder, device)
         changed = self.config.rolling.model_copy(update={"window_blocks": levels})
         self.config = self.config.model_copy(update={"rolling": changed})
+
+
+class Without(TorchRuntime):
+    """The head picks from all sources but those of one kind."""
+
+    def __init__(self, folder: Path, device: str, kind: str):
+        super().__init__(folder, device)
+        head = self._student.local
+        for source in head.kinds[kind]:
+            head.out.bias.data[source * head.unfold**2 : (source + 1) * head.unfold**2] = -1e4
+
+
+class Mixed(TorchRuntime):
+    """The mean of all sources by their shares, instead of the likeliest one."""
+
+    def __init__(self, folder: Path, device: str):
+        super().__init__(folder, device)
+        self._student.local._picked = self._mean
+
+    def _mean(self, offered: Pass) -> Tensor:
+        head = self._student.local
+        shares = canvas(offered.shares.softmax(1).flatten(1, 2), head.unfold).unbind(1)
+        return sum(share[:, None] * source for share, source in zip(shares, head._sources(offered), strict=True))
 
 
 class Jittered(TorchRuntime):
@@ -207,6 +237,14 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
         Arm("rotary jitter", "each head's times stretched otherwise", other(lambda: Jittered(folder, device))),
         *(levels(count) for count in (2, 3, 4, 5) if count != own),
     ]
+    if checkpoint.describe(folder / WEIGHTS)[0].head is not None:
+        kinds = {"last": "the last frame, moved", "copy": "the sink copy", "palette": "the palette"}
+        for kind, named in kinds.items():
+            without = other(lambda kind=kind: Without(folder, device, kind))
+            made.append(Arm(f"no {kind}", f"nothing is picked from {named}", without))
+        made.append(
+            Arm("mixed", "the mean of all sources instead of the likeliest", other(lambda: Mixed(folder, device)))
+        )
     if teacher is not None:
         different = "the teacher, undistilled, one Euler step a tick (PA-VDM)"
         made.append(Arm("teacher", different, other(lambda: Progressive(folder, device, teacher))))

@@ -33,12 +33,12 @@ def next_frame(subject: Subject) -> Measures:
     every = max(1, subject.suite.next_frames // subject.suite.teacher_frames)
     for walk in subject.watch(subject.walks, "next frames"):
         subject.meet(walk.room)
-        first = _past_frames(subject)
+        first = past_frames(subject)
         moved = first + np.flatnonzero(motion(walk.real[first - 1 :]) > LEAST_MOTION)  # elsewhere a copy is perfect
         picks = moved[np.linspace(0, len(moved) - 1, each, dtype=int)] if len(moved) else moved
         for index, at in enumerate(picks):
             real, copied = walk.real[at : at + 1], walk.real[at - 1 : at]
-            made = _next_from_real(subject, walk, at)
+            made = next_from_real(subject, walk, at)
             for suffix, picture in {"": made, "@copy_last": copied, "@floor": _floor(subject, real)}.items():
                 looks[suffix].append((psnr(picture, real)[0], ssim(picture, real)[0]))
             groups.append(walk.room)
@@ -122,7 +122,7 @@ def _floor(subject: Subject, frames: np.ndarray) -> np.ndarray:
     return subject.neural.runtime.decode(subject.neural.runtime.encode(frames))
 
 
-def _past_frames(subject: Subject) -> int:
+def past_frames(subject: Subject) -> int:
     shape = subject.config.rolling
     return (shape.recent_blocks + 1) * shape.frames_per_block
 
@@ -132,7 +132,7 @@ def _past(subject: Subject, walk: Walk, at: int) -> tuple[np.ndarray, np.ndarray
 
     Before the first frame nothing moves.
     """
-    ticks = np.arange(at - _past_frames(subject), at)
+    ticks = np.arange(at - past_frames(subject), at)
     per_block = subject.config.rolling.frames_per_block
     keys = np.where(ticks[:, None] > 0, walk.keys[np.maximum(ticks - 1, 0)], 0)
     frames = walk.real[np.maximum(ticks, 0)]
@@ -140,7 +140,7 @@ def _past(subject: Subject, walk: Walk, at: int) -> tuple[np.ndarray, np.ndarray
     return latents.reshape(-1, per_block, *latents.shape[1:]), keys.reshape(-1, per_block, keys.shape[1]).max(1)
 
 
-def _next_from_real(subject: Subject, walk: Walk, at: int) -> np.ndarray:
+def next_from_real(subject: Subject, walk: Walk, at: int) -> np.ndarray:
     """The generated frame ``at`` [1, H, W, 3] behind R+1 real blocks; the window starts as noise."""
     game, shape, key = subject.neural, subject.config.rolling, walk.keys[at - 1][None]
     runtime = game.runtime

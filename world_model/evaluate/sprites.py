@@ -7,11 +7,12 @@ kept for ever, so that no still picture scores by standing still.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 
 import numpy as np
 
-from world_model.evaluate.subject import Measures, NotMeasured, Subject
+from world_model.evaluate.picture import next_from_real, past_frames
+from world_model.evaluate.subject import Measures, NotMeasured, Subject, Walk
 from world_model.metrics import measure, nearest
 
 EQUAL = 8
@@ -26,16 +27,9 @@ SETTLED = 20
 """Ticks round a moment over which a share is taken."""
 
 
-@dataclass(frozen=True, eq=False)
-class Visit:
-    """A walk on a map: real [T + 1] and made [T] frames as in ``Walk``, what the game said of each real frame, and the
-    map uint8 [n, H, W, 3]."""
-
-    place: int
-    real: np.ndarray
-    made: np.ndarray
-    told: list[dict]
-    rooms: np.ndarray
+OWN, LOOKS = 0.6, 16
+"""Of a sprite's box, the share of pixels that are not the room's, from which it is a look to search for; how many of
+the commonest looks are searched for."""
 
 
 def sprites(subject: Subject) -> Measures:
@@ -43,47 +37,48 @@ def sprites(subject: Subject) -> Measures:
     if subject.config.world.map is None:
         raise NotMeasured("the sinks of this world are no map")
     found: dict[str, list[tuple[float, int]]] = {}
-    for place in subject.watch(subject.rooms, "visiting"):
-        visit = _visit(subject, place)
-        for suffix, made in {"": visit.made, "@first_kept": visit.real[:1].repeat(len(visit.made), 0)}.items():
-            for name, values in _figures(visit, made, subject.config.world.fps).items():
-                found.setdefault(name + suffix, []).extend((float(value), place) for value in values)
+    for walk in subject.watch(subject.walks, "sprites"):
+        if "sprites" not in walk.told[0]:
+            raise NotMeasured("the game does not say where its sprites are")
+        subject.meet(walk.room)
+        rooms = subject.real.unwrapped.anchors()
+        for suffix, made in {"": walk.made, "@first_kept": walk.real[:1].repeat(len(walk.made), 0)}.items():
+            for name, values in _figures(walk, made, rooms).items():
+                found.setdefault(name + suffix, []).extend((float(value), walk.room) for value in values)
+        for name, values in _next_cells(subject, walk).items():
+            found.setdefault(name, []).extend((value, walk.room) for value in values)
     return {name: measure(*zip(*samples, strict=True)) for name, samples in found.items() if samples}
 
 
-def _visit(subject: Subject, place: int) -> Visit:
-    """Both games under the same keys for as long as a walk is."""
-    keys = subject.keys(place, (subject.suite.seconds[-1] + 1) * subject.config.world.fps)
-    frame, info = subject.real.reset(seed=place)
-    if "sprites" not in info:
-        raise NotMeasured("the game does not say where its sprites are")
-    subject.meet(place)
-    real, made, told = [frame], [], [info]
-    for key in keys:
-        frame, *_, info = subject.real.step(key)
-        real.append(frame)
-        told.append(info)
-        made.append(subject.neural.step(key)[0])
-    return Visit(place, np.stack(real), np.stack(made), told, subject.real.unwrapped.anchors())
+def _next_cells(subject: Subject, walk: Walk) -> dict[str, list[float]]:
+    """Cells of the next frame from a real past, at moments spread over the walk; beside it, the last frame copied."""
+    each = max(1, subject.suite.next_frames // len(subject.rooms))
+    picks = np.linspace(past_frames(subject), len(walk.real) - 1, each, dtype=int)
+    made = [_equal(next_from_real(subject, walk, at)[0], walk.real[at]) for at in picks]
+    return {"cells_equal_next": made,
+            "cells_equal_next@copy_last": [_equal(walk.real[at - 1], walk.real[at]) for at in picks]}  # fmt: skip
 
 
-def _figures(visit: Visit, made: np.ndarray, fps: int) -> dict[str, list[float]]:
-    """Every figure's samples in one walk."""
-    real, told = visit.real[1:], visit.told[1:]
+def _figures(walk: Walk, made: np.ndarray, maps: np.ndarray) -> dict[str, list[float]]:
+    """Every figure's samples in one walk; ``maps`` uint8 [n, H, W, 3] are the rooms' pictures."""
+    real, told = walk.real[1:], walk.told[1:]
     equal = np.array([_equal(a, b) for a, b in zip(made, real, strict=True)])
-    rooms = np.array([nearest(frame, visit.rooms) for frame in made])
+    rooms = np.array([nearest(frame, maps) for frame in made])
     right = rooms == [info["room"] for info in told]
-    lit = np.array([_lit(frame, visit.rooms[room]) for frame, room in zip(made, rooms, strict=True)])
+    lit = np.array([_lit(frame, maps[room]) for frame, room in zip(made, rooms, strict=True)])
     lights = lit == [info["lights"] for info in told]
+    looks = _looks(real, told, maps, "hero")
     figures: dict[str, list[float]] = {}
     for seconds in (10, 60):
-        ticks = seconds * fps
+        ticks = seconds * walk.fps
         if ticks + SETTLED // 2 > len(made):
             continue
         around = slice(ticks - SETTLED // 2, ticks + SETTLED // 2)
         figures[f"cells_equal_{seconds}s"] = equal[:ticks].tolist()
         figures[f"room_right_{seconds}s"] = right[around].tolist()
         figures[f"lights_right_{seconds}s"] = lights[around].tolist()
+        lit_ticks = [i for i in range(around.start, around.stop, 4) if told[i]["lights"]]
+        figures[f"hero_somewhere_{seconds}s"] = [_seen(made[i], looks) for i in lit_ticks]
         for name in ("hero", "slime", "spark"):
             span = around if name == "hero" else slice(0, ticks)  # a spark is too seldom there for a moment
             there = [
@@ -97,6 +92,30 @@ def _figures(visit: Visit, made: np.ndarray, fps: int) -> dict[str, list[float]]
     figures["flip_room_right"] = [right[i] for i in flips]
     figures["flip_cells_equal"] = [equal[i] for i in flips]
     return figures
+
+
+def _looks(real: np.ndarray, told: list[dict], maps: np.ndarray, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All looks of a sprite in lit frames: its box's pixels [h, w, 3] and which of them are not the room's [h, w]."""
+    looks, often = {}, Counter()
+    for frame, info in zip(real, told, strict=True):
+        x, y, width, height = info["sprites"][name]
+        if info["lights"]:
+            area = slice(max(y, 0), y + height), slice(max(x, 0), x + width)
+            box, own = frame[area], (frame[area] != maps[info["room"]][area]).any(-1)
+            if own.shape == (height, width) and own.mean() > OWN:
+                key = np.where(own[..., None], box, 0).tobytes()
+                looks[key] = (box, own)
+                often[key] += 1
+    return [looks[key] for key, _ in often.most_common(LOOKS)]
+
+
+def _seen(frame: np.ndarray, looks: list[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether a sprite stands anywhere in a frame."""
+    for box, own in looks:
+        windows = np.lib.stride_tricks.sliding_window_view(frame, own.shape, (0, 1))[..., own]  # [y, x, 3, pixels]
+        if np.abs(windows - box[own].T.astype(np.int16)).mean((2, 3)).min() <= ALIKE:
+            return True
+    return False
 
 
 def _equal(made: np.ndarray, real: np.ndarray) -> float:

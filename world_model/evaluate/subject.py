@@ -82,8 +82,8 @@ class Walk:
     """One long walk of both games from the start of a room.
 
     keys int8 [T, k]; real [T + 1, H, W, 3], the first is the reset frame; made [T, H, W, 3]: ``made[t]`` and
-    ``real[t + 1]`` are what ``keys[t]`` led to. late: windows by their second; glimpses: two successive frames by the
-    second at which the later one was shown.
+    ``real[t + 1]`` are what ``keys[t]`` led to; told: what the real game said beside each of ``real``. late: windows by
+    their second; glimpses: two successive frames by the second at which the later one was shown.
     """
 
     room: int
@@ -91,6 +91,7 @@ class Walk:
     real: np.ndarray
     made: np.ndarray
     fps: int
+    told: list[dict] = field(default_factory=list)
     late: dict[int, Pair] = field(default_factory=dict)
     glimpses: dict[int, Pair] = field(default_factory=dict)
 
@@ -136,9 +137,12 @@ class Subject:
 
     def meet(self, room: int) -> np.ndarray:
         """Put both games at the start of a room; returns the real first frame."""
-        frame, _ = self.real.reset(seed=room)
+        return self._meet(room)[0]
+
+    def _meet(self, room: int) -> tuple[np.ndarray, dict]:
+        frame, told = self.real.reset(seed=room)
         self.neural.reset(seed=room, options={"anchors": self.real.unwrapped.anchors(), "frames": frame[None]})
-        return frame
+        return frame, told
 
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:
         """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is the reset frame."""
@@ -162,15 +166,18 @@ class Subject:
     def _walk(self, room: int, late: tuple[int, ...]) -> Walk:
         fps, whole = self.config.world.fps, (self.suite.seconds[-1] + HALF_WINDOW) * self.config.world.fps
         keys = self.keys(room, max([whole, *((second + HALF_WINDOW) * fps for second in late)]))
-        real, made, glimpses = [self.meet(room)], [], {}
+        first, info = self._meet(room)
+        real, made, told, glimpses = [first], [], [info], {}
         windows = {second: ([], []) for second in late}
         before = (real[0], real[0])
         for tick, key in enumerate(keys):
-            pair = self.real.step(key)[0], self.neural.step(key)[0]
+            frame, *_, info = self.real.step(key)
+            pair = frame, self.neural.step(key)[0]
             second, part = divmod(tick + 1, fps)
             if tick < whole:
                 real.append(pair[0])
                 made.append(pair[1])
+                told.append(info)
             for middle, window in windows.items():
                 if -HALF_WINDOW * fps <= tick - middle * fps < HALF_WINDOW * fps:
                     window[0].append(pair[0])
@@ -179,4 +186,4 @@ class Subject:
                 glimpses[second] = Pair(np.stack([before[0], pair[0]]), np.stack([before[1], pair[1]]))
             before = pair
         kept = {second: Pair(*map(np.stack, window)) for second, window in windows.items()}
-        return Walk(room, keys[:whole], np.stack(real), np.stack(made), fps, kept, glimpses)
+        return Walk(room, keys[:whole], np.stack(real), np.stack(made), fps, told, kept, glimpses)
