@@ -40,6 +40,8 @@ STAY = 5.0
 """Logit of the present sink and of the present light, before anything is learned."""
 TOLERANCE = 0.1
 """Scale of the mixture's Laplace components, in a latent's units: some six grey levels."""
+EXACT = 0.02
+"""What is this near is exact: a dark picture's grey levels, rounded, are farther apart in the sinks' own light."""
 TILES = 8
 """What chooses sink and light sees the frame as so many by so many tiles, each by its strongest features."""
 SUMMARY = 16
@@ -149,7 +151,7 @@ class LocalHead(nn.Module):
     @staticmethod
     def _match(source: Tensor, goal: Tensor) -> Tensor:
         """Log-likelihood of ``goal``, both [M, colours, H, W], where it is taken from ``source``: [M, 1, H, W]."""
-        return (source - goal).abs().mean(1, keepdim=True) / -TOLERANCE
+        return ((source - goal).abs().mean(1, keepdim=True) - EXACT).clamp(min=0) / -TOLERANCE
 
     def _sources(self, offered: Pass) -> Iterator[Tensor]:
         """Each source's canvas [M or 1, colours, H, W], in the order of the shares."""
