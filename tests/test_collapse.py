@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from game.actions import ARENA_KEYS, to_action
-from game.bots import make_bot
 from game.register import register_worlds
-from world_model.collapse import Collapse, Thresholds
+from game.worlds.bots import make_bot
+from world_model.play.collapse import Collapse, Thresholds
 
 register_worlds()
 Video = tuple[np.ndarray, np.ndarray, np.ndarray]  # anchors, frames, keys

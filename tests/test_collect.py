@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from game.collect import collect, make_real_game
+from game.record.collect import collect, make_real_game
 from world_model.config import CONFIGS, Config, load
 from world_model.episode import EpisodeError, Session, find_sessions
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from game.arena import Arena
+from game.worlds.arena import Arena
 from world_model.evaluate import control, picture, place
 from world_model.evaluate.drift import drift
 from world_model.evaluate.subject import QUICK, NotMeasured, Subject

@@ -7,16 +7,17 @@ import pytest
 import toy
 from gymnasium.utils.env_checker import check_env
 
-from game import play as playing
-from game.recorder import Recorder
+from game.play import command as playing
+from game.record.recorder import Recorder
+from game.record.replay import Replay
 from game.register import register_worlds
-from game.replay import Replay
-from world_model import config, neural_game, scenes
+from world_model import config
 from world_model.checkpoint import WEIGHTS, digest
-from world_model.collapse import Collapse, Thresholds
 from world_model.episode import Session
-from world_model.neural_game import NeuralGame
-from world_model.runtime import WorldError
+from world_model.play import neural_game, scenes
+from world_model.play.collapse import Collapse, Thresholds
+from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import WorldError
 
 NOTHING = np.zeros(8, np.int8)
 FORWARD = np.eye(8, dtype=np.int8)[0]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from world_model.evaluate.metrics import measure, nearest
 from world_model.evaluate.subject import Measures, NotMeasured, Subject
-from world_model.metrics import measure, nearest
 
 EQUAL = 8
 """Grey levels within which a cell, all of it, equals the real one."""
