@@ -1,6 +1,6 @@
 """A film for people: frames scaled up, with the held keys written beneath, as an mp4 that any player opens.
 
-Lossy on purpose; recordings that train or replay are ``episode.py``'s.
+Lossy on purpose; recordings that train or replay are ``format.py``'s.
 """
 
 from __future__ import annotations
