@@ -20,7 +20,7 @@ from game.play.screen import Headless, Screen
 from game.record.recorder import Recorder
 from game.record.replay import Replay, caveats
 from game.worlds.bots import NAMES
-from game.worlds.sources import Neural, neural_game, real_game
+from game.worlds.sources import Neural, asked, neural_game, real_game
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, describe
 from world_model.config import Config
@@ -223,7 +223,7 @@ def _film(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Callable[
 
 def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float) -> dict[str, Any]:
     """What the report's figures were measured on."""
-    provenance = source.unwrapped.provenance() if hasattr(source.unwrapped, "provenance") else {}
+    provenance = asked(source, "provenance", {})
     return {
         "peak_rss_mb": peak_rss_mb(),
         "startup_s": round(startup, 3),

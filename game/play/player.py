@@ -22,6 +22,7 @@ import numpy as np
 from game.play.keyboard import Keyboard, Sample
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.screen import Hud, Screen
+from game.worlds.sources import asked
 from world_model.evaluate.metrics import nearest
 
 SLICE = 0.001  # between two looks at the window, seconds: how exactly an event's arrival is known
@@ -164,9 +165,8 @@ class Player:
 
     def _look_around(self) -> None:
         """What the source says of its new place: pictures of it, and its name."""
-        place = self.source.unwrapped
-        self._anchors = place.anchors() if hasattr(place, "anchors") else None
-        said = place.provenance() if hasattr(place, "provenance") else {}
+        self._anchors = asked(self.source, "anchors")
+        said = asked(self.source, "provenance", {})
         room = said.get("scene") or said.get("seed", self._seed)
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from game.record.recorder import Recorder
-from game.register import register_worlds
 from game.worlds.bots import make_bot
+from game.worlds.sources import real_game
 from world_model.config import Config
 from world_model.episode import END, META, EpisodeError, Session
 
@@ -52,13 +52,6 @@ class Collected:
     seconds: float = 0.0
 
 
-def make_real_game(config: Config) -> gymnasium.Env:
-    """The world's own game, at the world's size."""
-    world = config.world
-    register_worlds()
-    return gymnasium.make(world.env, disable_env_checker=True, height=world.height, width=world.width)
-
-
 def collect(
     config: Config,
     *,
@@ -69,7 +62,7 @@ def collect(
     seed: int = 0,
     rooms: int | None = None,
     workers: int | None = None,
-    make_env: MakeEnv = make_real_game,
+    make_env: MakeEnv = real_game,
 ) -> Collected:
     """Record ``sessions`` episodes of ``frames`` frames, the reset frame included, into ``out``.
 

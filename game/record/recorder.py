@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from game.worlds.sources import asked
 from world_model.episode import EpisodeError, SessionMeta, SessionWriter, session_name
 
 
@@ -115,9 +116,8 @@ class Recorder(gymnasium.Wrapper):
         return self._ticks / fps if self._clock is None else self._clock() - self._began
 
     def _begin(self, mid_game: bool) -> str | None:
-        source = self.env.unwrapped
-        anchors = source.anchors() if hasattr(source, "anchors") else None
-        state = source.get_state() if mid_game and hasattr(source, "get_state") else None
+        anchors = asked(self.env, "anchors")
+        state = asked(self.env, "get_state") if mid_game else None
         try:
             meta = self._meta(0 if anchors is None else len(anchors))
             self.path = self.folder / self._name(meta.seed)
@@ -151,9 +151,8 @@ class Recorder(gymnasium.Wrapper):
         return str(error)
 
     def _meta(self, anchors: int) -> SessionMeta:
-        source = self.env.unwrapped
-        provenance = source.provenance() if hasattr(source, "provenance") else {}
-        env_id = self.env.spec.id if self.env.spec else type(source).__name__
+        provenance = asked(self.env, "provenance", {})
+        env_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
         height, width, _ = self.env.observation_space.shape
         return SessionMeta(
             world=self.world,

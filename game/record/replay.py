@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
+from game.worlds.sources import asked
 from world_model.episode import Session
 from world_model.play import scenes
 from world_model.play.neural_game import NeuralGame
@@ -96,8 +97,7 @@ class Replay(gymnasium.Wrapper):
 
 def caveats(session: Session, env: gymnasium.Env) -> list[str]:
     """What differs between now and when the session was recorded, in words."""
-    source = env.unwrapped
-    now = source.provenance() if hasattr(source, "provenance") else {}
+    now = asked(env, "provenance", {})
     words = {
         "checkpoint": "weights",
         "runtime": "runtime",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 
@@ -34,3 +35,9 @@ def real_game(config: Config) -> gymnasium.Env:
 def neural_game(choice: Neural) -> gymnasium.Env:
     """The student of a world. Raises WorldError with a message for the person."""
     return NeuralGame(choice.world, choice.checkpoint, choice.runtime, choice.device, choice.policy, choice.collapse)
+
+
+def asked(source: gymnasium.Env, verb: str, otherwise: Any = None) -> Any:
+    """What a frame source answers to ``anchors``, ``provenance`` or ``get_state``; any Gymnasium game may lack them."""
+    game = source.unwrapped
+    return getattr(game, verb)() if hasattr(game, verb) else otherwise

@@ -132,8 +132,8 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
     """
     rolling = config.rolling
     latents = encode(session.frames()).astype(np.float16)
-    views = session.anchors if session.anchors is not None else np.empty(0)
-    sinks = encode(views[: rolling.sink_frames]).astype(np.float16) if len(views) else latents[: rolling.sink_frames]
+    anchors = session.anchors[: rolling.sink_frames]
+    sinks = encode(anchors).astype(np.float16) if len(anchors) else latents[: rolling.sink_frames]
     if len(sinks) < rolling.sink_frames:
         raise DataError(
             f"{session.path}: {len(sinks)} anchors, the configuration wants {rolling.sink_frames} sink frames"

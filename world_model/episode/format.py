@@ -6,7 +6,7 @@ that was on the screen when recording began), so ``actions[0]`` is all zeros.
 A session is a directory, one episode, that standard tools open::
 
     session.json       SessionMeta; there before the first chunk
-    anchors/0.png ...  views of the place, when the source has them
+    anchors/0.png ...  pictures of the place, when the source has them
     start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
     chunk_000000.mkv   lossless RGB video, constant rate
     chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;

@@ -1,17 +1,17 @@
 """Does the generated picture still live? Four ways a neural game dies, seen on its frames while it is played.
 
     frozen     nothing moves, though keys are held that move
-    blurred    edges far softer than those of the sink views
-    snapped    in one tick the picture jumped to a sink view, from somewhere else; not where the sinks are a map, and
+    blurred    edges far softer than those of the sinks
+    snapped    in one tick the picture jumped to a sink, from somewhere else; not where the sinks are a map, and
                who walks from room to room jumps so
-    saturated  colours at both ends of the scale, or contrast lost or blown against the sink views
+    saturated  colours at both ends of the scale, or contrast lost or blown against the sinks
 
-Nothing here knows a world: what is sharp, colourful and far is measured on the sink views, and which keys move is
+Nothing here knows a world: what is sharp, colourful and far is measured on the sink frames, and which keys move is
 learned while the picture lives. A bare wall at arm's length, a walk into a corner or a dark room are no collapse; what
 cannot be told apart from them at one glance (a still or an empty picture) needs evidence: so many different sets of
 keys without any effect that a living game would hardly ever show it.
 
-A finding is a pure function of the sink views, the frames and the keys, so replays find the same at the same tick.
+A finding is a pure function of the sinks, the frames and the keys, so replays find the same at the same tick.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ SETS = 256  # sets of keys whose effect is learned; a world of more than 8 keys 
 
 
 class Thresholds(Strict):
-    """All are ratios to the sink views, counts of ticks, or odds. Figures in brackets: 20 walks of a minute through as
+    """All are ratios to the sinks, counts of ticks, or odds. Figures in brackets: 20 walks of a minute through as
     many rooms of the real arena by five bots."""
 
-    moved: float = Field(0.03, gt=0, description="change that counts as motion, of the sink views' own deviation")
+    moved: float = Field(0.03, gt=0, description="change that counts as motion, of the sinks' own deviation")
     run: int = Field(3, gt=0, description="ticks that keys get to show an effect; a response takes one or two")
     flash: float = Field(0.3, gt=0, description="change that even of an empty picture is life: the lights go on")
     odds: float = Field(9.0, gt=0, description="-log of the chance that a living game ignores all these keys")
@@ -48,7 +48,7 @@ class Thresholds(Strict):
     blown: float = Field(3.0, gt=1, description="contrast that no view of the place has [living: at most 2.2]")
     clipped: float = Field(0.12, gt=0, lt=1, description="values at either end, beyond the sinks' [living: 0.03]")
     burnt: float = Field(0.6, gt=0, lt=1, description="values at one end that leave nothing to see [living: 0.29]")
-    like: float = Field(0.9, gt=0, lt=1, description="likeness to a sink view that is that view")
+    like: float = Field(0.9, gt=0, lt=1, description="likeness to a sink that is that sink")
     unlike: float = Field(
         0.25, gt=0, lt=1, description="likeness of two places [one tick of a turn: 0.3; a switch: 0.7]"
     )
@@ -77,13 +77,13 @@ class Look:
 class Collapse:
     """Watches one episode: ``look`` at every frame shown; ``kind`` is what it found last, None while all is well.
 
-    anchors: uint8 [n, H, W, 3], the sink views; is_map: they are all the places that there are. ``restart`` after the
+    sinks: uint8 [n, H, W, 3], the sink frames; is_map: they are all the places that there are. ``restart`` after the
     picture was put elsewhere on purpose.
     """
 
-    def __init__(self, anchors: np.ndarray, thresholds: Thresholds | None = None, is_map: bool = False):
+    def __init__(self, sinks: np.ndarray, thresholds: Thresholds | None = None, is_map: bool = False):
         self.thresholds, self._is_map = thresholds or Thresholds(), is_map
-        self._sinks = [_look(view, _grain(view)) for view in anchors]
+        self._sinks = [_look(sink, _grain(sink)) for sink in sinks]
         self._units = np.stack([sink.unit for sink in self._sinks])
         deviations = [float(np.abs(sink.small - sink.small.mean((0, 1))).mean()) for sink in self._sinks]
         self._deviation = max(float(np.mean(deviations)), 1.0)
@@ -128,11 +128,11 @@ class Collapse:
         return self.kind
 
     def nearest_sink(self) -> int:
-        """Index of the sink view that looks most like the last healthy frame."""
+        """Index of the sink that looks most like the last healthy frame."""
         return int(np.argmax([_broad(sink.small) @ _broad(self._healthy) for sink in self._sinks]))
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Everything the next findings depend on, besides the sink views."""
+        """Everything the next findings depend on, besides the sinks."""
         nothing = np.empty(0, np.float32)
         return {
             "runs": self._runs.copy(),
@@ -171,7 +171,7 @@ class Collapse:
         return clipped or look.contrast > self.thresholds.blown * max(self._contrasts)
 
     def _snapped(self, look: Look) -> bool:
-        """Now a sink view, and a tick ago neither this picture nor anything like that view."""
+        """Now a sink, and a tick ago neither this picture nor anything like that sink."""
         if self._before is None or self._is_map:
             return False
         likeness = self._units @ look.unit
@@ -188,7 +188,7 @@ class Collapse:
             self._scores["snapped"] = 1.0
 
     def _left_behind(self, small: np.ndarray) -> float:
-        """How far the picture has come from the still one, of the sink views' deviation; 0 where it stands still."""
+        """How far the picture has come from the still one, of the sinks' deviation; 0 where it stands still."""
         if self._still is None:
             self._still = small
         change = float(np.abs(small - self._still).mean()) / self._deviation

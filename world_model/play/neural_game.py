@@ -40,7 +40,7 @@ class NeuralGame(gymnasium.Env):
     policy      hold: the keys held now condition every block in flight; reforce: when they change, the blocks in flight
                 are also thrown away and made anew, which costs about K/2 more passes in that tick
     collapse    ignore; watch: look whether the picture still lives (see collapse.py); reprime: and when it does not,
-                go on from the sink view that looks most like the last healthy frame
+                go on from the sink frame that looks most like the last healthy frame
 
     reset(seed) starts scene ``seed % number of scenes`` with the noise of ``seed``; options {"scene": name} or
     {"anchors": uint8 [n, H, W, 3]} choose another place, "frames" [m, H, W, 3] what was on the screen before (the first
@@ -122,7 +122,7 @@ class NeuralGame(gymnasium.Env):
         return self._frame.copy() if self.render_mode == "rgb_array" else None
 
     def anchors(self) -> np.ndarray:
-        """uint8 [n, H, W, 3]: the views that this episode keeps for ever."""
+        """uint8 [n, H, W, 3]: the pictures that this episode keeps for ever, the sink frames first."""
         return self._scene.anchors.copy()
 
     def get_state(self) -> dict[str, np.ndarray]:
@@ -195,7 +195,7 @@ class NeuralGame(gymnasium.Env):
         return None if self.remedy == "ignore" else Collapse(sinks, is_map=self.config.world.map is not None)
 
     def _reprime(self) -> None:
-        """Go on from the sink view that looks most like the last healthy frame: near the place, if not at it."""
+        """Go on from the sink frame that looks most like the last healthy frame: near the place, if not at it."""
         nearest = self._watch.nearest_sink()
         self.reprimes += 1
         self._state, _ = self._primed(self._scene.anchors[nearest : nearest + 1])
@@ -249,7 +249,9 @@ class NeuralGame(gymnasium.Env):
                     f"should be uint8 [n, {size.height}, {size.width}, 3]"
                 )
         if len(scene.anchors) < wanted:
-            raise WorldError(f"scene {scene.name}: has {len(scene.anchors)} views, the model wants {wanted}")
+            raise WorldError(
+                f"scene {scene.name}: has {len(scene.anchors)} anchors, the model wants {wanted} sink frames"
+            )
 
     def _check(self, state: dict[str, np.ndarray]) -> None:
         names = ("seed", "block", "held", "tapped", "frame", "pending", "scene", "anchors", "rolling.window")

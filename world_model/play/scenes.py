@@ -1,10 +1,10 @@
 """Start scenes: the places where a world's neural game can begin, as pictures that any viewer opens.
 
-    scenes/<name>/0.png 1.png ...    the views that become the sink frames ("anchors"), in order
+    scenes/<name>/0.png 1.png ...    the pictures that become the sink frames ("anchors"), in order
     scenes/<name>/frames/0.png ...   optional: what was on the screen before play begins, oldest first;
-                                     without them play begins standing still at the first view
+                                     without them play begins standing still at the first anchor
 
-For a game without anchors, the views are the first frames of a session and ``frames`` those that follow. In the arena a
+For a game without anchors, they are the first frames of a session and ``frames`` those that follow. In the arena a
 scene's name is the seed of its room.
 """
 
@@ -55,7 +55,7 @@ def write(folder: Path, scene: Scene) -> None:
 
 
 def standing(name: str, anchors: np.ndarray) -> Scene:
-    """A scene that begins standing still at the first view."""
+    """A scene that begins standing still at the first anchor."""
     return Scene(name, anchors, anchors[:1])
 
 
