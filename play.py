@@ -19,7 +19,7 @@ examples
   python play.py --headless --bot explorer --frames 1000 --seed 1 --report out.json --video out.mp4
                                                     no display: figures and a film
   python play.py --headless --bot explorer --frames 72000 --fps 0 --report hour.json
-  python -m game.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
+  python -m game.play.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?
 
@@ -79,12 +79,12 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     arguments = parser().parse_args()
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    from game.play import PlayError, check, play
-    from game.replay import ReplayError
+    from game.play.command import PlayError, check, play
+    from game.record.replay import ReplayError
     from world_model.checkpoint import CheckpointError
     from world_model.config import ConfigError
     from world_model.episode import EpisodeError
-    from world_model.runtime import WorldError
+    from world_model.play.runtime import WorldError
 
     try:
         check(arguments)

@@ -81,8 +81,8 @@ def main() -> int:
     try:
         from world_model.checkpoint import CheckpointError
         from world_model.config import ConfigError
-        from world_model.dataset import DataError
         from world_model.episode import EpisodeError
+        from world_model.episode.dataset import DataError
         from world_model.training.loop import TrainingError
         from world_model.training.run import Choices, run
     except ModuleNotFoundError as error:

@@ -1,10 +1,10 @@
 """Gymnasium ids of the worlds, real and neural. Imports nothing heavy: the classes load when an environment is made."""
 
-NEURAL = "world_model.neural_game:NeuralGame"
+NEURAL = "world_model.play.neural_game:NeuralGame"
 WORLDS = {
-    "rollplay/Keep-v0": ("game.keep:Keep", {}),
+    "rollplay/Keep-v0": ("game.worlds.keep:Keep", {}),
     "rollplay/NeuralKeep-v0": (NEURAL, {"world": "keep"}),
-    "rollplay/Arena-v0": ("game.arena:Arena", {}),
+    "rollplay/Arena-v0": ("game.worlds.arena:Arena", {}),
     "rollplay/NeuralArena-v0": (NEURAL, {"world": "arena"}),
 }
 

@@ -26,7 +26,7 @@ def tiny_keep() -> Config:
 @pytest.fixture(scope="session")
 def tiny_data(tiny, tmp_path_factory) -> Path:
     """Recorded arena sessions at the tiny size: 20 rooms of 60 frames, one of them held out."""
-    from game.collect import collect
+    from game.record.collect import collect
 
     folder = tmp_path_factory.mktemp("recordings")
     collect(tiny, out=folder, sessions=20, frames=60, seed=20, workers=1)

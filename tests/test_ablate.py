@@ -8,12 +8,12 @@ import pytest
 import torch
 import toy
 
-from world_model import rolling
 from world_model.checkpoint import WEIGHTS
 from world_model.evaluate import ablate
 from world_model.evaluate.subject import Subject
-from world_model.neural_game import NeuralGame
-from world_model.runtime import TorchRuntime
+from world_model.model import rolling
+from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import TorchRuntime
 
 NONE, KEY = np.zeros(8, np.int8), np.eye(8, dtype=np.int8)[4]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from game import raycast
-from game import rooms as R
 from game.actions import ARENA_KEYS, to_action
-from game.arena import JUMP_TICKS, Arena, ArenaBatch
 from game.register import register_worlds
-from game.rooms import PLAYER_RADIUS, TURNS, make_rooms
+from game.worlds import raycast
+from game.worlds import rooms as R
+from game.worlds.arena import JUMP_TICKS, Arena, ArenaBatch
+from game.worlds.rooms import PLAYER_RADIUS, TURNS, make_rooms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

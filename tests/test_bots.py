@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from game.actions import ARENA_KEYS, KEEP_KEYS
-from game.arena import Arena
-from game.bots import BOTS, KEEP_MIX, MIX, NAMES, make_bot
+from game.worlds.arena import Arena
+from game.worlds.bots import BOTS, KEEP_MIX, MIX, NAMES, make_bot
 
 
 def blind(name, seed, ticks, keys=ARENA_KEYS):

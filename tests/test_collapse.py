@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from game.actions import ARENA_KEYS, to_action
-from game.bots import make_bot
 from game.register import register_worlds
-from world_model.collapse import Collapse, Thresholds
+from game.worlds.bots import make_bot
+from world_model.play.collapse import Collapse, Thresholds
 
 register_worlds()
 Video = tuple[np.ndarray, np.ndarray, np.ndarray]  # anchors, frames, keys
@@ -100,7 +100,7 @@ def test_a_jump_back_to_a_sink(walked, sink):
 
 
 def film_from_sink(video: Video, sink: int, start: int) -> np.ndarray:
-    """What the arena shows when the keys from ``start`` on are played from a sink view."""
+    """What the arena shows when the keys from ``start`` on are played from a sink frame."""
     room = next(room for bot, room in WALKS if walk(bot, room)[1] is video[1])
     turned = [to_action(["left"])] * (20 * sink)
     return film(room, [*turned, *video[2][start + 1 :]])[1][len(turned) :]
@@ -184,7 +184,7 @@ def test_what_a_person_may_do_is_no_collapse(room, parts):
 
 
 def test_the_nearest_sink_is_that_of_the_last_healthy_frame():
-    """After a turn to the second view and then fog, the second view is the place to go on from."""
+    """After a turn to the second sink and then fog, the second sink is the place to go on from."""
     anchors, frames, keys = film(101, scripted(("left", 20), ("", 5)))
     watch = Collapse(anchors)
     for frame, held in zip(frames, keys, strict=True):

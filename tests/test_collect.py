@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from game.collect import collect, make_real_game
+from game.record.collect import collect
+from game.worlds.sources import real_game
 from world_model.config import CONFIGS, Config, load
 from world_model.episode import EpisodeError, Session, find_sessions
 
@@ -46,7 +47,7 @@ def test_every_session_is_what_its_seed_says(tmp_path, config):
         assert session.check() == [] and len(session) == 30
         assert (session.meta.seed, session.meta.source, session.meta.player) == (seed, "engine", "explorer")
         assert session.meta.keys == config.world.keys
-        arena = make_real_game(config)
+        arena = real_game(config)
         assert np.array_equal(session.frames()[0], arena.reset(seed=seed)[0])
         for frame, action in zip(session.frames()[1:], session.actions[1:], strict=True):
             assert np.array_equal(frame, arena.step(action)[0])
@@ -97,7 +98,7 @@ class Short(gymnasium.Wrapper):
 
 
 def make_short_game(config: Config) -> gymnasium.Env:
-    return Short(make_real_game(config))
+    return Short(real_game(config))
 
 
 def test_an_episode_may_end_early(tmp_path, config):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from world_model import context
-from world_model.context import SINK
+from world_model.model import context
+from world_model.model.context import SINK
 
 
 def blocks_seen(layout, query: int, per_block: int = 1) -> list[int]:

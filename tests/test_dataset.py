@@ -10,11 +10,11 @@ import pytest
 import toy
 from gymnasium import spaces
 
-from world_model import scenes
 from world_model.config import Config
-from world_model.dataset import Clips, DataError, Episode, Footage, encode_session
 from world_model.episode import Session, SessionMeta, SessionWriter
-from world_model.neural_game import NeuralGame
+from world_model.episode.dataset import Clips, DataError, Episode, Footage, encode_session
+from world_model.play import scenes
+from world_model.play.neural_game import NeuralGame
 from world_model.training.assemble import write_scenes
 
 B = 3

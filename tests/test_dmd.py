@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from world_model.noise import renoise
+from world_model.model.noise import renoise
 from world_model.training.student_dmd import dmd_gradient
 
 MODES = torch.tensor([[2.0, 1.0], [-1.0, -2.0]])

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from world_model import episode
 from world_model.episode import EpisodeError, Session, SessionMeta, SessionWriter, find_sessions, session_name
+from world_model.episode.__main__ import main
 
 KEYS = ("w", "a", "left", "e")
 FPS, HEIGHT, WIDTH = 10, 48, 64
@@ -474,7 +474,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_a_failure_of_the_encoder_reaches_the_caller(tmp_path, monkeypatch):
-    monkeypatch.setattr(episode, "CODEC", "no_such_codec")
+    monkeypatch.setattr("world_model.episode.format.CODEC", "no_such_codec")
     with pytest.raises(EpisodeError, match="recording failed"), SessionWriter(tmp_path / "s", meta()) as writer:
         for t in range(FPS + 1):  # the error is there by the time a second of frames is unfinished
             writer.add(picture(t), bits(t), t / FPS)
@@ -496,7 +496,7 @@ def test_find_sessions(tmp_path):
 
 
 def listing(capsys, *arguments) -> tuple[int, str, str]:
-    status = episode.main([str(argument) for argument in arguments])
+    status = main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     return status, printed.out, printed.err
 

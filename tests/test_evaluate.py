@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from game.arena import Arena
-from game.keep import Keep
+from game.worlds.arena import Arena
+from game.worlds.keep import Keep
 from world_model.evaluate import control, picture, place, sprites
 from world_model.evaluate.drift import drift
 from world_model.evaluate.subject import QUICK, NotMeasured, Subject

@@ -17,14 +17,14 @@ from rich.console import Console
 
 from world_model.checkpoint import WEIGHTS, describe
 from world_model.config import WORLDS
-from world_model.dataset import held_out_seed
+from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import __main__ as command
 from world_model.evaluate import report as reports
 from world_model.evaluate import teacher
+from world_model.evaluate.metrics import Measure
 from world_model.evaluate.report import Curves, Gathered, Report
 from world_model.evaluate.subject import QUICK, SUITES, Pair
 from world_model.evaluate.suite import SHOULD
-from world_model.metrics import Measure
 
 TINY = replace(
     QUICK,

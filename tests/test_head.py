@@ -3,8 +3,8 @@
 import torch
 import toy
 
-from world_model.codec import Patches, canvas, cells
-from world_model.head import LocalHead, likeness
+from world_model.model.codec import Patches, canvas, cells
+from world_model.model.head import LocalHead, likeness
 
 KEEP = toy.load("tiny_keep")
 COLOURS, CELL = 3, 16  # picture elements of a cell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,14 @@ def test_the_game_does_not_know_networks(path):
 
 def test_only_training_is_used_by_training():
     model = ROOT / "world_model"
-    outside = [*model.glob("*.py"), *(model / "evaluate").glob("*.py"), ROOT / "play.py"]
-    assert not [p.name for p in outside if within(imported(p), "world_model.training")]
+    outside = [p for p in model.rglob("*.py") if model / "training" not in p.parents] + [ROOT / "play.py"]
+    assert not [str(p.relative_to(ROOT)) for p in outside if within(imported(p), "world_model.training")]
+
+
+def test_every_package_is_installed():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [p.parent for root in ("game", "world_model") for p in (ROOT / root).rglob("__init__.py")]
+    assert sorted(told) == sorted(".".join(folder.relative_to(ROOT).parts) for folder in found)
 
 
 @pytest.mark.parametrize("which", ["engine", "neural"])

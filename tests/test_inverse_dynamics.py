@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from game.arena import Arena
-from world_model import checkpoint, inverse_dynamics
+from game.worlds.arena import Arena
+from world_model import checkpoint
 from world_model.checkpoint import CheckpointError
 from world_model.config import CONFIGS, WORLDS, load
-from world_model.effects import choices, choices_of, fewest, play, scripted_keys, told, ways
-from world_model.evaluate import control
+from world_model.evaluate import control, inverse_dynamics
+from world_model.evaluate.effects import choices, choices_of, fewest, play, scripted_keys, told, ways
+from world_model.evaluate.inverse_dynamics import FILE
 from world_model.evaluate.subject import Subject
-from world_model.inverse_dynamics import FILE
-from world_model.runtime import WorldError
+from world_model.play.runtime import WorldError
 from world_model.training import inverse_dynamics as training
 from world_model.training.loop import TrainingError
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from game.actions import KEEP_KEYS, to_action
-from game.bots import make_bot
-from game.keep import EDGE, FIELDS, NIGHT_GAIN, NIGHT_OFFSET, Keep, KeepBatch
-from game.keep_rooms import make_keeps
 from game.register import register_worlds
+from game.worlds.bots import make_bot
+from game.worlds.keep import EDGE, FIELDS, NIGHT_GAIN, NIGHT_OFFSET, Keep, KeepBatch
+from game.worlds.keep_rooms import make_keeps
 
 register_worlds()
 NOTHING = np.zeros(len(KEEP_KEYS), np.int8)

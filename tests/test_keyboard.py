@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from game.keyboard import Event, Keyboard
+from game.play.keyboard import Event, Keyboard
 
 KEYS = ("w", "a", "left", "e")
 

@@ -6,7 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from world_model.metrics import Moments, frechet, measure, motion, obeyed, psnr, ratio, sharpness, ssim, sticky_keys
+from world_model.evaluate.metrics import (
+    Moments,
+    frechet,
+    measure,
+    motion,
+    obeyed,
+    psnr,
+    ratio,
+    sharpness,
+    ssim,
+    sticky_keys,
+)
 
 
 def moving(seed: int, shift: int, count: int = 4) -> np.ndarray:

@@ -7,16 +7,17 @@ import pytest
 import toy
 from gymnasium.utils.env_checker import check_env
 
-from game import play as playing
-from game.recorder import Recorder
+from game.play import command as playing
+from game.record.recorder import Recorder
+from game.record.replay import Replay
 from game.register import register_worlds
-from game.replay import Replay
-from world_model import config, neural_game, scenes
+from world_model import config
 from world_model.checkpoint import WEIGHTS, digest
-from world_model.collapse import Collapse, Thresholds
 from world_model.episode import Session
-from world_model.neural_game import NeuralGame
-from world_model.runtime import WorldError
+from world_model.play import neural_game, scenes
+from world_model.play.collapse import Collapse, Thresholds
+from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import WorldError
 
 NOTHING = np.zeros(8, np.int8)
 FORWARD = np.eye(8, dtype=np.int8)[0]
@@ -113,14 +114,14 @@ def test_any_place_can_be_given(game, folder):
 
 
 def test_every_sink_matters(game, folder):
-    """The frames depend on all four views, not on the first alone."""
+    """The frames depend on all four sinks, not on the first alone."""
     place = scenes.read(folder, "3").anchors
     expected = play(game, [FORWARD] * 3, seed=0)
-    for view in range(4):
+    for sink in range(4):
         changed = place.copy()
-        changed[view] = 255 - changed[view]
+        changed[sink] = 255 - changed[sink]
         game.reset(seed=0, options={"anchors": changed})
-        assert (play(game, [FORWARD] * 3) != expected[1:]).any(), view
+        assert (play(game, [FORWARD] * 3) != expected[1:]).any(), sink
 
 
 def test_a_scene_can_begin_with_recorded_frames(folder, tmp_path, game):
@@ -283,7 +284,7 @@ def test_an_action_of_another_size(game, action):
         ({"room": 3}, "no option room"),
         ({"anchors": np.zeros((4, 16, 16, 3), np.uint8)}, r"should be uint8 \[n, 32, 32, 3\]"),
         ({"anchors": np.zeros((4, 32, 32, 3))}, "float64"),
-        ({"anchors": np.zeros((2, 32, 32, 3), np.uint8)}, "has 2 views, the model wants 4"),
+        ({"anchors": np.zeros((2, 32, 32, 3), np.uint8)}, "has 2 anchors, the model wants 4 sink frames"),
     ],
 )
 def test_places_that_do_not_fit(game, options, words):
@@ -402,12 +403,12 @@ def test_every_priming_has_noise_of_its_own(bare, easily):
     assert (drawn[0] != drawn[1]).any()
 
 
-def test_it_goes_on_from_the_view_most_like_the_last_healthy_frame(bare, monkeypatch):
+def test_it_goes_on_from_the_sink_most_like_the_last_healthy_frame(bare, monkeypatch):
     game = opened(bare, "reprime")
     taken = []
-    for view in range(4):
+    for sink in range(4):
         game.reset(seed=0)
-        monkeypatch.setattr(Collapse, "nearest_sink", lambda self, view=view: view)
+        monkeypatch.setattr(Collapse, "nearest_sink", lambda self, sink=sink: sink)
         game.set_state(game.get_state() | {"collapse.kind": np.array("blurred")})
         taken.append(game.step(NOTHING)[0])
     assert all((taken[0] != other).any() for other in taken[1:])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from world_model.noise import renoise, seeded, shifted, sigmas
+from world_model.model.noise import renoise, seeded, shifted, sigmas
 
 
 def test_the_papers_levels():

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from game.actions import ARENA_KEYS
-from game.hands import BotHands, RecordedHands, Remembered
-from game.keyboard import Event
-from game.player import Options, Pacer, Player
+from game.play.hands import BotHands, RecordedHands, Remembered
+from game.play.keyboard import Event
+from game.play.player import Options, Pacer, Player
+from game.play.screen import Headless
 from game.register import register_worlds
-from game.screen import Headless
 from world_model.episode import Session, find_sessions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from game import raycast
-from game import rooms as R
-from game.rooms import make_rooms
+from game.worlds import raycast
+from game.worlds import rooms as R
+from game.worlds.rooms import make_rooms
 
 FLOOR, ROOF, WALL, SOLID = 0, 1, 2, 10  # surface numbers: WALL + i, SOLID + j
 SIZE, FINE = 96, 3  # pixels a side; reference rays a pixel side

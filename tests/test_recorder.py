@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, MultiBinary
 
-from game.recorder import Recorder
+from game.record.recorder import Recorder
 from world_model.episode import EpisodeError, Session, find_sessions
 
 KEYS = ("w", "a", "space")

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from game.curves import DAY, EVENTS, growth, rss_mb
-from game.report import KEPT, Durations, Ledger, Tick, main, percentiles, seconds_since_start, write_report
+from game.play.curves import DAY, EVENTS, growth, rss_mb
+from game.play.report import KEPT, Durations, Ledger, Tick, main, percentiles, seconds_since_start, write_report
 
 
 def test_key_to_photon_is_wait_and_step_and_decode_and_draw():

@@ -4,9 +4,9 @@ import pytest
 import torch
 import toy
 
-from world_model import context, rolling
-from world_model.noise import sigmas
-from world_model.transformer import Known
+from world_model.model import context, rolling
+from world_model.model.noise import sigmas
+from world_model.model.transformer import Known
 
 
 class Played:

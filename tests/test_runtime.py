@@ -11,8 +11,8 @@ import toy
 
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS, CheckpointError
-from world_model.noise import seeded
-from world_model.runtime import GRAPHS, THREADS, WorldError, load_runtime
+from world_model.model.noise import seeded
+from world_model.play.runtime import GRAPHS, THREADS, WorldError, load_runtime
 
 SHAPE = toy.load("tiny")
 
@@ -142,7 +142,7 @@ def test_graphs_hold_no_weights(folder, copy):
 def test_weights_of_another_shape_ask_for_new_graphs(copy):
     other = SHAPE.model_copy(update={"rolling": SHAPE.rolling.model_copy(update={"sink_blocks": 3})})
     toy.save(copy, other)
-    with pytest.raises(WorldError, match="python -m world_model.export"):
+    with pytest.raises(WorldError, match="python -m world_model.play.export"):
         played(load_runtime(copy, "onnx", "cpu"), 1)
 
 
@@ -157,7 +157,7 @@ def test_weights_with_another_shift_ask_for_new_graphs(copy):
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_missing_graph_is_named(copy, graph):
     (copy / f"{graph}.onnx").unlink()
-    with pytest.raises(WorldError, match=rf"no {graph}.onnx.*python -m world_model.export"):
+    with pytest.raises(WorldError, match=rf"no {graph}.onnx.*python -m world_model.play.export"):
         load_runtime(copy, "onnx", "cpu")
 
 
@@ -187,7 +187,7 @@ def test_damaged_weights(copy, runtime):
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_a_gpu_that_is_not_there(folder, runtime, monkeypatch):
-    monkeypatch.setattr("world_model.runtime._cuda_may_work", lambda ort: False)
+    monkeypatch.setattr("world_model.play.runtime._cuda_may_work", lambda ort: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(WorldError, match="no CUDA GPU.*--device cpu"):
         load_runtime(folder, runtime, "cuda")
@@ -198,7 +198,7 @@ def test_a_driver_without_the_libraries(folder, monkeypatch, capfd):
     """A machine that looks as if CUDA worked until ONNX Runtime tries."""
     if load_runtime(folder, "onnx").device == "cuda":
         pytest.skip("CUDA works here")
-    monkeypatch.setattr("world_model.runtime._cuda_may_work", lambda ort: True)
+    monkeypatch.setattr("world_model.play.runtime._cuda_may_work", lambda ort: True)
     assert load_runtime(folder, "onnx", "auto").device == "cpu"
     with pytest.raises(WorldError, match="no CUDA GPU"):
         load_runtime(folder, "onnx", "cuda")
@@ -222,7 +222,7 @@ def test_threads_are_capped(onnx_runtime):
 
 def test_playing_imports_no_torch(folder):
     code = (
-        "import sys; from world_model.neural_game import NeuralGame\n"
+        "import sys; from world_model.play.neural_game import NeuralGame\n"
         f"game = NeuralGame(checkpoint={str(folder)!r}, device='cpu'); game.reset(seed=0)\n"
         "game.step(game.action_space.sample())\n"
         "heavy = {'torch', 'onnx', 'onnxscript'} & set(sys.modules)\n"

@@ -9,10 +9,10 @@ import pygame
 import pytest
 
 from game.actions import ARENA_KEYS
-from game.keyboard import Event
-from game.panel import ACCENT, BACKGROUND, HEIGHT, RED, keycaps
-from game.screen import Hud
-from game.window import KeyNameError, Window
+from game.play.keyboard import Event
+from game.play.panel import ACCENT, BACKGROUND, HEIGHT, RED, keycaps
+from game.play.screen import Hud
+from game.play.window import KeyNameError, Window
 
 SCALE = 5
 ORANGE = (200, 120, 40)

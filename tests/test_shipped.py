@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from world_model import checkpoint, scenes
+from world_model import checkpoint
 from world_model.config import CONFIGS, WORLDS, load
-from world_model.neural_game import NeuralGame
+from world_model.play import scenes
+from world_model.play.neural_game import NeuralGame
 
 SHIPPED = ("arena", "keep")
 each_world = pytest.mark.parametrize("world", SHIPPED)

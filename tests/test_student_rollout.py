@@ -8,12 +8,12 @@ import torch
 import toy
 from conftest import run_train
 
-from game.collect import collect
-from game.keep import COLOURS
+from game.record.collect import collect
+from game.worlds.keep import COLOURS
 from world_model import checkpoint
-from world_model.codec import SPREAD, make_codec
-from world_model.dataset import DataError, Episode, Footage, encode_session
-from world_model.neural_game import NeuralGame
+from world_model.episode.dataset import DataError, Episode, Footage, encode_session
+from world_model.model.codec import SPREAD, make_codec
+from world_model.play.neural_game import NeuralGame
 from world_model.training.clips import Material
 from world_model.training.loop import Draw, Machine
 from world_model.training.student_rollout import BEFORE_EVENT, Starts, StudentRolloutTraining, colours_drawn

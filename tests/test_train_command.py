@@ -16,7 +16,7 @@ from conftest import REPOSITORY, run_train
 import train
 from world_model import checkpoint
 from world_model.config import CONFIGS
-from world_model.neural_game import NeuralGame
+from world_model.play.neural_game import NeuralGame
 from world_model.training import run as training
 from world_model.training.loop import TrainingError
 from world_model.training.run import Choices, open_machine, run
@@ -33,7 +33,7 @@ def left(trained, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def more_data(tiny_data, tiny, tmp_path) -> Path:
-    from game.collect import collect
+    from game.record.collect import collect
 
     folder = shutil.copytree(tiny_data, tmp_path / "more")
     collect(tiny, out=folder, sessions=1, frames=60, seed=99, workers=1)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import run_train
 
-from world_model import checkpoint, context, rolling
-from world_model.autoencoder import Autoencoder
-from world_model.dataset import DataError, Footage, encode_session
-from world_model.neural_game import NeuralGame
+from world_model import checkpoint
+from world_model.episode.dataset import DataError, Footage, encode_session
+from world_model.model import context, rolling
+from world_model.model.autoencoder import Autoencoder
+from world_model.play.neural_game import NeuralGame
 from world_model.training import loop, student_init
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material, batch_of, still_held

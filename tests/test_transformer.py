@@ -4,8 +4,8 @@ import pytest
 import torch
 import toy
 
-from world_model import context
-from world_model.context import Layout
+from world_model.model import context
+from world_model.model.context import Layout
 
 S, F = 4, 5
 
@@ -105,7 +105,7 @@ def test_a_cache_stands_for_its_frames(model, inputs):
 
 def test_bfloat16_keeps_noise_shares_apart(model, inputs):
     """.999 and 1 are one number in bfloat16; the timestep features are made before rounding."""
-    from world_model.transformer import timestep_features
+    from world_model.model.transformer import timestep_features
 
     features = timestep_features(torch.tensor([0.999, 1.0])).to(torch.bfloat16)
     assert (features[0] - features[1]).abs().max() > 0.1

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from world_model import checkpoint, config, scenes
-from world_model.codec import Codec, make_codec
+from world_model import checkpoint, config
 from world_model.config import Config
-from world_model.export import export
-from world_model.transformer import Transformer
+from world_model.model.codec import Codec, make_codec
+from world_model.model.transformer import Transformer
+from world_model.play import scenes
+from world_model.play.export import export
 
 torch.set_num_threads(1)  # at these sizes a second thread only waits
 

@@ -13,16 +13,16 @@ import gymnasium
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from world_model import scenes
 from world_model.checkpoint import WEIGHTS, CheckpointError, digest
 from world_model.config import WORLDS, ConfigError
-from world_model.dataset import held_out_seed
+from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import report as reports
 from world_model.evaluate.subject import SUITES, Subject, Suite
 from world_model.evaluate.suite import evaluate
 from world_model.hardware import cores, cpu_name
-from world_model.neural_game import NeuralGame
-from world_model.runtime import WorldError
+from world_model.play import scenes
+from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import WorldError
 
 INVERSE = "inverse_dynamics.safetensors"
 NEEDS_TORCH = 'measuring needs PyTorch: pip install "rollplay[train]"'
@@ -59,8 +59,7 @@ def bars(console: Console) -> Progress:
 
 def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, Any, Any]:
     """The neural game, the real one, the reader of keys and the teacher; the last two may be None."""
-    from world_model import inverse_dynamics
-    from world_model.evaluate import teacher
+    from world_model.evaluate import inverse_dynamics, teacher
 
     neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
     size, device = neural.config.world, neural.runtime.device

@@ -21,20 +21,20 @@ from torch import Tensor
 
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
-from world_model.codec import canvas
-from world_model.context import SINK, Layout
 from world_model.evaluate.control import control, onset
 from world_model.evaluate.drift import drift
 from world_model.evaluate.picture import next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
 from world_model.evaluate.sprites import sprites
 from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite
-from world_model.head import Pass
-from world_model.neural_game import NeuralGame
-from world_model.noise import renoise, shifted
-from world_model.runtime import State, TorchRuntime
-from world_model.teacher_view import view_clip
-from world_model.transformer import Cache, Known, Transformer, Turns, time_angles, turns_of
+from world_model.evaluate.teacher_view import view_clip
+from world_model.model.codec import canvas
+from world_model.model.context import SINK, Layout
+from world_model.model.head import Pass
+from world_model.model.noise import renoise, shifted
+from world_model.model.transformer import Cache, Known, Transformer, Turns, time_angles, turns_of
+from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import State, TorchRuntime
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[Subject], Measures]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from world_model.effects import play, scripted_keys
+from world_model.evaluate.effects import play, scripted_keys
+from world_model.evaluate.metrics import f1, measure, obeyed, precision, recall, tallied, tally
 from world_model.evaluate.subject import Measures, Subject
-from world_model.metrics import f1, measure, obeyed, precision, recall, tallied, tally
 
 CHANGES, AFTER = 12, 4
 SEGMENTS = 3

@@ -12,8 +12,8 @@ from operator import add
 
 import numpy as np
 
+from world_model.evaluate.metrics import Measure, Moments, frechet
 from world_model.evaluate.subject import Measures, Subject
-from world_model.metrics import Measure, Moments, frechet
 
 RESAMPLES = 200
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from world_model.evaluate.metrics import measure, motion, psnr, ratio, sharpness, ssim
 from world_model.evaluate.subject import Measures, Pair, Subject, Walk, label
-from world_model.metrics import measure, motion, psnr, ratio, sharpness, ssim
 
 FLOOR_FRAMES = 96
 """Frames of each walk that the autoencoder's own error is taken from."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from world_model.evaluate.metrics import measure, ssim
 from world_model.evaluate.subject import HALF_WINDOW, Measures, NotMeasured, Subject, Walk, label
-from world_model.metrics import measure, ssim
 
 BINS = 32
 """Steps of brightness and of each of two colour differences, all logarithmic, that a pixel's colour is told by."""

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from world_model.evaluate import control
+from world_model.evaluate.metrics import Measure, motion, psnr, sharpness
 from world_model.evaluate.subject import Measures, NotMeasured, Pair, Subject, Walk
-from world_model.metrics import Measure, motion, psnr, sharpness
-from world_model.runtime import WorldError
+from world_model.play.runtime import WorldError
 
 MOMENTS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600)
 STRIPS = 2

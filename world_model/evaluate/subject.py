@@ -11,8 +11,8 @@ import gymnasium
 import numpy as np
 
 from world_model.config import Config
-from world_model.metrics import Measure, sticky_keys
-from world_model.neural_game import NeuralGame
+from world_model.evaluate.metrics import Measure, sticky_keys
+from world_model.play.neural_game import NeuralGame
 
 Measures = dict[str, Measure]
 """Figures by name. ``name@baseline`` is what a baseline (real, floor, copy_last, teacher) scores at ``name``."""

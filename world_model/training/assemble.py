@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from world_model import checkpoint, scenes
+from world_model import checkpoint
 from world_model.config import Config
-from world_model.dataset import Footage, is_held_out
 from world_model.episode import Session
-from world_model.export import export
+from world_model.episode.dataset import Footage, is_held_out
+from world_model.play import scenes
+from world_model.play.export import export
 
 TRAINED_SCENES, HELD_OUT_SCENES = 12, 4
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from world_model import checkpoint
-from world_model.autoencoder import Autoencoder, to_frames, to_network
 from world_model.config import Config
+from world_model.model.autoencoder import Autoencoder, to_frames, to_network
 from world_model.training.loop import Draw, Machine, Update, average_of, optimizers_for
 from world_model.training.samples import write_strip
 

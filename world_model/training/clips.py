@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from world_model import checkpoint
-from world_model.autoencoder import to_frames
-from world_model.codec import Codec
 from world_model.config import Config
-from world_model.dataset import Clips, Episode
+from world_model.episode.dataset import Clips, Episode
+from world_model.model.autoencoder import to_frames
+from world_model.model.codec import Codec
+from world_model.model.transformer import Transformer
 from world_model.training.loop import Draw, Loss, Machine, Update, average_of, optimizers_for
 from world_model.training.samples import write_video
-from world_model.transformer import Transformer
 
 LEAST_SIGMA = 0.2
 """Velocity errors are weighted no more than at this noise share: a nearly clean block teaches only to copy itself."""

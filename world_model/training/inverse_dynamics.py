@@ -31,12 +31,11 @@ from rich.table import Table
 from torch import Tensor
 
 from world_model import checkpoint
-from world_model.autoencoder import Autoencoder, to_frames, to_network
 from world_model.checkpoint import WEIGHTS, CheckpointError
 from world_model.config import WORLDS, Config, Stage
-from world_model.dataset import held_out_seed
-from world_model.effects import choices_of, fewest, play, scripted_keys, told, ways
-from world_model.inverse_dynamics import (
+from world_model.episode.dataset import held_out_seed
+from world_model.evaluate.effects import choices_of, fewest, play, scripted_keys, told, ways
+from world_model.evaluate.inverse_dynamics import (
     BATCH,
     FILE,
     PICTURE,
@@ -48,7 +47,8 @@ from world_model.inverse_dynamics import (
     motion,
     save,
 )
-from world_model.metrics import f1, tally
+from world_model.evaluate.metrics import f1, tally
+from world_model.model.autoencoder import Autoencoder, to_frames, to_network
 from world_model.training.loop import Draw, Machine, TrainingError, Update, average_of, optimizers_for, train
 
 FIRST_ROOM = 1_000_000

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from world_model import checkpoint
 from world_model.config import Config
-from world_model.dataset import Footage
+from world_model.episode.dataset import Footage
 from world_model.training.loop import TrainingError, read_state
 
 HABITS = {"steps", "checkpoint_every", "sample_every"}

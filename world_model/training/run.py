@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 
 from world_model import checkpoint
-from world_model.autoencoder import to_network
-from world_model.codec import Codec, make_codec
 from world_model.config import Config, Stage, load
-from world_model.dataset import Episode, Footage, encode_session, kept_episode, sample_frames
 from world_model.episode import Session
+from world_model.episode.dataset import Episode, Footage, encode_session, kept_episode, sample_frames
+from world_model.model.autoencoder import to_network
+from world_model.model.codec import Codec, make_codec
 from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from world_model.film import Film
+from world_model.episode.film import Film
 
 
 def write_strip(path: Path, rows: list[np.ndarray]) -> None:

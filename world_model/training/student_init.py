@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from world_model import context, rolling
 from world_model.config import Rolling
-from world_model.noise import renoise, sigmas
+from world_model.model import context, rolling
+from world_model.model.noise import renoise, sigmas
+from world_model.model.transformer import Known, Transformer
 from world_model.training.clips import (
     Material,
     TransformerStage,
@@ -30,7 +31,6 @@ from world_model.training.clips import (
     velocity_loss,
 )
 from world_model.training.loop import Draw
-from world_model.transformer import Known, Transformer
 
 SAMPLE_BLOCKS = 80
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model import rolling
-from world_model.dataset import DataError, Episode
-from world_model.rolling import State
+from world_model.episode.dataset import DataError, Episode
+from world_model.model import rolling
+from world_model.model.rolling import State
 from world_model.training.clips import Material, TransformerStage, load_transformer
 from world_model.training.loop import Draw
 from world_model.training.student_init import show_rollout

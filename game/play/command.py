@@ -1,0 +1,261 @@
+"""From flags to a played game: a frame source, a screen, somebody's hands, and what is left afterwards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from game.play.hands import BotHands, RecordedHands, Remembered
+from game.play.player import Options, Player
+from game.play.report import hardware, peak_rss_mb, seconds_since_start, write_report
+from game.play.screen import Headless, Screen
+from game.record.recorder import Recorder
+from game.record.replay import Replay, caveats
+from game.worlds.bots import NAMES
+from game.worlds.sources import Neural, asked, neural_game, real_game
+from world_model import config as configuration
+from world_model.checkpoint import WEIGHTS, describe
+from world_model.config import Config
+from world_model.episode import Session
+from world_model.episode.film import Film
+
+RECORDINGS = Path("recordings")
+SHIPPED = ("arena", "keep")
+"""The built-in worlds, the one that opens by itself first."""
+
+
+class PlayError(ValueError):
+    """Flags that do not go together, or no display; the message is for the person."""
+
+
+def check(flags: Namespace) -> None:
+    """Raise PlayError for flags that do not go together."""
+    wrong = {
+        f"--bot {flags.bot}: there are {', '.join(NAMES)}": flags.bot is not None and flags.bot not in NAMES,
+        "--headless needs somebody to play: --bot NAME (or --replay)": flags.headless
+        and not flags.bot
+        and not flags.replay,
+        "--headless needs an end: --frames N": flags.headless and not (flags.frames or flags.sessions or flags.replay),
+        "--sessions needs --engine, --headless, --bot NAME and --record DIR": flags.sessions
+        and not (flags.engine and flags.headless and flags.bot and flags.record),
+        "--rooms goes with --sessions": flags.rooms and not flags.sessions,
+        "--verify goes with --replay": flags.verify and not flags.replay,
+        "--replay takes what the session says: leave out --engine, --record and --bot": flags.replay
+        and (flags.engine or flags.record or flags.bot),
+        "--checkpoint is a neural game's: leave out --engine": flags.checkpoint and flags.engine,
+        "--config goes with --engine": flags.config and not flags.engine,
+        "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
+        and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
+        "--report and --video are of one game: leave them out with --sessions": flags.sessions
+        and (flags.report or flags.video),
+        "--seed must not be negative": flags.seed < 0,
+        "--scale must be at least 1": flags.scale is not None and flags.scale < 1,
+        "--fps must not be negative": flags.fps is not None and flags.fps < 0,
+        "--frames must be at least 1": flags.frames is not None and flags.frames < 1,
+    }
+    for words, is_wrong in wrong.items():
+        if is_wrong:
+            raise PlayError(words)
+
+
+def play(flags: Namespace) -> int:
+    """Do what the flags say; the exit code."""
+    flags.world = flags.world or _default_world(flags)
+    if flags.sessions:
+        return _collect(flags)
+    session = Session.open(flags.replay) if flags.replay else None
+    source, world = _source(flags, session)
+    with ExitStack() as left:
+        left.callback(source.close)
+        return _replay(flags, source, session, left) if session else _play(flags, source, world, left)
+
+
+def _default_world(flags: Namespace) -> str:
+    """The world that a checkpoint or a configuration names, or else the first that ships."""
+    if flags.config:
+        return configuration.load(flags.config).name
+    if flags.checkpoint and (flags.checkpoint / WEIGHTS).is_file():
+        return describe(flags.checkpoint / WEIGHTS)[0].name
+    ready = (name for name in SHIPPED if flags.engine or (configuration.WORLDS / name / WEIGHTS).is_file())
+    return next(ready, SHIPPED[0])
+
+
+def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) -> int:
+    """A person or a bot plays, recorded when asked for."""
+    remembered = Remembered(source)
+    recorder = _recorder(flags, remembered, world, lambda words: player.say(words))
+    left.callback(recorder.close)  # however the game ends, its recording is finished
+    hands = BotHands(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
+    options = _options(flags, source, world, "real game" if flags.engine else "neural")
+    player = Player(recorder, _screen(flags, source, left), options, hands, recorder, _film(flags, source, left))
+    _run(flags, player, source)
+    if recorder.recording:
+        print(f"recorded to {recorder.path}")
+    return 0
+
+
+def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: ExitStack) -> int:
+    """The recorded keys play again; with --verify, every frame is held to the recording."""
+    replay = Replay(source, session)
+    options = _options(flags, source, session.meta.world, "replay")
+    options.frames = min(flags.frames or len(session), len(session) - 1)
+    if not options.frames:
+        raise PlayError(f"{session.path}: has only the first frame, there is nothing to play")
+    hands = RecordedHands(session)
+    player = Player(replay, _screen(flags, source, left), options, hands, None, _film(flags, source, left))
+    _run(flags, player, source)
+    for words in caveats(session, source):
+        print(f"play.py: {words}", file=sys.stderr)
+    if not flags.verify:
+        return 0
+    print(f"{session.path}: {replay.verdict}")
+    return 0 if replay.verdict.holds else 1
+
+
+def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:
+    startup = seconds_since_start()
+    ledger = player.run()
+    if flags.report:
+        write_report(flags.report, ledger.summary() | _circumstances(flags, source, startup, player.first_frame_s))
+
+
+def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> Options:
+    return Options(
+        tuple(source.metadata["keys"]),
+        _fps(flags, source),
+        flags.seed,
+        flags.frames,
+        world,
+        kind,
+        game_fps=source.metadata["render_fps"],
+    )
+
+
+def _fps(flags: Namespace, source: gymnasium.Env) -> float:
+    return source.metadata["render_fps"] if flags.fps is None else flags.fps
+
+
+def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, str]:
+    """The frame source and its world's name."""
+    if session is not None:
+        return _source_of(session, flags)
+    if not flags.engine:
+        choice = Neural(flags.world, flags.checkpoint, flags.runtime, flags.device, flags.policy, flags.collapse)
+        return neural_game(choice), flags.world
+    config = _config(flags)
+    print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
+    return real_game(config), config.name
+
+
+def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
+    """The game that a session was recorded from, at its size."""
+    meta = session.meta
+    if meta.source == "neural":
+        then = meta.provenance
+        runtime = flags.runtime if flags.runtime != "auto" else then.get("runtime", "auto")
+        device = flags.device if flags.device != "auto" else then.get("device", "auto")
+        how = then.get("policy", "hold"), then.get("collapse", "watch")
+        choice = Neural(meta.world, flags.checkpoint, runtime, device, *how)
+        return neural_game(choice), meta.world
+    config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
+    world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
+    return real_game(config.model_copy(update={"world": world})), meta.world
+
+
+def _config(flags: Namespace) -> Config:
+    """The configuration of the world to play or record: a file, the one inside its weights, or the shipped one."""
+    if flags.config:
+        return configuration.load(flags.config)
+    weights = configuration.WORLDS / flags.world / WEIGHTS
+    shipped = configuration.CONFIGS / f"{flags.world}.yaml"
+    return describe(weights)[0] if weights.is_file() and not shipped.is_file() else configuration.load(shipped)
+
+
+def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
+    if flags.headless:
+        return Headless()
+    from game.play.window import DisplayError, KeyNameError, Window  # a headless game needs no pygame
+
+    try:
+        height, width, _ = source.observation_space.shape
+        window = Window(source.metadata["keys"], (height, width), flags.scale, pixels=flags.pixels)
+    except (DisplayError, KeyNameError) as error:
+        raise PlayError(str(error)) from error
+    left.callback(window.close)
+    return window
+
+
+def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable[[str], None]) -> Recorder:
+    """Every game can be recorded; ``--record`` begins at once, R at any time.
+
+    A recording that fails does not end a person's game; without a person it is what the game was for.
+    """
+
+    def tell(words: str) -> None:
+        print(f"play.py: not recording: {words}", file=sys.stderr)
+        say(f"Not recording: {words}")
+
+    return Recorder(
+        source,
+        flags.record or RECORDINGS,
+        world=world,
+        player=flags.bot or "person",
+        clock=None if flags.headless and flags.fps == 0 else time.perf_counter,
+        recording=flags.record is not None,
+        on_error=None if flags.headless else tell,
+    )
+
+
+def _film(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Callable[[np.ndarray, np.ndarray], None] | None:
+    if not flags.video:
+        return None
+    fps = round(_fps(flags, source)) or source.metadata["render_fps"]
+    return left.enter_context(Film(flags.video, source.metadata["keys"], fps)).add
+
+
+def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float) -> dict[str, Any]:
+    """What the report's figures were measured on."""
+    provenance = asked(source, "provenance", {})
+    return {
+        "peak_rss_mb": peak_rss_mb(),
+        "startup_s": round(startup, 3),
+        "first_frame_s": round(first_frame, 3),
+        "device": provenance.get("device", "cpu"),
+        "runtime": provenance.get("runtime", "engine"),
+        "checkpoint": provenance.get("checkpoint"),
+        "source": provenance.get("source"),
+        "policy": provenance.get("policy"),
+        "collapse": provenance.get("collapse"),
+        "world": flags.world,
+        "seed": flags.seed,
+        "bot": flags.bot,
+        "hardware": hardware(),
+    }
+
+
+def _collect(flags: Namespace) -> int:
+    from game.record.collect import collect
+
+    done = collect(
+        _config(flags),
+        out=flags.record,
+        bot=flags.bot,
+        sessions=flags.sessions,
+        frames=flags.frames or 300,
+        seed=flags.seed,
+        rooms=flags.rooms,
+    )
+    print(
+        f"{done.made} sessions recorded, {done.frames:,} frames in {done.seconds:.0f} s; "
+        f"{done.skipped} were there already"
+    )
+    print(f"look at them: python -m world_model.episode {flags.record}")
+    return 0

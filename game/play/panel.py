@@ -1,0 +1,266 @@
+"""The HUD's looks: a side panel, and the overlays over the frame. Draws on pygame surfaces, decides nothing."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import pygame
+
+from game.actions import MEANINGS
+from game.play.screen import Hud
+
+BACKGROUND = (17, 19, 24)
+RAISED = (27, 30, 37)
+LINE = (47, 52, 62)
+TEXT = (222, 226, 233)
+MUTED = (128, 136, 150)
+ACCENT = (122, 178, 255)
+RED = (240, 82, 82)
+AMBER = (236, 178, 74)
+
+WIDTH = 216  # of the panel at zoom 1, where the frame is 640 pixels high
+HEIGHT = 560  # what the panel's parts need at zoom 1
+
+FINER = 4  # how much larger text and boxes are drawn before they are scaled down
+
+HELP = (
+    ("Esc", "quit"),
+    ("P", "pause, go on"),
+    ("N", "next room"),
+    ("Home", "this room from its start"),
+    ("R", "start, stop recording"),
+    ("H", "hide, show the panel"),
+    ("F1", "this help"),
+)
+ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
+ROW_SHIFT = (-0.5, 0.0, 0.25, 0.75)
+ARROWS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
+
+
+def keycaps(keys: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
+    """Where each key's cap goes: {key: (x, y, width)} in caps, as on a keyboard, from (0, 0) without gaps.
+
+    Letters and digits keep their places, arrows stand to their right, all others fill rows below.
+    """
+    places = {k: (ROW_SHIFT[y] + row.index(k), y, 1.0) for y, row in enumerate(ROWS) for k in keys if k in row}
+    left = min((x for x, _, _ in places.values()), default=0.0)
+    places = {k: (x - left, y, w) for k, (x, y, w) in places.items()}
+    right = max((x + 1 for x, _, _ in places.values()), default=-0.5) + 0.5
+    bottom = max((y for _, y, _ in places.values()), default=1)
+    for key in set(ARROWS) & set(keys):
+        x = {"left": 0, "up": 1, "down": 1, "right": 2}[key] if {"up", "down"} & set(keys) else key == "right"
+        places[key] = (right + x, bottom - (key == "up"), 1.0)
+    width = max((x + w for x, _, w in places.values()), default=4.0)
+    x, y = 0.0, bottom + 1
+    for key in (k for k in keys if k not in places):
+        cap = width if key == "space" else max(1.0, 0.35 * len(key) + 0.5)
+        if x and x + cap > width:
+            x, y = 0.0, y + 1
+        places[key] = (x, y, cap)
+        x += cap
+    left, top = (min((place[axis] for place in places.values()), default=0.0) for axis in (0, 1))
+    return {key: (x - left, y - top, width) for key, (x, y, width) in places.items()}
+
+
+class Pen:
+    """Text, caps and pictures at one zoom. What is drawn once is kept, since most of it does not change.
+
+    Text and rounded boxes are drawn larger and scaled down: small fonts keep their spacing, edges are smooth.
+    """
+
+    def __init__(self, zoom: float):
+        self.zoom = zoom
+        self._font = lru_cache(16)(lambda size: pygame.font.Font(None, size * FINER))
+        self._text = lru_cache(256)(self._render_text)
+        self._box = lru_cache(64)(self._render_box)
+        self._thumbnails: tuple[object, list[pygame.Surface]] = (None, [])
+
+    def px(self, length: float) -> int:
+        return round(length * self.zoom)
+
+    def text(self, surface, text, at, size=18, color=TEXT, align="left") -> None:
+        """Draw ``text`` vertically centred on ``at``, which is its left end, its centre or its right end."""
+        picture = self._text(text, self.px(size), color)
+        place = {"left": "midleft", "center": "center", "right": "midright"}[align]
+        surface.blit(picture, picture.get_rect(**{place: at}))
+
+    def text_width(self, text, size=18) -> int:
+        return self._text(text, self.px(size), TEXT).get_width()
+
+    def box(self, surface, area, fill, radius, border=None) -> None:
+        """A filled box with round corners and, if asked for, a thin border."""
+        surface.blit(self._box(area.size, fill, self.px(radius), border), area)
+
+    def thumbnails(self, pictures: np.ndarray, size: tuple[int, int]) -> list[pygame.Surface]:
+        """Small copies of uint8 [n, H, W, 3] pictures, made once for each new array."""
+        if self._thumbnails[0] is not pictures:
+            small = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures]
+            self._thumbnails = pictures, [picture_surface(p) for p in small]
+        return self._thumbnails[1]
+
+    def _render_text(self, text, size, color):
+        big = self._font(size).render(text, True, color).convert_alpha()
+        return pygame.transform.smoothscale(big, (big.get_width() // FINER, big.get_height() // FINER))
+
+    def _render_box(self, size, fill, radius, border):
+        big = pygame.Surface((size[0] * FINER, size[1] * FINER), pygame.SRCALPHA)
+        edge = max(1, self.px(1)) * FINER
+        pygame.draw.rect(big, border or fill, big.get_rect(), border_radius=radius * FINER)
+        if border:
+            inside = big.get_rect().inflate(-2 * edge, -2 * edge)
+            pygame.draw.rect(big, fill, inside, border_radius=radius * FINER - edge)
+        return pygame.transform.smoothscale(big, size)
+
+
+def picture_surface(picture: np.ndarray) -> pygame.Surface:
+    """uint8 RGB [H, W, 3] -> surface."""
+    height, width = picture.shape[:2]
+    return pygame.image.frombuffer(np.ascontiguousarray(picture), (width, height), "RGB")
+
+
+def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
+    """The side panel: title, figures, keys, sink frames, recording light."""
+    surface.fill(BACKGROUND, area)
+    inner = area.inflate(-pen.px(40), -pen.px(40))
+    pen.text(surface, hud.title, (inner.left, inner.top + pen.px(9)), 27)
+    pen.text(surface, hud.place, (inner.left, inner.top + pen.px(33)), 18, MUTED)
+    y = _draw_figures(surface, inner, inner.top + pen.px(72), hud, pen)
+    y = _draw_keys(surface, inner, y + pen.px(14), hud, pen)
+    if hud.anchors is not None and len(hud.anchors):
+        _draw_anchors(surface, inner, y + pen.px(24), hud, pen)
+    _draw_collapse(surface, inner, hud, pen)
+    _draw_recording(surface, inner, hud, pen)
+
+
+def draw_overlays(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
+    """Over the frame: a passing notice, the pause, the help."""
+    if hud.help:
+        _dim(surface, area)
+        _draw_help(surface, area, hud, pen)
+    elif hud.paused:
+        _dim(surface, area)
+        x, y = area.center
+        pen.text(surface, "Paused", (x, y - pen.px(14)), 48, TEXT, "center")
+        pen.text(surface, "P to go on", (x, y + pen.px(22)), 20, TEXT, "center")
+    if hud.notice:
+        _draw_notice(surface, area, hud.notice, pen)
+
+
+def _heading(surface, left, y, text, pen) -> int:
+    pen.text(surface, text, (left, y), 17, MUTED)
+    return y + pen.px(14)
+
+
+def _draw_figures(surface, inner, y, hud, pen) -> int:
+    figures = (
+        ("frames a second", hud.fps, "{:.1f}"),
+        ("tick", hud.tick_ms, "{:.0f} ms"),
+        ("key to photon", hud.key_to_photon_ms, "{:.0f} ms"),
+    )
+    for name, value, form in figures:
+        pen.text(surface, name, (inner.left, y), 18, MUTED)
+        shown = "–" if value is None else form.format(value)
+        pen.text(surface, shown, (inner.right, y), 18, TEXT, "right")
+        y += pen.px(24)
+    return y
+
+
+def _draw_keys(surface, inner, y, hud, pen) -> int:
+    y = _heading(surface, inner.left, y, "keys", pen)
+    places = keycaps(hud.keys)
+    unit = min(pen.px(34), int(inner.width / max(x + w for x, _, w in places.values())))
+    held = hud.held if hud.held is not None else [0] * len(hud.keys)
+    for key, down in zip(hud.keys, held, strict=True):
+        x, row, width = places[key]
+        cap = pygame.Rect(inner.left + round(x * unit), y + round(row * unit), round(width * unit), unit)
+        _draw_cap(surface, cap.inflate(-pen.px(4), -pen.px(4)), key, bool(down), pen)
+    return y + (1 + int(max(row for _, row, _ in places.values()))) * unit
+
+
+def _draw_cap(surface, cap, key, down, pen) -> None:
+    pen.box(surface, cap, ACCENT if down else RAISED, 6, None if down else LINE)
+    color = BACKGROUND if down else MUTED
+    if key in ARROWS:
+        _draw_arrow(surface, cap.center, ARROWS[key], pen.px(5), color)
+    else:
+        name = key.upper() if len(key) == 1 else key
+        pen.text(surface, name, cap.center, 18 if len(key) == 1 else 16, color, "center")
+
+
+def _draw_arrow(surface, center, way, size, color) -> None:
+    (x, y), (dx, dy) = center, way
+    tip = (x + dx * size, y + dy * size)
+    back = [(x - dx * size + s * dy * size, y - dy * size + s * dx * size) for s in (-1, 1)]
+    pygame.draw.polygon(surface, color, [tip, *back])
+
+
+def _draw_anchors(surface, inner, y, hud, pen) -> None:
+    y = _heading(surface, inner.left, y, "sink frames" if hud.present is None else "sink frames: the map", pen)
+    gap = pen.px(6)
+    width = (inner.width - gap) // 2
+    height = round(width * hud.anchors.shape[1] / hud.anchors.shape[2])
+    for i, picture in enumerate(pen.thumbnails(hud.anchors, (width, height))):
+        place = pygame.Rect(inner.left + (i % 2) * (width + gap), y + (i // 2) * (height + gap), width, height)
+        if i == hud.present:
+            pygame.draw.rect(surface, ACCENT, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
+        surface.blit(picture, place)
+
+
+def _draw_collapse(surface, inner, hud, pen) -> None:
+    """A small line above the last one, only when there is something to tell."""
+    y = inner.bottom - pen.px(26)
+    if hud.collapse:
+        pen.text(surface, f"picture {hud.collapse}", (inner.left, y), 16, AMBER)
+    if hud.reprimes:
+        pen.text(surface, f"primed again {hud.reprimes}×", (inner.right, y), 16, MUTED, "right")
+
+
+def _draw_recording(surface, inner, hud, pen) -> None:
+    y = inner.bottom - pen.px(6)
+    if hud.recording is None:
+        pen.text(surface, "F1 help", (inner.left, y), 18, MUTED)
+        return
+    minutes, seconds = divmod(int(hud.recording), 60)
+    light = pygame.Rect(inner.left, 0, pen.px(12), pen.px(12))
+    light.centery = y
+    pen.box(surface, light, RED, 6)
+    pen.text(surface, f"recording  {minutes}:{seconds:02d}", (inner.left + pen.px(20), y))
+
+
+def _dim(surface, area) -> None:
+    shade = pygame.Surface(area.size, pygame.SRCALPHA)
+    shade.fill((*BACKGROUND, 170))
+    surface.blit(shade, area)
+
+
+def _draw_help(surface, area, hud, pen) -> None:
+    meanings = MEANINGS.get(hud.keys, ("a key of this world",) * len(hud.keys))
+    play = list(zip(hud.keys, meanings, strict=True))
+    line = pen.px(26)
+    card = pygame.Rect(0, 0, min(area.width, pen.px(300)), line * (len(play) + len(HELP) + 1) + pen.px(48))
+    card.center = area.center
+    pen.box(surface, card, BACKGROUND, 12, LINE)
+    y = card.top + pen.px(24) + line // 2
+    for key, meaning in (*play, ("", ""), *HELP):
+        if key:
+            _draw_help_line(surface, card, y, key, meaning, pen)
+        y += line
+
+
+def _draw_help_line(surface, card, y, key, meaning, pen) -> None:
+    width = 24 if len(key) == 1 or key in ARROWS else 58
+    cap = pygame.Rect(card.left + pen.px(28), y - pen.px(11), pen.px(width), pen.px(22))
+    _draw_cap(surface, cap, key, False, pen)
+    pen.text(surface, meaning, (card.left + pen.px(108), y))
+
+
+def _draw_notice(surface, area, notice, pen) -> None:
+    room = area.width - pen.px(56)
+    if (width := pen.text_width(notice, 17)) > room:
+        notice = notice[: int(len(notice) * room / width) - 1] + "…"
+    chip = pygame.Rect(0, 0, pen.text_width(notice, 17) + pen.px(28), pen.px(30))
+    chip.midbottom = area.centerx, area.bottom - pen.px(14)
+    pen.box(surface, chip, BACKGROUND, 8, LINE)
+    pen.text(surface, notice, chip.center, 17, TEXT, "center")

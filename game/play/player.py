@@ -1,0 +1,260 @@
+"""Poll -> sample -> step -> draw, paced. One loop for window and headless, for real game and neural game.
+
+Why a key is seen soon: the keyboard is sampled as late as it can be, right before the step, and the frame is
+shown the moment it is computed rather than at the next tick. A key therefore waits for the next sample (half
+a tick on average) plus the step, decode and draw times; showing at the next tick would add the rest of the
+tick to every key. The step runs on a thread of its own, because a window must be listened to from the
+main thread: so an event that comes during a step is stamped within about a millisecond, not when the
+step ends, and the latency figures are of the real waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+import gymnasium
+import numpy as np
+
+from game.play.keyboard import Keyboard, Sample
+from game.play.report import Ledger, Tick, seconds_since_start
+from game.play.screen import Hud, Screen
+from game.worlds.sources import asked
+from world_model.evaluate.metrics import nearest
+
+SLICE = 0.001  # between two looks at the window, seconds: how exactly an event's arrival is known
+SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is spun
+PAUSED_FPS = 20
+FIGURES_EVERY = 10  # ticks; figures that change at every tick cannot be read
+NOTICE_SECONDS = 3.0
+
+now = time.perf_counter
+
+
+class Hands(Protocol):
+    """Who presses the keys: a person's Keyboard, a bot, a recording."""
+
+    def sample(self) -> Sample: ...
+
+    def new_room(self, seed: int) -> None: ...
+
+
+class Recording(Protocol):
+    """What R switches: ``start`` and ``stop`` give a line for the person."""
+
+    seconds: float | None  # so far; None while not recording
+
+    def start(self) -> str: ...
+
+    def stop(self) -> str: ...
+
+
+class Pacer:
+    """Absolute deadlines: a late tick is caught up by a shorter wait, a stall is not caught up in a burst."""
+
+    def __init__(self, fps: float, start: float):
+        self.period = 1 / fps if fps else 0.0
+        self.deadline = start
+
+    def restart(self, time_now: float) -> None:
+        """Count from now: after a pause nothing is late."""
+        self.deadline = time_now
+
+    def next(self, time_now: float) -> float:
+        """The deadline of the next tick; ``time_now`` in seconds of the clock that ``start`` was read from."""
+        self.deadline += self.period
+        if time_now - self.deadline > self.period:
+            self.deadline = time_now
+        return self.deadline
+
+
+@dataclass
+class Options:
+    """How to play. ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
+
+    keys: tuple[str, ...]
+    fps: float = 20.0
+    seed: int = 0
+    frames: int | None = None
+    title: str = ""
+    kind: str = ""
+    hud: bool = True
+    game_fps: int = 20
+
+
+class Player:
+    """Plays a frame source on a screen: ``run`` returns the ledger when the person or the frame count ends it.
+
+    source: gymnasium.Env with uint8 RGB observations. hands: who plays; the keyboard when None.
+    watch: called with (frame uint8 [H, W, 3], action int8 [keys]) after each flip, outside the tick's time.
+    ``first_frame_s`` is the process's age when the first frame was out.
+    """
+
+    def __init__(
+        self,
+        source: gymnasium.Env,
+        screen: Screen,
+        options: Options,
+        hands: Hands | None = None,
+        recording: Recording | None = None,
+        watch: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    ):
+        self.source, self.screen, self.options = source, screen, options
+        self.keyboard = Keyboard(options.keys)
+        self.hands = hands or self.keyboard
+        self.recording, self.watch = recording, watch
+        self.ledger = Ledger(options.game_fps)
+        self._figures = self.ledger.recent()
+        self.first_frame_s: float | None = None
+        self._seed = options.seed
+        self._hud = {"visible": options.hud, "help": False, "paused": False}
+        self._notice, self._notice_ends = "", 0.0
+        self._running = True
+
+    def run(self) -> Ledger:
+        with ThreadPoolExecutor(1, "step") as self._stepper:
+            self._new_room(self._seed)
+            pacer = Pacer(self.options.fps, now())
+            while self._goes_on():
+                self._listen_until(pacer.next(now()))
+                self._obey()
+                if self._hud["paused"] or self._hud["help"]:
+                    self._rest()
+                    pacer.restart(now())
+                elif self._running:
+                    self._tick()
+        return self.ledger
+
+    def say(self, notice: str) -> None:
+        """Show a line over the frame for a few seconds."""
+        self._notice, self._notice_ends = notice, now() + NOTICE_SECONDS
+
+    def _goes_on(self) -> bool:
+        wanted = self.options.frames
+        return self._running and (wanted is None or self.ledger.frames < wanted)
+
+    def _tick(self) -> None:
+        self._listen()
+        sample, sampled = self.hands.sample(), now()
+        frame, _, terminated, truncated, _ = self._compute(self.source.step, sample.action)
+        stepped = now()
+        self._show(frame, sample.action)
+        decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
+        self.ledger.add(Tick(sampled, stepped, now(), decode, sample.arrivals, **self._health()), frame)
+        if self.ledger.frames % FIGURES_EVERY == 0:
+            self._figures = self.ledger.recent()
+        if self.watch:
+            self.watch(frame, sample.action)
+        if (terminated or truncated) and self._goes_on():
+            self._new_room(self._seed + 1)
+
+    def _new_room(self, seed: int) -> None:
+        self._seed = seed
+        frame, _ = self._compute(lambda: self.source.reset(seed=seed))
+        self._look_around()
+        self.hands.new_room(seed)
+        self.keyboard.new_room(seed)
+        self.ledger.cut()
+        nothing = np.zeros(len(self.options.keys), dtype=np.int8)
+        self._show(frame, nothing)
+        if self.watch:
+            self.watch(frame, nothing)
+
+    def _look_around(self) -> None:
+        """What the source says of its new place: pictures of it, and its name."""
+        self._anchors = asked(self.source, "anchors")
+        said = asked(self.source, "provenance", {})
+        room = said.get("scene") or said.get("seed", self._seed)
+        self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
+
+    def _health(self) -> dict:
+        """What a neural game says of its picture."""
+        place = self.source.unwrapped
+        return {"collapse": getattr(place, "collapse", None), "reprimes": getattr(place, "reprimes", 0)}
+
+    def _show(self, frame: np.ndarray, held: np.ndarray) -> None:
+        self._shown = frame, held
+        self.screen.show(frame, self._draw_list(held))
+        if self.first_frame_s is None:
+            self.first_frame_s = seconds_since_start()
+
+    def _draw_list(self, held: np.ndarray) -> Hud:
+        return Hud(
+            title=self.options.title,
+            place=self._place,
+            keys=self.options.keys,
+            held=held,
+            anchors=self._anchors,
+            present=self._present(),
+            recording=self.recording.seconds if self.recording else None,
+            notice=self._notice if now() < self._notice_ends else "",
+            **self._health(),
+            **self._figures,
+            **self._hud,
+        )
+
+    def _present(self) -> int | None:
+        """Where on the map the picture is, if the source's pictures of its place are one."""
+        mapped = self.source.unwrapped.metadata.get("map") and self._anchors is not None
+        return nearest(self._shown[0], self._anchors) if mapped else None
+
+    def _rest(self) -> None:
+        """Paused: keep the window alive, and let no key press of the pause count as play."""
+        self._show(*self._shown)
+        self._listen_until(now() + 1 / PAUSED_FPS)
+        self.ledger.cut()
+        self.keyboard.new_room(self._seed)
+
+    def _compute(self, call, *arguments):
+        """``call(*arguments)`` on the step thread, listening to the window meanwhile."""
+        future = self._stepper.submit(call, *arguments)
+        while not wait([future], timeout=SLICE).done:
+            self._listen()
+        return future.result()
+
+    def _listen_until(self, deadline: float) -> None:
+        while (left := deadline - now()) > SPIN:
+            self._listen()
+            time.sleep(min(SLICE, max(0.0, left - SPIN)))
+        while now() < deadline:
+            pass
+
+    def _listen(self) -> None:
+        self.keyboard.feed(self.screen.poll())
+
+    def _obey(self) -> None:
+        for command in self.keyboard.commands():
+            getattr(self, f"_on_{command}")()
+
+    def _on_quit(self) -> None:
+        """Esc: out of the help, if it is open, or of the game."""
+        self._running, self._hud["help"] = self._hud["help"], False
+
+    def _on_close(self) -> None:
+        self._running = False
+
+    def _on_restart(self) -> None:
+        self._hud["paused"] = False
+        self._new_room(self._seed)
+
+    def _on_pause(self) -> None:
+        self._hud["paused"] = not self._hud["paused"]
+
+    def _on_hud(self) -> None:
+        self._hud["visible"] = not self._hud["visible"]
+
+    def _on_help(self) -> None:
+        self._hud["help"] = not self._hud["help"]
+
+    def _on_next_room(self) -> None:
+        self._hud["paused"] = False
+        self._new_room(self._seed + 1)
+
+    def _on_record(self) -> None:
+        if self.recording is None:
+            self.say("This cannot be recorded")
+        else:
+            self.say(self.recording.start() if self.recording.seconds is None else self.recording.stop())

@@ -1,0 +1,55 @@
+"""What a player is shown, as data, and the screen that shows nothing. The window is in ``window.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from game.play.keyboard import Event
+
+
+@dataclass(frozen=True)
+class Hud:
+    """Everything drawn on and beside a frame. Figures are None until they are known."""
+
+    title: str = ""
+    place: str = ""
+    keys: tuple[str, ...] = ()
+    held: np.ndarray | None = None  # int8 [keys]
+    anchors: np.ndarray | None = None  # uint8 [n, H, W, 3]
+    present: int | None = None  # where the anchors are a map, the one that is on the screen
+    fps: float | None = None
+    tick_ms: float | None = None
+    key_to_photon_ms: float | None = None
+    recording: float | None = None  # seconds so far; None while not recording
+    collapse: str | None = None  # what became of the picture; None while it lives, and where nobody looks
+    reprimes: int = 0  # how often it was begun again
+    notice: str = ""
+    paused: bool = False
+    visible: bool = True
+    help: bool = False
+
+
+class Screen(Protocol):
+    """Where frames go and events come from. ``show`` returns when the frame is out."""
+
+    def poll(self) -> list[Event]: ...
+
+    def show(self, frame: np.ndarray, hud: Hud) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Headless:
+    """A screen without a display: no events come, and a frame is out when it is handed over."""
+
+    def poll(self) -> list[Event]:
+        return []
+
+    def show(self, frame: np.ndarray, hud: Hud) -> None:
+        self.frame = frame
+
+    def close(self) -> None:
+        pass

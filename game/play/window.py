@@ -1,0 +1,123 @@
+"""The window: frames scaled up beside the HUD, pygame's events as our own. All of pygame is in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pygame
+
+from game.play.keyboard import ARROWS, COMMANDS, Event
+from game.play.panel import BACKGROUND, HEIGHT, WIDTH, Pen, draw_overlays, draw_panel, picture_surface
+from game.play.screen import Hud
+
+REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is drawn for
+PIXEL_ART = 96  # frames up to this many pixels a side are shown as squares
+DECORATION = 64  # what a desktop's own bars take of its height, window pixels
+NO_DISPLAY = (
+    "no display ({}). Play without one: --headless --bot explorer; or give it a virtual one: xvfb-run -a python play.py"
+)
+
+
+class DisplayError(RuntimeError):
+    """No window can be opened here; the message says what to do instead."""
+
+
+class KeyNameError(ValueError):
+    """A world's key that pygame does not know."""
+
+
+class Window:
+    """A pygame window. ``poll`` gives the events since the last poll, ``show`` draws and flips.
+
+    keys: the world's keys, as pygame names them. frame_shape: (H, W). scale: window pixels a frame pixel; None, about
+    640 for the frame. What does not fit the screen is made as large as fits.
+    Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares, as
+    small frames, which are drawn pixel by pixel, do by themselves.
+    Raises DisplayError without a display, KeyNameError for a key that pygame does not know.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        frame_shape: tuple[int, int],
+        scale: int | None = None,
+        title: str = "Rollplay",
+        pixels: bool = False,
+    ):
+        _open_display()
+        self._names = {_key_code(key): key for key in (*COMMANDS, *ARROWS, *keys)}
+        scale = _fitting(scale or max(1, REFERENCE_HEIGHT // max(frame_shape)), frame_shape)
+        pixels = pixels or max(frame_shape) <= PIXEL_ART
+        self._frame_size = (frame_shape[1] * scale, frame_shape[0] * scale)
+        zoom = min(2.0, max(0.75, self._frame_size[1] / REFERENCE_HEIGHT))
+        self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
+        self._pen = Pen(zoom)
+        self._panel_visible: bool | None = None
+        pygame.display.set_caption(title)
+
+    def poll(self) -> list[Event]:
+        at = time.perf_counter()
+        events = (self._translate(event, at) for event in pygame.event.get())
+        return [event for event in events if event]
+
+    def show(self, frame: np.ndarray, hud: Hud) -> None:
+        if hud.visible != self._panel_visible:
+            self._arrange(hud.visible)
+        big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
+        self._surface.blit(picture_surface(big), self._frame_area)
+        draw_overlays(self._surface, self._frame_area, hud, self._pen)
+        if hud.visible:
+            draw_panel(self._surface, self._panel_area, hud, self._pen)
+        pygame.display.flip()
+
+    def close(self) -> None:
+        pygame.quit()
+
+    def _arrange(self, panel: bool) -> None:
+        """Size the window for the frame, with or without the panel; the frame keeps its size."""
+        width, height = self._frame_size
+        panel_width = self._pen.px(WIDTH) if panel else 0
+        window_height = max(height, self._pen.px(HEIGHT)) if panel else height
+        self._surface = pygame.display.set_mode((width + panel_width, window_height))
+        self._surface.fill(BACKGROUND)
+        self._frame_area = pygame.Rect(0, (window_height - height) // 2, width, height)
+        self._panel_area = pygame.Rect(width, 0, panel_width, window_height)
+        self._panel_visible = panel
+
+    def _translate(self, event: pygame.event.Event, at: float) -> Event | None:
+        if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
+            return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
+        if event.type == pygame.WINDOWFOCUSLOST:
+            return Event("blur", at=at)
+        if event.type == pygame.QUIT:
+            return Event("quit", at=at)
+        return None
+
+
+def _open_display() -> None:
+    """Where there is no display, SDL quietly draws off screen; nobody could play there."""
+    try:
+        pygame.display.init()
+    except pygame.error as error:
+        raise DisplayError(NO_DISPLAY.format(error)) from error
+    if pygame.display.get_driver() == "offscreen":
+        pygame.display.quit()
+        raise DisplayError(NO_DISPLAY.format("none found"))
+    pygame.font.init()
+
+
+def _fitting(scale: int, frame_shape: tuple[int, int]) -> int:
+    """The largest scale up to ``scale`` at which frame and panel fit the desktop."""
+    desktop = pygame.display.Info()
+    width, height = desktop.current_w - WIDTH, desktop.current_h - DECORATION
+    return max(1, min(scale, width // frame_shape[1], height // frame_shape[0]))
+
+
+def _key_code(name: str) -> int:
+    try:
+        return pygame.key.key_code(name)
+    except ValueError:
+        raise KeyNameError(f"{name!r} is no key that pygame knows; use names such as w, left, space, f1") from None

@@ -1,0 +1,173 @@
+"""Bots play many episodes on all cores and record them: a data set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import gymnasium
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from game.record.recorder import Recorder
+from game.worlds.bots import make_bot
+from game.worlds.sources import real_game
+from world_model.config import Config
+from world_model.episode import END, META, EpisodeError, Session
+
+FRAMES_ASKED = "frames_asked"  # kept with each session, because an episode may end before it has them
+
+MakeEnv = Callable[[Config], gymnasium.Env]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One session of a data set; everything in it follows from ``room`` (the place) and ``seed`` (its player)."""
+
+    config: Config
+    bot: str
+    frames: int
+    room: int
+    seed: int
+    path: Path
+    make_env: MakeEnv
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What ``collect`` did: sessions made now, sessions that were there already, frames and time of the former."""
+
+    made: int = 0
+    skipped: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+
+
+def collect(
+    config: Config,
+    *,
+    out: str | Path,
+    bot: str = "mix",
+    sessions: int = 500,
+    frames: int = 300,
+    seed: int = 0,
+    rooms: int | None = None,
+    workers: int | None = None,
+    make_env: MakeEnv = real_game,
+) -> Collected:
+    """Record ``sessions`` episodes of ``frames`` frames, the reset frame included, into ``out``.
+
+    Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (``rooms`` of them in turn, when given: fewer
+    places, each seen more often) by a bot with the seed ``seed + i``; it depends on nothing else. What is finished
+    there is skipped, what an interrupted run left unfinished is made again. ``workers`` processes, one a core by
+    default; 1 stays in this process. ``make_env`` must be importable by name for more than one.
+    Raises EpisodeError: a folder that cannot be written, or that holds other sessions under these names.
+    """
+    out = Path(out)
+    places = [seed + i % (rooms or sessions) for i in range(sessions)]
+    jobs = [
+        Job(config, bot, frames, room, seed + i, out / f"{i:06d}-seed{room}", make_env) for i, room in enumerate(places)
+    ]
+    todo = [job for job in jobs if not _is_finished(job)]
+    done = Collected(skipped=len(jobs) - len(todo))
+    began = time.perf_counter()
+    with _progress() as progress:
+        task = progress.add_task("recording", total=len(jobs), completed=done.skipped, rate="")
+        for made in _run(todo, min(workers or os.cpu_count() or 1, len(todo))):
+            seconds = time.perf_counter() - began
+            done = replace(done, made=done.made + 1, frames=done.frames + made, seconds=seconds)
+            progress.update(task, advance=1, rate=f"{done.frames / seconds:,.0f} frames/s")
+    return done
+
+
+def _run(jobs: list[Job], workers: int):
+    """Yields the number of frames of each job as it ends, in any order."""
+    if workers <= 1:
+        yield from map(_play, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_settle_worker)
+    try:
+        for future in as_completed([pool.submit(_play, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise EpisodeError("a recording process was killed (out of memory?); run again to go on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settle_worker() -> None:
+    """One core a process: no thread pools in it; Ctrl-C is the parent's to handle."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _play(job: Job) -> int:
+    """Record one session. Its chunks are whole seconds and unsynced: an unfinished one is made again anyway."""
+    if job.path.exists():
+        shutil.rmtree(job.path)
+    env = job.make_env(job.config)
+    keys = job.config.world.keys
+    bot = make_bot(job.bot, job.seed, keys)
+    recorder = Recorder(
+        env,
+        job.path.parent,
+        world=job.config.name,
+        player=job.bot,
+        clock=None,
+        name=lambda seed: job.path.name,
+        provenance={"bot": type(bot).__name__.lower(), FRAMES_ASKED: job.frames},
+        chunk_frames=job.config.world.fps,
+        durable=False,
+    )
+    try:
+        observation, info = recorder.reset(seed=job.room)
+        for tick in range(1, job.frames):
+            observation, _, terminated, truncated, info = recorder.step(bot.act(observation, info))
+            if terminated or truncated:
+                return tick + 1
+    finally:
+        recorder.close()
+    return job.frames
+
+
+def _is_finished(job: Job) -> bool:
+    """True when this very session is there already, whole; EpisodeError when something else has its name."""
+    if not (job.path / END).is_file():
+        if job.path.exists() and not (job.path / META).is_file():
+            raise EpisodeError(f"{job.path}: exists and is not a session; record into another folder")
+        return False
+    session = Session.open(job.path)
+    meta, world = session.meta, job.config.world
+    found = (meta.world, meta.player, meta.provenance.get(FRAMES_ASKED), meta.height, meta.width, meta.keys)
+    wanted = (job.config.name, job.bot, job.frames, world.height, world.width, world.keys)
+    if found != wanted:
+        raise EpisodeError(
+            f"{job.path}: is another session ({_words(found)}; asked for: {_words(wanted)}); record into another folder"
+        )
+    return not session.damage
+
+
+def _words(session: tuple) -> str:
+    world, player, frames, height, width, keys = session
+    return f"{world} by {player}, {frames} frames of {width}x{height}, keys {' '.join(keys)}"
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("sessions  {task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,188 @@
+"""A wrapper around any frame source that writes what is played: one session for each episode."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from game.worlds.sources import asked
+from world_model.episode import EpisodeError, SessionMeta, SessionWriter, session_name
+
+
+class Recorder(gymnasium.Wrapper):
+    """Records a frame source into ``folder``; the game itself is passed through untouched.
+
+    ``reset`` ends the session and starts the next; ``start`` and ``stop`` switch recording in mid-game and
+    return a line for the person. A session that starts in mid-game has the frame on the screen as frames[0]
+    and the source's ``get_state()``, where it has one, as its start state.
+
+    env        frame source with metadata "keys" and "render_fps"; may have anchors(), provenance(), get_state()
+    world      name of the world, as in its configuration
+    player     who plays: a bot's name, or person
+    clock      seconds, for the timestamps; None counts frames instead (frame / fps), so that what runs
+               faster than real time is recorded the same every time
+    recording  begin with the first reset; otherwise ``start`` begins
+    name       seed -> name of the next session's directory
+    on_error   called with the message when recording fails; the game then goes on unrecorded.
+               Without it, the EpisodeError is raised.
+    provenance added to what the source says of itself
+    writing    options of SessionWriter
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        folder: str | Path,
+        *,
+        world: str,
+        player: str = "person",
+        clock: Callable[[], float] | None = time.perf_counter,
+        recording: bool = True,
+        name: Callable[[int | None], str] = session_name,
+        on_error: Callable[[str], None] | None = None,
+        provenance: dict[str, Any] | None = None,
+        **writing,
+    ):
+        super().__init__(env)
+        self.folder, self.world, self.player = Path(folder), world, player
+        self.path: Path | None = None  # of the session being written, or of the last one
+        self._clock, self._name, self._on_error, self._writing = clock, name, on_error, writing
+        self._provenance = provenance or {}
+        self._wanted = recording
+        self._writer: SessionWriter | None = None
+        self._frame: np.ndarray | None = None
+        self._seed: int | None = None
+        self._ticks, self._began = 0, 0.0
+
+    @property
+    def recording(self) -> bool:
+        return self._writer is not None
+
+    @property
+    def seconds(self) -> float | None:
+        """Length of the session so far; None while not recording."""
+        return None if self._writer is None else self._now()
+
+    def reset(self, *, seed=None, options=None):
+        self._end()
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._frame, self._seed = observation, seed
+        if self._wanted:
+            self._begin(mid_game=False)
+        return observation, info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._frame = observation
+        if self._writer:
+            self._ticks += 1
+            self._add(observation, action)
+        return observation, reward, terminated, truncated, info
+
+    def start(self) -> str:
+        """Record from the frame on the screen on; before the first reset, from that reset on."""
+        self._wanted = True
+        if self._frame is None:
+            return f"Recording starts with the game, into {self.folder}"
+        if self._writer is None:
+            problem = self._begin(mid_game=True)
+            if problem:
+                return problem
+        return f"Recording to {self.path}"
+
+    def stop(self) -> str:
+        """Finish the session; a later reset does not start another."""
+        self._wanted = False
+        if self._writer is None:
+            return "Not recording"
+        frames = self._ticks + 1
+        return self._end() or f"Recorded {frames} frames to {self.path}"
+
+    def close(self) -> None:
+        self._end()
+        super().close()
+
+    def _now(self) -> float:
+        fps = self.env.metadata["render_fps"]
+        return self._ticks / fps if self._clock is None else self._clock() - self._began
+
+    def _begin(self, mid_game: bool) -> str | None:
+        anchors = asked(self.env, "anchors")
+        state = asked(self.env, "get_state") if mid_game else None
+        try:
+            meta = self._meta(0 if anchors is None else len(anchors))
+            self.path = self.folder / self._name(meta.seed)
+            self._writer = SessionWriter(self.path, meta, anchors, state, **self._writing)
+        except EpisodeError as error:
+            return self._failed(error)
+        self._ticks, self._began = 0, self._clock() if self._clock else 0.0
+        return self._add(self._frame, np.zeros(len(meta.keys), np.int8))
+
+    def _add(self, frame: np.ndarray, action: np.ndarray) -> str | None:
+        try:
+            self._writer.add(frame, action, self._now())
+        except EpisodeError as error:
+            return self._failed(error)
+        return None
+
+    def _end(self) -> str | None:
+        writer, self._writer = self._writer, None
+        try:
+            if writer:
+                writer.close()
+        except EpisodeError as error:
+            return self._failed(error)
+        return None
+
+    def _failed(self, error: EpisodeError) -> str:
+        self._writer, self._wanted = None, False
+        if self._on_error is None:
+            raise error
+        self._on_error(str(error))
+        return str(error)
+
+    def _meta(self, anchors: int) -> SessionMeta:
+        provenance = asked(self.env, "provenance", {})
+        env_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+        height, width, _ = self.env.observation_space.shape
+        return SessionMeta(
+            world=self.world,
+            env=env_id,
+            keys=tuple(self.env.metadata["keys"]),
+            fps=self.env.metadata["render_fps"],
+            height=height,
+            width=width,
+            anchors=anchors,
+            seed=provenance.get("seed", self._seed),
+            source=provenance.get("source", env_id),
+            checkpoint=provenance.get("checkpoint"),
+            code_version=code_version(),
+            player=self.player,
+            created=datetime.now(UTC).isoformat(),
+            provenance={**provenance, **self._provenance},
+        )
+
+
+@lru_cache
+def code_version() -> str:
+    """The package's version, and the commit when the code is a git checkout."""
+    try:
+        version = metadata.version("rollplay")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return version
+    return f"{version} ({commit})"

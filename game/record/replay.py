@@ -1,0 +1,113 @@
+"""Play a recording again: made anew from its seed and keys, and held to what was recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+
+from game.worlds.sources import asked
+from world_model.episode import Session
+from world_model.play import scenes
+from world_model.play.neural_game import NeuralGame
+
+
+class ReplayError(ValueError):
+    """A recording that cannot be played again; the message says why."""
+
+
+@dataclass
+class Verdict:
+    """How the frames made anew compare with the recorded ones."""
+
+    recorded: int
+    frames: int = 0
+    different: int = 0
+    first: int | None = None
+    worst: int = 0
+
+    def add(self, made: np.ndarray, recorded: np.ndarray) -> None:
+        difference = int(np.abs(made.astype(int) - recorded).max())
+        if difference:
+            self.first = self.frames if self.first is None else self.first
+            self.different, self.worst = self.different + 1, max(self.worst, difference)
+        self.frames += 1
+
+    @property
+    def holds(self) -> bool:
+        """Every recorded frame was made anew, and none differs."""
+        return self.frames == self.recorded and not self.different
+
+    def __str__(self) -> str:
+        if self.holds:
+            return f"all {self.frames} frames are bit-equal to the recording"
+        if not self.different:
+            return f"stopped early: the first {self.frames} of {self.recorded} frames are bit-equal to the recording"
+        return (
+            f"{self.different} of {self.frames} frames differ from the recording, the first is frame {self.first}; "
+            f"the largest difference is {self.worst} of 255"
+        )
+
+
+class Replay(gymnasium.Wrapper):
+    """A source that starts where a session started and takes the session's keys, whatever it is given.
+
+    ``verdict`` compares every frame with the recording. The last frame is truncated.
+    """
+
+    def __init__(self, env: gymnasium.Env, session: Session):
+        super().__init__(env)
+        self.session, self.verdict = session, Verdict(len(session))
+        if session.meta.keys != tuple(env.metadata["keys"]):
+            raise ReplayError(f"{session.path}: has the keys {' '.join(session.meta.keys)}, the game has others")
+
+    def reset(self, *, seed=None, options=None):
+        session, source = self.session, self.env.unwrapped
+        self._at, self.verdict = 0, Verdict(len(session))
+        frame, info = self.env.reset(seed=session.meta.seed, options=self._place())
+        if session.start_state is not None:
+            source.set_state(session.start_state)
+            frame = source.render()
+        self.verdict.add(frame, self._recorded(0))
+        return frame, info
+
+    def step(self, action):
+        self._at += 1
+        frame, reward, terminated, _, info = self.env.step(self.session.actions[self._at])
+        self.verdict.add(frame, self._recorded(self._at))
+        return frame, reward, terminated, self._at + 1 >= len(self.session), info
+
+    def _recorded(self, at: int) -> np.ndarray:
+        """Frame ``at`` of the recording; a second is decoded at a time."""
+        second = self.session.meta.fps
+        if at % second == 0:
+            self._decoded = self.session.frames(at, min(at + second, len(self.session)))
+        return self._decoded[at % second]
+
+    def _place(self) -> dict | None:
+        """Where a neural session began: a scene by its name if the world has it, or else by the recorded anchors."""
+        source, name = self.env.unwrapped, self.session.meta.provenance.get("scene")
+        if not isinstance(source, NeuralGame) or name is None:
+            return None
+        if name in scenes.names(source.folder) or self.session.anchors is None:
+            return {"scene": name}
+        return {"scene": name, "anchors": self.session.anchors}
+
+
+def caveats(session: Session, env: gymnasium.Env) -> list[str]:
+    """What differs between now and when the session was recorded, in words."""
+    now = asked(env, "provenance", {})
+    words = {
+        "checkpoint": "weights",
+        "runtime": "runtime",
+        "device": "device",
+        "policy": "policy",
+        "collapse": "answer to a collapse",
+    }
+    then = session.meta.provenance
+    return [
+        f"recorded with the {word} {then[key]}, played again with {now[key]}: frames may differ"
+        for key, word in words.items()
+        if key in then and key in now and then[key] != now[key]
+    ]

@@ -1,0 +1,323 @@
+"""The second built-in world: a keep of four rooms seen from above, a screen each, walked with six keys at 20 ticks a
+second. W A S D walk, Space throws a spark, E switches the lights; who walks through a doorway is in the next room.
+
+``Keep`` is the Gymnasium environment; ``KeepBatch`` steps and draws many keeps at once with the same rules (a Keep is a
+batch of one). Everything follows from (seed, actions), and all of it but whether E is still held can be seen.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, MultiBinary
+from numba import njit
+
+from game.actions import KEEP_KEYS
+from game.worlds.keep_rooms import SCREEN, TILE, Keeps, art, make_keeps
+
+FPS = 20
+STEP, FLIGHT, CRAWL = 2, 4, 1
+"""Pixels a tick: the hero, a spark, the slime."""
+EDGE = SCREEN - TILE
+DOWN, LEFT, UP, RIGHT = range(4)
+W, A, S, D, SPACE, E = range(6)
+NIGHT_GAIN, NIGHT_OFFSET = np.array([0.36, 0.42, 0.58]), np.array([3.0, 5.0, 18.0])
+"""The dark is the picture times a gain, plus an offset, a colour at a time."""
+
+# Columns of KeepBatch.state, one row a keep.
+ROOM, X, Y, FACING, LIGHTS, E_HELD = range(6)
+SLIME_X, SLIME_Y, SLIME_TURN, SLIME_ALIVE, SPARK_X, SPARK_Y, SPARK_FACING, SPARK_ALIVE = range(6, 14)
+FIELDS = ("room", "x", "y", "facing", "lights", "e_held", "slime_x", "slime_y", "slime_turn", "slime_alive",
+          "spark_x", "spark_y", "spark_facing", "spark_alive")  # fmt: skip
+LOWEST = np.array([0, 0, 0, 0, 0, 0, 0, 0, -1, 0, -8, -8, 0, 0])
+HIGHEST = np.array([3, EDGE, EDGE, 3, 1, 1, EDGE, EDGE, 1, 1, 64, 64, 3, 1])
+
+# The last two numbers of a module that numba compiles in are watched by no cache: after changing one, save this file.
+
+
+class KeepBatch:
+    """B keeps with a hero in each.
+
+    ``reset(seeds)`` and ``step(actions)`` return fresh frames, uint8 [B, 64, 64, 3].
+    Attributes: keeps (what was made), seeds [B], state int64 [B, 14] (see FIELDS).
+    """
+
+    def reset(self, seeds) -> np.ndarray:
+        """Make the keeps of ``seeds`` and put a hero at each spawn point, lights on."""
+        self.seeds = np.asarray(seeds, np.int64)
+        self.keeps: Keeps = make_keeps(self.seeds)
+        self.state = np.zeros((len(self.seeds), len(FIELDS)), np.int64)
+        self.state[:, [X, Y]] = self.keeps.spawn
+        self.state[:, LIGHTS] = 1
+        self.state[:, [SLIME_X, SLIME_Y]] = self.keeps.burrows[:, 0]
+        self.state[:, [SLIME_TURN, SLIME_ALIVE]] = 1
+        return self.frames()
+
+    def step(self, actions) -> np.ndarray:
+        """Advance every keep by one tick under ``actions`` [B, 6], 0 or 1 a key."""
+        held = checked(actions, (len(self.seeds), len(KEEP_KEYS)))
+        _advance(self.state, self.keeps.solid, self.keeps.burrows, held)
+        return self.frames()
+
+    def frames(self) -> np.ndarray:
+        """Draw every keep as it is now."""
+        out = np.empty((len(self.seeds), SCREEN, SCREEN, 3), np.uint8)
+        _draw(self.state, self.keeps.pictures, HEROES, SLIMES, SPARKS, COLOURS, NIGHT, out)
+        return out
+
+
+class Keep(gymnasium.Env):
+    """The keep as a Gymnasium environment: ``rollplay/Keep-v0``.
+
+    Observation: uint8 [64, 64, 3]. Action: one bit a key, in the order of ``metadata["keys"]``. Reward is 0 and an
+    episode never ends. ``reset(seed=s)`` makes keep s; without a seed it is drawn from ``np_random``. ``info`` holds
+    room, position (x, y), facing, lights, slime and spark (x, y, alive), sprites (name -> x, y, width, height of all
+    that stands on the map) and solid [8, 8] of the present room.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FPS, "keys": KEEP_KEYS, "map": (2, 2)}
+
+    def __init__(self, height: int = SCREEN, width: int = SCREEN, render_mode: str | None = "rgb_array"):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode {render_mode!r}: the keep draws 'rgb_array' only")
+        if (height, width) != (SCREEN, SCREEN):
+            raise ValueError(f"frame of {height}x{width}: the keep is drawn pixel by pixel, at {SCREEN}x{SCREEN} only")
+        self.render_mode = render_mode
+        self.observation_space = Box(0, 255, (SCREEN, SCREEN, 3), np.uint8)
+        self.action_space = MultiBinary(len(KEEP_KEYS))
+        self._batch = KeepBatch()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        return self._batch.reset([seed])[0], self._info()
+
+    def step(self, action):
+        frame = self._batch.step(np.asarray(action)[None])[0]
+        return frame, 0.0, False, False, self._info()
+
+    def render(self):
+        return None if self.render_mode is None else self._batch.frames()[0]
+
+    def anchors(self) -> np.ndarray:
+        """uint8 [4, 64, 64, 3]: the four rooms, lit, with nobody in them: the map."""
+        return self._batch.keeps.pictures[0].copy()
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """A snapshot (seed included); continuing from it is exact."""
+        return {"seed": self._batch.seeds[0].copy(), "state": self._batch.state[0].copy()}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from ``get_state``'s answer. ValueError for anything that is no such answer."""
+        if set(state) != {"seed", "state"}:
+            raise ValueError(f"a keep's state has the arrays seed and state, not {', '.join(sorted(state))}")
+        seed, row = np.asarray(state["seed"]), np.asarray(state["state"])
+        if seed.shape != () or seed.dtype.kind not in "iu" or seed < 0:
+            raise ValueError("a keep's seed is one whole number, 0 or more")
+        if row.shape != LOWEST.shape or row.dtype.kind not in "iu":
+            raise ValueError(f"a keep's state is {len(FIELDS)} whole numbers: {', '.join(FIELDS)}")
+        wrong = [name for name, bad in zip(FIELDS, (row < LOWEST) | (row > HIGHEST), strict=True) if bad]
+        if wrong:
+            raise ValueError(f"a keep's state is out of range: {', '.join(wrong)}")
+        if not hasattr(self._batch, "seeds") or self._batch.seeds[0] != seed:
+            self._batch.reset([int(seed)])
+        self._batch.state[0] = row
+
+    def provenance(self) -> dict:
+        """Where these frames come from, for a recording's metadata."""
+        seed = int(self._batch.seeds[0])
+        return {"source": "engine", "world": "keep", "env": "rollplay/Keep-v0", "seed": seed}
+
+    def _info(self) -> dict:
+        row = self._batch.state[0].tolist()
+        sprites = {"hero": (row[X], row[Y], TILE, TILE)}
+        if row[SLIME_ALIVE]:
+            sprites["slime"] = (row[SLIME_X], row[SLIME_Y], TILE, TILE)
+        if row[SPARK_ALIVE]:
+            sprites["spark"] = (row[SPARK_X], row[SPARK_Y], TILE, TILE)
+        return {
+            "room": row[ROOM],
+            "position": (row[X], row[Y]),
+            "facing": row[FACING],
+            "lights": bool(row[LIGHTS]),
+            "slime": (row[SLIME_X], row[SLIME_Y], bool(row[SLIME_ALIVE])),
+            "spark": (row[SPARK_X], row[SPARK_Y], bool(row[SPARK_ALIVE])),
+            "sprites": sprites,
+            "solid": self._batch.keeps.solid[0, row[ROOM]],
+        }
+
+
+def checked(actions, shape: tuple[int, ...]) -> np.ndarray:
+    """``actions`` as int64 of this shape. ValueError unless every number is 0 or 1."""
+    actions = np.asarray(actions)
+    if actions.shape != shape:
+        raise ValueError(f"actions of shape {actions.shape}; expected {shape}: one bit for each of {KEEP_KEYS}")
+    if not np.isin(actions, (0, 1)).all():
+        raise ValueError(f"an action holds 0 or 1 for each of {' '.join(KEEP_KEYS)}, nothing else")
+    return actions.astype(np.int64)
+
+
+# ---------------------------------------------------------------- rules
+
+
+@njit(cache=True)
+def _advance(state, solids, burrows, held):
+    """One tick of every keep, in place: hero, then the spark, then the slime, then the lights."""
+    for b in range(len(state)):
+        row, keys = state[b], held[b]
+        _walk(row, solids[b], burrows[b], keys)
+        _throw(row, solids[b, row[ROOM]], keys)
+        if row[SLIME_ALIVE]:
+            _crawl(row, solids[b, row[ROOM]])
+        if row[SPARK_ALIVE] and row[SLIME_ALIVE] and _meet(row):
+            row[SPARK_ALIVE], row[SLIME_ALIVE] = 0, 0
+        if keys[E] and not row[E_HELD]:
+            row[LIGHTS] = 1 - row[LIGHTS]
+        row[E_HELD] = keys[E]
+
+
+@njit(cache=True)
+def _walk(row, solids, burrows, keys):
+    """Move along each axis that is free, or through a doorway into the next room."""
+    dx, dy = STEP * (keys[D] - keys[A]), STEP * (keys[S] - keys[W])
+    if dy != 0:
+        row[FACING] = DOWN if dy > 0 else UP
+    elif dx != 0:
+        row[FACING] = RIGHT if dx > 0 else LEFT
+    solid = solids[row[ROOM]]
+    if dx != 0 and not _blocked(solid, row[X] + dx, row[Y]) and not _bumps(row, dx, 0):
+        row[X] += dx
+    if dy != 0 and not _blocked(solid, row[X], row[Y] + dy) and not _bumps(row, 0, dy):
+        row[Y] += dy
+    before = row[ROOM]
+    if row[X] < 0 or row[X] > EDGE:
+        row[ROOM] += 1 if row[X] > EDGE else -1
+        row[X] = 0 if row[X] > EDGE else EDGE
+    elif row[Y] < 0 or row[Y] > EDGE:
+        row[ROOM] += 2 if row[Y] > EDGE else -2
+        row[Y] = 0 if row[Y] > EDGE else EDGE
+    if row[ROOM] != before:  # a room is entered: its slime is at home, the spark stays behind
+        row[SLIME_X], row[SLIME_Y] = burrows[row[ROOM], 0], burrows[row[ROOM], 1]
+        row[SLIME_TURN], row[SLIME_ALIVE], row[SPARK_ALIVE] = 1, 1, 0
+
+
+@njit(cache=True)
+def _throw(row, solid, keys):
+    """A spark flies on, or a new one leaves the hero's hand."""
+    if row[SPARK_ALIVE]:
+        _fly(row, FLIGHT)
+        if _stopped(solid, row):
+            row[SPARK_ALIVE] = 0
+    elif keys[SPACE]:
+        row[SPARK_X], row[SPARK_Y], row[SPARK_FACING] = row[X], row[Y], row[FACING]
+        _fly(row, TILE)
+        row[SPARK_ALIVE] = 0 if _stopped(solid, row) else 1
+
+
+@njit(cache=True)
+def _fly(row, far):
+    facing = row[SPARK_FACING]
+    row[SPARK_X] += far * ((facing == RIGHT) - (facing == LEFT))
+    row[SPARK_Y] += far * ((facing == DOWN) - (facing == UP))
+
+
+@njit(cache=True)
+def _stopped(solid, row):
+    """Whether the spark's middle is in something solid or off the screen."""
+    x, y = row[SPARK_X] + TILE // 2, row[SPARK_Y] + TILE // 2
+    return x < 2 or y < 2 or x >= SCREEN - 2 or y >= SCREEN - 2 or solid[y // TILE, x // TILE]
+
+
+@njit(cache=True)
+def _crawl(row, solid):
+    """The slime goes its way, and turns round where it cannot."""
+    step = CRAWL * row[SLIME_TURN]
+    ahead = row[SLIME_X] + step
+    if ahead < 0 or ahead > EDGE or _blocked(solid, ahead, row[SLIME_Y]) or _bumps(row, -step, 0):
+        row[SLIME_TURN] = -row[SLIME_TURN]
+    else:
+        row[SLIME_X] = ahead
+
+
+@njit(cache=True)
+def _bumps(row, dx, dy):
+    """Whether the hero, (dx, dy) further, touches a living slime that he does not touch yet: who touches may part."""
+    x, y = row[X] - row[SLIME_X], row[Y] - row[SLIME_Y]
+    touch = abs(x) < TILE and abs(y) < TILE
+    return row[SLIME_ALIVE] and not touch and abs(x + dx) < TILE and abs(y + dy) < TILE
+
+
+@njit(cache=True)
+def _meet(row):
+    return abs(row[SPARK_X] - row[SLIME_X]) < 6 and abs(row[SPARK_Y] - row[SLIME_Y]) < 6
+
+
+@njit(cache=True)
+def _blocked(solid, x, y):
+    """Whether an 8x8 box at (x, y) touches something solid; what is off the screen is not."""
+    for row in range(max(y, 0) // TILE, min(y + TILE - 1, SCREEN - 1) // TILE + 1):
+        for column in range(max(x, 0) // TILE, min(x + TILE - 1, SCREEN - 1) // TILE + 1):
+            if solid[row, column]:
+                return True
+    return False
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@njit(cache=True)
+def _draw(state, pictures, heroes, slimes, sparks, colours, night, out):
+    for b in range(len(state)):
+        row, frame = state[b], out[b]
+        frame[:] = pictures[b, row[ROOM]]
+        if row[SLIME_ALIVE]:
+            _blit(frame, row[SLIME_X], row[SLIME_Y], slimes[(row[SLIME_TURN] + 1) // 2], colours)
+        _blit(frame, row[X], row[Y], heroes[row[FACING], (row[X] + row[Y]) // 4 % 2], colours)
+        if row[SPARK_ALIVE]:
+            _blit(frame, row[SPARK_X], row[SPARK_Y], sparks[row[SPARK_FACING]], colours)
+        if not row[LIGHTS]:
+            for y in range(SCREEN):
+                for x in range(SCREEN):
+                    for c in range(3):
+                        frame[y, x, c] = night[c, frame[y, x, c]]
+
+
+@njit(cache=True)
+def _blit(frame, x, y, sprite, colours):
+    for row in range(TILE):
+        for column in range(TILE):
+            colour = sprite[row, column]
+            if colour >= 0 and 0 <= y + row < SCREEN and 0 <= x + column < SCREEN:
+                frame[y + row, x + column] = colours[colour]
+
+
+COLOURS = np.array(
+    [[26, 20, 38], [240, 64, 56], [255, 214, 170], [52, 104, 232], [250, 240, 250],
+     [96, 220, 90], [40, 140, 70], [255, 236, 90], [255, 150, 40], [120, 70, 40]], np.uint8)  # fmt: skip
+NIGHT = np.round(np.arange(256) * NIGHT_GAIN[:, None] + NIGHT_OFFSET[:, None]).astype(np.uint8)
+
+
+def _heroes() -> np.ndarray:
+    """int8 [4 facings, 2 steps, 8, 8]: a red cap, a blue coat."""
+    front = "..0000.. .011110. 01111110 02022020 .022220. 03333330 02333320"
+    back = "..0000.. .011110. 01111110 01111110 .011110. 03333330 02333320"
+    side = "..0000.. .011110. 01111110 .020222. .022220. .033330. .032330."
+    steps = ("..0..0..", ".0....0.")
+
+    def both(top: str) -> list[np.ndarray]:
+        return [art(f"{top} {legs}") for legs in steps]
+
+    left = both(side)
+    return np.array([both(front), left, both(back), [art[:, ::-1] for art in left]], np.int8)
+
+
+def _sparks() -> np.ndarray:
+    """int8 [4 facings, 8, 8]: a bright head and a tail."""
+    right = art("........ ........ ...8777. .8.87447 8.887447 ...8777. ........ ........")
+    return np.array([np.rot90(right, -1), right[:, ::-1], np.rot90(right), right], np.int8)
+
+
+HEROES, SPARKS = _heroes(), _sparks()
+_SLIME = art("........ ..0000.. .055550. 05555540 05545540 05555550 06655660 .000000.")
+SLIMES = np.array([_SLIME[:, ::-1], _SLIME], np.int8)

@@ -1,0 +1,43 @@
+"""Frame sources from what a person asked for: the real game, the neural game, or a recording of either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from game.register import register_worlds
+from world_model.config import Config
+from world_model.play.neural_game import NeuralGame
+
+
+@dataclass(frozen=True)
+class Neural:
+    """Which student to play, and on what."""
+
+    world: str
+    checkpoint: Path | None = None
+    runtime: str = "auto"
+    device: str = "auto"
+    policy: str = "hold"
+    collapse: str = "watch"
+
+
+def real_game(config: Config) -> gymnasium.Env:
+    """The world's own game at the world's size; any Gymnasium environment that takes height and width."""
+    register_worlds()
+    size = config.world
+    return gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+
+
+def neural_game(choice: Neural) -> gymnasium.Env:
+    """The student of a world. Raises WorldError with a message for the person."""
+    return NeuralGame(choice.world, choice.checkpoint, choice.runtime, choice.device, choice.policy, choice.collapse)
+
+
+def asked(source: gymnasium.Env, verb: str, otherwise: Any = None) -> Any:
+    """What a frame source answers to ``anchors``, ``provenance`` or ``get_state``; any Gymnasium game may lack them."""
+    game = source.unwrapped
+    return getattr(game, verb)() if hasattr(game, verb) else otherwise

@@ -1,0 +1,313 @@
+"""How a session lies on disk, and how it gets there; ``reading.py`` knows the way back, and nothing else does.
+
+Alignment: ``frames[t]`` is what ``actions[t]`` produced. ``frames[0]`` is the reset frame (or the frame
+that was on the screen when recording began), so ``actions[0]`` is all zeros.
+
+A session is a directory, one episode, that standard tools open::
+
+    session.json       SessionMeta; there before the first chunk
+    anchors/0.png ...  pictures of the place, when the source has them
+    start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
+    chunk_000000.mkv   lossless RGB video, constant rate
+    chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
+                       crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be held to the pixel)
+    end.json           written by close(); without it the recorder was killed (or is still running)
+
+Nothing has its final name before it is complete, and a chunk's csv is named last: a csv is a finished chunk.
+The writer never holds more than one second of unfinished frames, so a kill loses at most that.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import queue
+import re
+import secrets
+import shutil
+import threading
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT = 1
+META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
+UNFINISHED = ".tmp"
+
+# Measured on 128x128 frames of the arena, one thread, chunks of 20: KiB a frame, frames/s in, frames/s out.
+#   libx264rgb ultrafast  8.1, 3700, 3800        FFV1        6.5, 1900, 1900
+#   PNG (mov)             8.7, 2900, 3600        Ut Video   13.3, 4000, 5600
+# With some noise on the frames, such as a network leaves, x264 does 2400 in and 1600 out, FFV1 half of that
+# and PNG is larger than x264. So x264: never slow, never large, and frames that stand still cost it nearly
+# nothing. qp 0 in RGB is exact, read through OpenCV and ffmpeg too.
+CODEC = "libx264rgb"
+CODEC_OPTIONS = {"qp": "0", "preset": "ultrafast", "tune": "zerolatency"}
+
+
+class EpisodeError(Exception):
+    """A recording that cannot be written or read; the message says which, and what is wrong."""
+
+
+class SessionMeta(BaseModel):
+    """session.json. ``source`` is ``engine``, ``neural`` or a Gymnasium id: training filters by it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = FORMAT
+    world: str
+    env: str = Field(description="Gymnasium id of the frame source")
+    keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
+    fps: int = Field(gt=0)
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    anchors: int = Field(0, ge=0, description="number of anchor pictures")
+    seed: int | None = None
+    source: str = Field(min_length=1)
+    checkpoint: str | None = Field(None, description="hash of the weights that drew the frames")
+    code_version: str
+    player: str = Field(description="a bot's name, or person")
+    created: str = Field(description="UTC, ISO 8601")
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _keys_can_be_columns(self):
+        if len({*self.keys, "frame", "time", "crc32"}) != len(self.keys) + 3:
+            raise ValueError(f"keys: {self.keys} must be distinct and none may be frame, time or crc32")
+        if any(not re.fullmatch(r"[\w-]+", key) for key in self.keys):
+            raise ValueError(f"keys: {self.keys} must be plain words, they are column names")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Header of every chunk's csv."""
+        return ("frame", "time", *self.keys, "crc32")
+
+
+def session_name(seed: int | None) -> str:
+    """A new session's directory name: sorts by time, carries the seed; the tail keeps two processes apart."""
+    started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    return f"{started}-seed{'none' if seed is None else seed}-{secrets.token_hex(2)}"
+
+
+def chunk_file(folder: Path, number: int, kind: str = "mkv") -> Path:
+    """Where a chunk's video lies in its session, or its csv."""
+    return folder / f"chunk_{number:06d}.{kind}"
+
+
+def chunk_number(name: str) -> int | None:
+    """The number in a chunk's file name; None for the name of anything else."""
+    match = re.fullmatch(r"chunk_(\d{6,})\.(mkv|csv)", name)
+    return int(match[1]) if match else None
+
+
+class SessionWriter:
+    """Writes one session: ``add`` frames, then ``close``; also a context manager.
+
+    Encoding and disk run in a thread of their own. ``add`` returns at once unless a whole second of
+    frames is unfinished; then it waits, which is what bounds the loss at a kill. A chunk is
+    ``chunk_frames`` (half a second by default), and ends early when its timestamps span more than that.
+    ``durable`` also asks the disk to keep each chunk through a power cut (fsync).
+
+    Raises EpisodeError: a path that exists, a frame or action of another shape, and, at the first call
+    after it happened, anything that went wrong while writing, such as a full disk.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        meta: SessionMeta,
+        anchors: np.ndarray | None = None,
+        start_state: dict[str, np.ndarray] | None = None,
+        *,
+        chunk_frames: int | None = None,
+        durable: bool = True,
+    ):
+        self.path, self.meta = Path(path), meta
+        self._chunk_frames = chunk_frames or max(1, meta.fps // 2)
+        if self._chunk_frames > meta.fps:
+            raise EpisodeError(f"chunk_frames {chunk_frames}: a chunk is at most a second, {meta.fps} frames")
+        self._durable = durable
+        self._frame_shape = (meta.height, meta.width, 3)
+        self._added = self._kept = self._chunks = 0
+        self._error: EpisodeError | None = None
+        self._closed = False
+        self._prepare(anchors, start_state)
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._unfinished = threading.Semaphore(meta.fps)  # frames that a kill may still take
+        self._thread = threading.Thread(target=self._work, name=f"writer of {self.path.name}", daemon=True)
+        self._thread.start()
+
+    def add(self, frame: np.ndarray, action: np.ndarray, time: float) -> None:
+        """Add frame t (uint8 [H,W,3]), the action bits that produced it [K] and its time in seconds."""
+        frame, action = self._checked(frame, action)
+        self._unfinished.acquire()
+        if self._error:
+            self._unfinished.release()
+            raise self._error
+        self._queue.put((frame, action, float(time)))
+        self._added += 1
+
+    def close(self) -> None:
+        """Finish the last chunk and mark the end. Calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+        end = {"frames": self._kept, "chunks": self._chunks, "ended": datetime.now(UTC).isoformat()}
+        try:
+            _write(self.path / END, _json_bytes(end), self._durable)
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def __enter__(self) -> SessionWriter:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except EpisodeError:
+            if error is None:  # otherwise the caller already has an error, most likely this one
+                raise
+
+    def _checked(self, frame, action) -> tuple[np.ndarray, np.ndarray]:
+        if self._closed:
+            raise EpisodeError(f"{self.path}: this session is closed")
+        frame, action = np.array(frame), np.array(action)  # copies: sources may reuse their buffers
+        if frame.shape != self._frame_shape or frame.dtype != np.uint8:
+            raise EpisodeError(f"{self.path}: a frame is uint8 {self._frame_shape}, not {frame.dtype} {frame.shape}")
+        if action.shape != (len(self.meta.keys),) or any(bit not in (0, 1) for bit in action.tolist()):
+            raise EpisodeError(f"{self.path}: an action is {len(self.meta.keys)} bits, not {action.tolist()}")
+        if self._added == 0 and action.any():
+            raise EpisodeError(f"{self.path}: actions[0] must be all zeros: no action produced frames[0]")
+        return frame, action.astype(np.int8)
+
+    def _prepare(self, anchors, start_state) -> None:
+        """Fill a directory under a temporary name, then give it its own: a session never lacks its head."""
+        count = 0 if anchors is None else len(anchors)
+        if count != self.meta.anchors:
+            raise EpisodeError(f"{self.path}: metadata says {self.meta.anchors} anchors, {count} given")
+        if self.path.exists():
+            raise EpisodeError(f"{self.path}: exists already; a session is never written over")
+        making = self.path.with_name(f"{self.path.name}-{secrets.token_hex(4)}{UNFINISHED}")
+        try:
+            making.mkdir(parents=True)
+            for i in range(count):
+                (making / ANCHORS).mkdir(exist_ok=True)
+                _write(making / ANCHORS / f"{i}.png", _png_bytes(anchors[i]), self._durable)
+            if start_state is not None:
+                _write(making / START_STATE, _npz_bytes(start_state), self._durable)
+            _write(making / META, _json_bytes(self.meta.model_dump(mode="json")), self._durable)
+            making.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(making, ignore_errors=True)
+            raise EpisodeError(_explain_os_error(self.path, error, 0, self.meta.fps)) from error
+
+    def _work(self) -> None:
+        """The writing thread. It must hand every failure to the caller, or it would be lost with the thread."""
+        try:
+            self._write_chunks()
+        except Exception as error:
+            self._error = self._explained(error)
+            self._unfinished.release()  # whoever waits in add() comes out and finds the error
+
+    def _write_chunks(self) -> None:
+        """Encode frames as they come, save each chunk as it fills up, end at a None."""
+        chunk = None
+        while (item := self._queue.get()) is not None:
+            chunk = chunk or _Chunk(self.meta, self._chunks, self._kept, self._chunk_frames)
+            chunk.add(*item)
+            if chunk.full:
+                self._save(chunk)
+                chunk = None
+        if chunk:
+            self._save(chunk)
+
+    def _save(self, chunk: _Chunk) -> None:
+        chunk.save(self.path, self._durable)
+        self._kept, self._chunks = self._kept + len(chunk.rows), self._chunks + 1
+        self._unfinished.release(len(chunk.rows))
+
+    def _explained(self, error: Exception) -> EpisodeError:
+        if isinstance(error, OSError):
+            return EpisodeError(_explain_os_error(self.path, error, self._kept, self.meta.fps))
+        return EpisodeError(f"{self.path}: recording failed: {type(error).__name__}: {error}")
+
+
+class _Chunk:
+    """Up to ``size`` frames in the making, all in memory; ``save`` puts them on disk."""
+
+    def __init__(self, meta: SessionMeta, number: int, start: int, size: int):
+        self._meta, self._number, self._start, self._size = meta, number, start, size
+        self.rows: list[str] = []
+        self._video = io.BytesIO()
+        # bitexact: no random ids and no encoder's name in the file, so equal frames make equal files
+        self._container = av.open(self._video, "w", format="matroska", options={"fflags": "+bitexact"})
+        self._stream = self._container.add_stream(CODEC, rate=meta.fps, options=CODEC_OPTIONS)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = meta.width, meta.height, "rgb24"
+        self._stream.codec_context.thread_count = 1  # frames are small: threads only cost
+
+    def add(self, frame: np.ndarray, action: np.ndarray, time: float) -> None:
+        bits = ",".join(map(str, action.tolist()))
+        self.rows.append(f"{self._start + len(self.rows)},{time:.6f},{bits},{zlib.crc32(frame)}")
+        self._first_time = time if len(self.rows) == 1 else self._first_time
+        self._last_time = time
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+    @property
+    def full(self) -> bool:
+        """By number, or by time when the ticks came late: a kill must not take more than a second."""
+        return len(self.rows) == self._size or self._last_time - self._first_time >= self._size / self._meta.fps
+
+    def save(self, folder: Path, durable: bool) -> None:
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        table = "\n".join([",".join(self._meta.columns), *self.rows, ""])
+        _write(chunk_file(folder, self._number, "mkv"), self._video.getvalue(), durable)
+        _write(chunk_file(folder, self._number, "csv"), table.encode(), durable)
+
+
+def _write(path: Path, data: bytes, durable: bool) -> None:
+    """The whole file or nothing under this name; after an error no temporary file is left."""
+    making = path.with_name(path.name + UNFINISHED)
+    try:
+        with open(making, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(making, path)
+    except OSError:
+        making.unlink(missing_ok=True)
+        raise
+
+
+def _json_bytes(data: dict) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()
+
+
+def _npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    data = io.BytesIO()
+    np.savez(data, **arrays)
+    return data.getvalue()
+
+
+def _png_bytes(frame: np.ndarray) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _explain_os_error(path: Path, error: OSError, frames: int, fps: int) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full" if full else f"cannot write: {error.strerror or error}"
+    kept = f"the first {frames} frames ({frames / fps:.1f} s) are kept" if frames else "nothing was recorded"
+    return f"{path}: {reason}; {kept}. Free some space or record somewhere else"

@@ -1,0 +1,123 @@
+"""What is in a folder of recordings, and is it whole? A table with a line a session, and the damage beneath it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from world_model.episode.format import EpisodeError
+from world_model.episode.reading import Session
+
+
+def show(folder: Path, paths: list[Path], decode: bool) -> None:
+    """Print the table of the sessions at ``paths``; ``decode`` also holds every frame to its checksum."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    rows = _inspect_all(folder, paths, decode)
+    console.print(_table(rows))
+    for row in rows:
+        for problem in row.damage:
+            console.print(f"{row.name}: {problem}", style="yellow", highlight=False, markup=False)
+
+
+def _inspect_all(folder: Path, paths: list[Path], decode: bool) -> list[_Row]:
+    names = [path.name if path == folder else str(path.relative_to(folder)) for path in paths]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
+        work = pool.map(lambda path, name: _inspect(path, name, decode), paths, names)
+        progress = Console(stderr=True)
+        return list(track(work, "checking", len(paths), console=progress, disable=not progress.is_terminal))
+
+
+class _Row(BaseModel):
+    """One line of the listing; sums of these make the total line."""
+
+    name: str
+    source: str = "?"
+    frames: int = 0
+    seconds: float = 0.0
+    idle: int = 0
+    held: dict[str, int] = {}
+    gaps: int = 0
+    largest_gap: float = 0.0
+    damage: list[str] = []
+    damaged: str = ""  # the total's own words
+
+
+def _inspect(path: Path, name: str, decode: bool) -> _Row:
+    try:
+        session = Session.open(path)
+    except EpisodeError as error:
+        return _Row(name=name, damage=[str(error).removeprefix(f"{path}: ")])
+    steps = np.diff(session.times)
+    late = steps[steps > 1.5 / session.meta.fps]
+    played = session.actions[1:]  # actions[0] is no action, nobody's choice
+    return _Row(
+        name=name,
+        source=session.meta.source,
+        frames=len(session),
+        seconds=len(session) / session.meta.fps,
+        idle=int((~played.any(axis=1)).sum()),
+        held=dict(zip(session.meta.keys, played.sum(axis=0, dtype=int).tolist(), strict=True)),
+        gaps=len(late),
+        largest_gap=float(late.max(initial=0.0)),
+        damage=session.check() if decode else session.damage,
+    )
+
+
+def _total(rows: list[_Row]) -> _Row:
+    held: dict[str, int] = {}
+    for row in rows:
+        for key, count in row.held.items():
+            held[key] = held.get(key, 0) + count
+    sources = sorted({row.source for row in rows})
+    return _Row(
+        name=f"{len(rows)} sessions",
+        source=", ".join(f"{source} {sum(row.source == source for row in rows)}" for source in sources),
+        frames=sum(row.frames for row in rows),
+        seconds=sum(row.seconds for row in rows),
+        idle=sum(row.idle for row in rows),
+        held=held,
+        gaps=sum(row.gaps for row in rows),
+        largest_gap=max(row.largest_gap for row in rows),
+        damaged=f"{sum(bool(row.damage) for row in rows)} sessions",
+    )
+
+
+def _table(rows: list[_Row]) -> Table:
+    cells = [_cells(row, max(1, row.frames - 1)) for row in rows]
+    footer = _cells(_total(rows), max(1, sum(max(0, row.frames - 1) for row in rows)))
+    table = Table(show_footer=True, box=box.SIMPLE, pad_edge=False)
+    titles = ["session", "source", "frames", "seconds", "idle", "keys held", "gaps", "damage"]
+    for title, foot in zip(titles, footer, strict=True):
+        number = title in ("frames", "seconds", "idle")
+        table.add_column(
+            title, foot, justify="right" if number else "left", overflow="fold", no_wrap=number or title == "session"
+        )
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def _cells(row: _Row, actions: int) -> list[str]:
+    held = "  ".join(f"{key} {count / actions:.0%}" for key, count in row.held.items())
+    gaps = f"{row.gaps}, up to {1000 * row.largest_gap:.0f} ms" if row.gaps else "none"
+    problems = len(row.damage)
+    damage = row.damaged if row.damaged else f"{problems} named below" if problems else "none"
+    return [
+        row.name,
+        row.source,
+        str(row.frames),
+        f"{row.seconds:.1f}",
+        f"{row.idle / actions:.0%}",
+        held,
+        gaps,
+        damage,
+    ]

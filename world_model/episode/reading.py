@@ -1,0 +1,261 @@
+"""Recordings opened again: the sessions of a folder, their keys and frames, and what is damaged in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from pydantic import ValidationError
+
+from world_model.episode.format import (
+    ANCHORS,
+    END,
+    META,
+    START_STATE,
+    UNFINISHED,
+    EpisodeError,
+    SessionMeta,
+    chunk_file,
+    chunk_number,
+)
+
+
+def find_sessions(folder: str | Path) -> list[Path]:
+    """Sorted paths of the sessions in a directory, nested ones too; it may itself be a session.
+
+    A directory with chunks but no session.json is listed as well, so that it is not passed over in
+    silence: opening it says what is wrong. Raises EpisodeError when there is no such directory.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EpisodeError(f"{folder}: no such directory")
+    found = []
+    for root, directories, files in os.walk(folder):
+        if META in files or any(chunk_number(name) is not None for name in files):
+            found.append(Path(root))
+            directories.clear()
+        directories[:] = [name for name in directories if not name.endswith(UNFINISHED)]
+    return sorted(found)
+
+
+class Session:
+    """A recording opened for reading: ``Session.open(path)``, then ``frames(start, stop)`` and the arrays.
+
+    meta     SessionMeta
+    actions  int8 [T, K], actions[t] produced frames[t], actions[0] is zero
+    times    float64 [T], seconds since the start
+    damage   named problems that opening found; what they name is left out
+
+    It holds the finished chunks up to the first gap: frame numbers never jump. Opening reads no video;
+    ``check()`` does, and compares every pixel with the recorded checksums.
+    """
+
+    def __init__(self, path: Path, meta: SessionMeta, tables: list[np.ndarray], damage: list[str]):
+        self.path, self.meta, self.damage = path, meta, damage
+        table = np.concatenate(tables) if tables else np.zeros((0, len(meta.columns)))
+        self.times = np.ascontiguousarray(table[:, 1])
+        self.actions = table[:, 2:-1].astype(np.int8)
+        self._crc = table[:, -1].astype(np.uint32)
+        self._starts = np.cumsum([0, *(len(t) for t in tables)])  # chunk i holds [starts[i], starts[i+1])
+        self._last_decoded: tuple[int, np.ndarray] | None = None  # a replay asks frame by frame
+
+    @classmethod
+    def open(cls, path: str | Path) -> Session:
+        """Raises EpisodeError when there is no readable session.json; lesser damage goes to ``damage``."""
+        path = Path(path)
+        meta = _read_meta(path)
+        names = sorted(entry.name for entry in os.scandir(path))
+        tables, damage = _read_tables(path, meta, names)
+        damage += _missing_parts(path, meta, names)
+        damage += _check_end(path, sum(map(len, tables)))
+        return cls(path, meta, tables, damage)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def anchors(self) -> np.ndarray:
+        """uint8 [A,H,W,3], read at each access; A is 0 for sources without anchors. Raises EpisodeError."""
+        shape = (self.meta.height, self.meta.width, 3)
+        anchors = np.empty((self.meta.anchors, *shape), np.uint8)
+        for i in range(self.meta.anchors):
+            file = self.path / ANCHORS / f"{i}.png"
+            picture = cv2.imread(str(file), cv2.IMREAD_COLOR) if file.is_file() else None
+            if picture is None or picture.shape != shape:
+                raise EpisodeError(f"{file}: missing, or not a picture of {shape[1]}x{shape[0]}")
+            anchors[i] = picture[..., ::-1]
+        return anchors
+
+    @property
+    def start_state(self) -> dict[str, np.ndarray] | None:
+        """The source's snapshot behind frames[0]; None when recording began with a reset."""
+        file = self.path / START_STATE
+        if not file.is_file():
+            return None
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise EpisodeError(f"{file}: not a readable snapshot ({error})") from error
+
+    def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """uint8 [stop-start,H,W,3]; decodes only the chunks needed. Raises EpisodeError, IndexError."""
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"{self.path}: frames {start}..{stop} of {len(self)}")
+        out = np.empty((stop - start, self.meta.height, self.meta.width, 3), np.uint8)
+        first = np.searchsorted(self._starts, start, side="right") - 1
+        end = np.searchsorted(self._starts, stop) if stop > start else first
+        for i in range(first, end):
+            begin = int(self._starts[i])
+            low, high = max(start, begin), min(stop, begin + self._length(i))
+            out[low - start : high - start] = self._chunk(i)[low - begin : high - begin]
+        if len(out) != 1:
+            self._last_decoded = None  # hundreds of sessions may be open: only a replay keeps a chunk
+        return out
+
+    def check(self) -> list[str]:
+        """Decode everything and compare it with the checksums; returns ``damage`` and what this finds."""
+        parts = [partial(self._compare, i) for i in range(len(self._starts) - 1)]
+        parts += [lambda: self.anchors, lambda: self.start_state]
+        problems = list(self.damage)
+        for read in parts:
+            try:
+                read()
+            except EpisodeError as error:
+                problems.append(str(error).removeprefix(f"{self.path}{os.sep}"))
+        return list(dict.fromkeys(problems))
+
+    def _compare(self, i: int) -> None:
+        begin = int(self._starts[i])
+        found = np.array([zlib.crc32(frame) for frame in self._chunk(i)])
+        wrong = np.flatnonzero(found != self._crc[begin : begin + len(found)])
+        if len(wrong):
+            words = f"{len(wrong)} frames are not what was recorded, the first is frame {begin + wrong[0]}"
+            raise EpisodeError(f"{chunk_file(self.path, i)}: {words}")
+
+    def _chunk(self, i: int) -> np.ndarray:
+        if self._last_decoded is None or self._last_decoded[0] != i:
+            size = (self._length(i), self.meta.height, self.meta.width)
+            self._last_decoded = i, _decode(chunk_file(self.path, i), *size)
+        return self._last_decoded[1]
+
+    def _length(self, i: int) -> int:
+        return int(self._starts[i + 1] - self._starts[i])
+
+
+def _decode(file: Path, count: int, height: int, width: int) -> np.ndarray:
+    """uint8 [count,H,W,3], or EpisodeError when the video is not exactly that."""
+    out = np.empty((count, height, width, 3), np.uint8)
+    found = 0
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            for frame in container.decode(stream):
+                if found < count:
+                    out[found] = _pixels(frame)
+                found += 1
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise EpisodeError(f"{file}: cannot be decoded ({error})") from error
+    if found != count:
+        raise EpisodeError(f"{file}: holds {found} frames, its csv {count}")
+    return out
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    """RGB [H,W,3] straight from the decoder's planes (x264 stores G, B, R); no colour conversion to round."""
+    if frame.format.name != "gbrp":
+        raise ValueError(f"pixel format {frame.format.name}, expected gbrp")
+    green, blue, red = (
+        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        for plane in frame.planes
+    )
+    return cv2.merge((red, green, blue))
+
+
+def _read_meta(path: Path) -> SessionMeta:
+    if not path.is_dir():
+        raise EpisodeError(f"{path}: no such directory")
+    try:
+        return SessionMeta.model_validate_json((path / META).read_text())
+    except FileNotFoundError as error:
+        raise EpisodeError(f"{path}: {META} is missing, so this is not a session") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EpisodeError(f"{path}: {META} cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(whole)"
+        raise EpisodeError(f"{path}: {META}: {where}: {first['msg']}") from error
+
+
+def _read_tables(path: Path, meta: SessionMeta, names: list[str]) -> tuple[list[np.ndarray], list[str]]:
+    """The chunks' tables up to the first one that is not sound, and what is wrong with the others."""
+    tables, damage, start = [], [], 0
+    numbers = sorted({n for n in map(chunk_number, names) if n is not None})
+    for position, number in enumerate(numbers):
+        name = f"chunk_{number:06d}"
+        try:
+            if number != position:
+                raise EpisodeError(f"chunk_{position:06d}: missing")
+            table = _read_table(path, name, meta, start)
+        except EpisodeError as error:
+            damage.append(str(error))
+            later = numbers[position + (number == position) :]
+            if later:
+                span = f"chunk_{later[0]:06d} to chunk_{later[-1]:06d}"
+                damage.append(f"{span}: left out, they come after a gap at frame {start}")
+            break
+        tables.append(table)
+        start += len(table)
+    return tables, damage
+
+
+def _read_table(path: Path, name: str, meta: SessionMeta, start: int) -> np.ndarray:
+    """float64 [n, 3+K], one finished chunk's csv. Raises EpisodeError that begins with the file's name."""
+    csv, video = path / f"{name}.csv", path / f"{name}.mkv"
+    if not csv.is_file():
+        raise EpisodeError(f"{video.name}: dropped, it has no {csv.name}: the chunk was never finished")
+    if not video.is_file():
+        raise EpisodeError(f"{csv.name}: dropped, its video {video.name} is missing")
+    try:
+        header, *rows = csv.read_text().splitlines()
+        if header != ",".join(meta.columns):
+            raise ValueError(f"header is {header[:80]!r}")
+        table = np.loadtxt(rows, delimiter=",", ndmin=2, comments=None)
+    except (OSError, ValueError) as error:
+        raise EpisodeError(f"{csv.name}: not the table that was recorded ({error})") from error
+    if table.shape[0] == 0 or table.shape[1] != len(meta.columns):
+        raise EpisodeError(f"{csv.name}: {table.shape[0]} rows of {table.shape[1]}, not {len(meta.columns)}")
+    jump = np.flatnonzero(table[:, 0] != start + np.arange(len(table)))
+    if len(jump):
+        row = int(jump[0])
+        raise EpisodeError(f"{csv.name}: frame {table[row, 0]:.0f} stands where frame {start + row} should")
+    if not np.isin(table[:, 2:-1], (0, 1)).all():
+        raise EpisodeError(f"{csv.name}: a key is neither 0 nor 1")
+    return table
+
+
+def _missing_parts(path: Path, meta: SessionMeta, names: list[str]) -> list[str]:
+    anchors = [f"{ANCHORS}/{i}.png" for i in range(meta.anchors)]
+    damage = [f"{name}: missing" for name in anchors if not (path / name).is_file()]
+    leftovers = [name for name in names if name.endswith(UNFINISHED)]
+    return damage + [f"{name}: dropped, it was still being written" for name in leftovers]
+
+
+def _check_end(path: Path, frames: int) -> list[str]:
+    file = path / END
+    if not file.is_file():
+        return [f"not closed: the recorder was killed or is still running; {frames} finished frames are kept"]
+    try:
+        promised = json.loads(file.read_text())["frames"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{END}: cannot be read"]
+    return [] if promised == frames else [f"{END}: {promised} frames were recorded, {frames} can be read"]

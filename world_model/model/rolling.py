@@ -1,0 +1,173 @@
+"""The rolling window: ``prime``, ``tick``, ``step``, ``resink``, and two other ways to take a tick. The one loop.
+
+Play, training's rollouts and the exported graphs all run these functions. The state is a flat dictionary of arrays;
+noise is an argument and never drawn here, so seed, keys and weights give the same frames again.
+
+    state        shape                                     meaning
+    keys         [layers, N, heads, (S + R) * B * P, head]  of the context: sinks, then recents, oldest first
+    values       the same
+    window       [N, K, B, C, h, w]                         blocks at levels 1..K (level K is pure noise)
+    clean        [N, B, C, h, w]                            the block shown last; its keys are not written yet
+    clean_action [N, keys]                                  what it was shown under
+    sinks        [N, S * B, C, h, w]                        the sinks' latents: another map is another state
+    tick         [1] int64                                  ticks taken since prime
+
+After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block rides in the same pass
+as the window instead of costing one of its own; every block in flight is conditioned on the keys held now; and the
+window is full from the first tick on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from world_model.config import Rolling
+from world_model.model import context
+from world_model.model.noise import renoise, sigmas
+from world_model.model.transformer import Cache, Known, Transformer
+
+State = dict[str, Tensor]
+
+
+def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor) -> State:
+    """Write sinks and recents, and noise the tail to levels 1..K.
+
+    sinks [N, S*B, C, h, w]; frames [N, R+1+K, B, C, h, w]: R recents, the clean block, the window's blocks;
+    actions [N, R+1, keys] of the first R+1; noise [N, K, B, C, h, w].
+    """
+    recent, size = rolling.recent_blocks, rolling.window_blocks
+    layout = context.packed(rolling.frames_per_block, rolling.sink_blocks, recent, recent, (), 0)
+    unknown = torch.full((*sinks.shape[:2], actions.shape[-1]), torch.nan, device=sinks.device)
+    acted = torch.cat([unknown, actions[:, :recent].repeat_interleave(rolling.frames_per_block, 1)], 1)
+    clean = torch.cat([sinks, frames[:, :recent].flatten(1, 2)], 1)
+    keys, values = model.write(clean, acted, layout)
+    sigma = _column(sigmas(size, rolling.shift)[1:], noise)
+    return {
+        "keys": keys,
+        "values": values,
+        "window": renoise(frames[:, recent + 1 :], noise, sigma),
+        "clean": frames[:, recent],
+        "clean_action": actions[:, recent],
+        "sinks": sinks,
+        "tick": torch.zeros(1, dtype=torch.int64, device=noise.device),
+    }
+
+
+def resink(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) -> State:
+    """The state with other sinks [N, S*B, C, h, w] and nothing else changed: exact, since sinks look only at sinks."""
+    unknown = sinks.new_full((*sinks.shape[:2], state["clean_action"].shape[-1]), torch.nan)
+    written = model.write(sinks, unknown, context.clip(sinks.shape[1], 0))
+    length = sinks.shape[1] * model.tokens
+    rings = (torch.cat([new.to(state[name].dtype), state[name][:, :, :, length:]], 3)
+             for name, new in zip(("keys", "values"), written, strict=True))  # fmt: skip
+    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks}
+
+
+def tick(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
+    """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown.
+
+    noise [N, K, B, C, h, w]: the first K-1 renoise the blocks that stay, the last is the block that joins.
+    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``).
+    """
+    size = rolling.window_blocks
+    sigma = sigmas(size, rolling.shift)
+    x0, written = predict(model, rolling, state, state["window"], sigma[1:], action)
+    stay = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
+    window = torch.cat([stay, noise[:, -1:]], 1)
+    now = action if action.ndim == 2 else action[:, 0]
+    return shown(model, rolling, state, x0[:, 0], now, written) | {"window": window}, x0
+
+
+def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
+    """``tick``, returning only the block to show, [N, B, C, h, w]."""
+    state, x0 = tick(model, rolling, state, action, noise)
+    return state, x0[:, 0]
+
+
+def ramp(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> State:
+    """Throw the window away and build it again from pure noise under ``action``: re-forcing, before a ``step``.
+
+    noise [N, K, K, B, C, h, w]; K-1 passes over windows of 1..K-1 blocks.
+    """
+    size = rolling.window_blocks
+    sigma = sigmas(size, rolling.shift)
+    window = noise[:, 0, :1]
+    for count in range(1, size):
+        x0, _ = predict(model, rolling, state, window, sigma[size - count + 1 :], action)
+        down = renoise(x0, noise[:, count, :count], _column(sigma[size - count : size], noise))
+        window = torch.cat([down, noise[:, count, count : count + 1]], 1)
+    return state | {"window": window}
+
+
+def block(
+    model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor, last_level: int = 1
+) -> tuple[State, Tensor]:
+    """The next block alone, down all levels from the context (Self-Forcing, arXiv 2506.08009); the window is kept.
+
+    noise [N, K, B, C, h, w]: the start and every renoising. ``last_level`` > 1 leaves early, as training does to reach
+    every level; only the last pass then carries gradient. Returns the new state and x0 [N, 1, B, C, h, w].
+    """
+    size = rolling.window_blocks
+    sigma = sigmas(size, rolling.shift)
+    x = noise[:, :1]
+    with torch.no_grad():
+        for index, level in enumerate(range(size, last_level, -1)):
+            x0, _ = predict(model, rolling, state, x, sigma[level : level + 1], action)
+            x = renoise(x0, noise[:, index + 1 : index + 2], sigma[level - 1])
+    x0, written = predict(model, rolling, state, x, sigma[last_level : last_level + 1], action)
+    return shown(model, rolling, state, x0[:, 0], action, written), x0
+
+
+def predict(
+    model: Transformer,
+    rolling: Rolling,
+    state: State,
+    window: Tensor,
+    sigma: tuple[float, ...],
+    action: Tensor,
+) -> tuple[Tensor, Cache]:
+    """One pass over [clean | window]: x0 of the window's k blocks and the clean block's keys and values.
+
+    action [N, keys] for all of the window, or [N, k, keys].
+    """
+    per_block, count = rolling.frames_per_block, window.shape[1]
+    layout = context.tick(per_block, rolling.sink_blocks, rolling.recent_blocks, count)
+    x = torch.cat([state["clean"][:, None], window], 1).flatten(1, 2)
+    share = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
+    under = action[:, None].expand(-1, count, -1) if action.ndim == 2 else action
+    actions = torch.cat([state["clean_action"][:, None], under], 1)
+    acted = actions.repeat_interleave(per_block, 1)
+    frames = count * per_block
+    last = state["clean"][:, -1:].expand(-1, frames, -1, -1, -1)
+    known = Known(last, state["clean_action"][:, None].expand(-1, frames, -1), state["sinks"])
+    x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), known)
+    length = per_block * model.tokens
+    written = keys[:, :, :, :length], values[:, :, :, :length]
+    return x0.unflatten(1, (count, per_block)), written
+
+
+def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, written: Cache) -> State:
+    """The state after ``x0`` [N, B, C, h, w] was shown: the old clean block joins the ring, its oldest leaves.
+
+    What is added carries no gradient: each pass learns from its own loss (section 3.2 of the paper). Prime without one.
+    """
+    length = rolling.frames_per_block * model.tokens
+    sinks = rolling.sink_blocks * length
+
+    def pushed(ring: Tensor, new: Tensor) -> Tensor:
+        new = new.detach().to(ring.dtype)
+        return torch.cat([ring[:, :, :, :sinks], ring[:, :, :, sinks + length :], new], 3)
+
+    return state | {
+        "keys": pushed(state["keys"], written[0]),
+        "values": pushed(state["values"], written[1]),
+        "clean": x0.detach(),
+        "clean_action": action,
+        "tick": state["tick"] + 1,
+    }
+
+
+def _column(sigma: tuple[float, ...], like: Tensor) -> Tensor:
+    """Noise shares of k blocks as [k, 1, 1, 1, 1], to multiply [N, k, B, C, h, w]."""
+    return torch.tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1, 1, 1, 1)

@@ -1,0 +1,320 @@
+"""The video transformer: noisy latents, their noise shares and actions in; x0 predictions and keys/values out.
+
+It knows neither windows nor time steps: a ``Layout`` says who looks at whom, ``rolling.py`` and the training stages
+say what the blocks mean. Teacher, critic and student are this one class.
+
+- adaLN (DiT, arXiv 2212.09748) with one modulation for all layers plus a learned offset a layer (PixArt-alpha, arXiv
+  2310.00426): a block's noise share, action and sink number modulate all of its tokens.
+- Rotary positions (arXiv 2104.09864) split the head in four: time, row, column, and a quarter without position.
+  Rows and columns are turned before keys are cached; time is turned once a pass, for all layers, because a cached
+  block's time is its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
+- A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
+- The last clean frame, where there is one, goes straight into the first convolution and, by a learned share, into
+  the prediction: the next frame is mostly the last one moved, and that need not be found by attention.
+- With ``head`` in the configuration, tokens are not turned into x0 alone: a local head picks from copies and from what
+  it can draw (``head.py``). Without, a convolution makes x0 of them.
+- x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.config import Config
+from world_model.model.context import SINK, Layout
+from world_model.model.head import LocalHead
+
+COMPILED_GRAPHS = 64
+"""Teacher, critic and student share one function: each has several layouts, with gradient and without."""
+
+LEAST_STEM = 8
+"""Features of the convolutions before and after the tokens, at least: large patches would leave them one or two."""
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
+
+
+class Known(NamedTuple):
+    """What the final W queries of a pass can be made from: last [N, W, C, h, w], the last clean latent before each;
+    was [N, W, keys], the action it was shown under; sinks [N, S * B, C, h, w]."""
+
+    last: Tensor
+    was: Tensor
+    sinks: Tensor
+
+
+class Transformer(nn.Module):
+    """``forward(x, sigma, action, layout, cache, known)`` -> (x0, keys and values of the queries)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        size = config.transformer
+        self.size, self.latent_shape, self.action_size = size, config.latent_shape, config.action_size
+        channels, height, width = config.latent_shape
+        self.grid = (height // size.patch, width // size.patch)
+        self.stem_width = max(LEAST_STEM, size.width // size.patch**2)
+        self.stem = nn.Conv2d(channels, self.stem_width, 3, padding=1)
+        self.stem_last = nn.Conv2d(channels, self.stem_width, 3, padding=1, bias=False)
+        nn.init.zeros_(self.stem_last.weight)
+        patch_width = self.stem_width * size.patch**2
+        self.embed = nn.Linear(patch_width, size.width)
+        self.place = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], size.width) * 0.02)
+        self.condition = Condition(config)
+        self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
+        if config.head is not None:
+            self.local = LocalHead(config, self.grid)
+            return
+        self.local = None
+        self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.out_modulation = nn.Parameter(torch.zeros(2, size.width))
+        self.out = nn.Linear(size.width, patch_width)
+        self.head = nn.Conv2d(self.stem_width, channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a latent frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def quarter(self) -> int:
+        """A quarter of a head: what time, rows, columns and no position get each."""
+        return self.size.width // self.size.heads // 4
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        action: Tensor,
+        layout: Layout,
+        cache: Cache | None = None,
+        known: Known | None = None,
+    ) -> tuple[Tensor, Cache]:
+        """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
+        queries; cache for its first keys; known: what the final W queries can be made from. Returns x0 of these
+        [N, W, C, h, w] (of all F where nothing is known) and the queries' own keys and values."""
+        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, known)
+
+    def run(
+        self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None, known: Known | None
+    ) -> tuple[Tensor, Cache]:
+        """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
+        shared, condition = self.condition(sigma, action, turns.sinks)
+        tokens = self._tokens(x, known)
+        turned = None if cache is None else (turns.cached(cache[0]), cache[1])
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            past = None if turned is None else (turned[0][index], turned[1][index])
+            tokens, key, value = layer(tokens, shared, turns, past)
+            keys.append(key)
+            values.append(value)
+        count = x.shape[1] if known is None else known.last.shape[1]
+        x0 = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], known)
+        return x0, (torch.stack(keys), torch.stack(values))
+
+    def write(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
+        """Keys and values of clean latents x [N, F, C, h, w]: ``forward`` where no x0 is wanted."""
+        turns = turns_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        shared, _ = self.condition(x.new_zeros(x.shape[:2]), action, turns.sinks)
+        tokens, written = self._tokens(x, None), []
+        for layer in self.layers:
+            tokens, *pair = layer(tokens, shared, turns, None)
+            written.append(pair)
+        keys, values = zip(*written, strict=True)
+        return torch.stack(keys), torch.stack(values)
+
+    def compile_run(self) -> None:
+        """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
+        torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
+        self.run = torch.compile(self.run, fullgraph=True, dynamic=False)
+
+    def _tokens(self, x: Tensor, known: Known | None) -> Tensor:
+        """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
+        n, frames = x.shape[:2]
+        features = self.stem(x.flatten(0, 1))
+        if known is not None:  # aligned with the queries; zeros for those that have none
+            last = F.pad(known.last, (0, 0, 0, 0, 0, 0, frames - known.last.shape[1], 0))
+            features = features + self.stem_last(last.flatten(0, 1))
+        features = F.relu(features)
+        patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
+        return (self.embed(patches) + self.place).unflatten(0, (n, frames))
+
+    def _latents(self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None) -> Tensor:
+        """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D]."""
+        if self.local is not None:
+            return self.local(known.last, _normed(tokens), condition, known.was, known.sinks)
+        shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
+        tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
+        patches = tokens.transpose(1, 2).unflatten(2, self.grid)
+        features = F.pixel_shuffle(patches, self.size.patch)
+        x0 = self.head(F.relu(features)).unflatten(0, x.shape[:2])
+        return x0 if known is None else x0 + self.keep_last * known.last
+
+
+class Condition(nn.Module):
+    """Noise share, action and sink number of each latent frame -> modulation of all of its tokens."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        width = config.transformer.width
+        self.timestep = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.keys = nn.Sequential(nn.Linear(config.action_size, width), nn.SiLU(), nn.Linear(width, width))
+        self.no_action = nn.Parameter(torch.randn(width) * 0.02)
+        self.sink = nn.Parameter(torch.randn(config.rolling.sink_frames, width) * 0.02)
+        self.modulate = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, sigma: Tensor, action: Tensor, sinks: int) -> tuple[Tensor, Tensor]:
+        """sigma [N, F], action [N, F, keys], the first ``sinks`` of F are sinks -> modulation [N, F, 6, D] and the
+        plain condition [N, F, D]."""
+        known = ~torch.isnan(action).any(-1, keepdim=True)
+        acted = torch.where(known, self.keys(torch.nan_to_num(action)), self.no_action)
+        place = F.pad(self.sink[:sinks], (0, 0, 0, sigma.shape[1] - sinks))
+        condition = F.silu(self.timestep(timestep_features(sigma)) + acted + place)
+        return self.modulate(condition).unflatten(-1, (6, -1)), condition
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and a squared-ReLU MLP (arXiv 2109.08668), both gated by the block's modulation."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.offset = nn.Parameter(torch.zeros(6, width))
+        self.offset.data[[2, 5]] = 0.3  # gates start open: at zero a shallow model wastes its first steps
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.widen = nn.Linear(width, 4 * width, bias=False)
+        self.narrow = nn.Linear(4 * width, width, bias=False)
+
+    def forward(
+        self, tokens: Tensor, shared: Tensor, turns: Turns, past: Cache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens [N, F, P, D], shared [N, F, 6, D], past keys turned in time -> tokens, and key and value of its own
+        [N, heads, F * P, head], not yet turned in time."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (shared + self.offset)[:, :, :, None].unbind(2)
+        attended, key, value = self._attend(_normed(tokens) * (1 + scale) + shift, turns, past)
+        tokens = tokens + gate * attended
+        hidden = F.relu(self.widen(_normed(tokens) * (1 + scale_mlp) + shift_mlp)).square()
+        return tokens + gate_mlp * self.narrow(hidden), key, value
+
+    def _attend(self, tokens: Tensor, turns: Turns, past: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
+        n, frames, count, _ = tokens.shape
+        qkv = self.qkv(tokens).reshape(n, frames * count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = turns.place(_normed(qkv[0])), turns.place(_normed(qkv[1]))
+        value = qkv[2]
+        query, keys, values = turns.time(query), turns.time(key), value
+        if past is not None:
+            pairs = zip(past, (keys, values), strict=True)
+            keys, values = (torch.cat([old.to(new.dtype), new], 2) for old, new in pairs)
+        out = turns.attention(query, keys, values)
+        return self.project(out.transpose(1, 2).reshape(n, frames, count, -1)), key, value
+
+
+class Turns:
+    """The rotations and the mask of one layout, spread from latent frames to tokens."""
+
+    def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype):
+        tokens = grid[0] * grid[1]
+        self.sinks = int((layout.times == SINK).sum())
+        self.past = layout.cached * tokens
+        self._place = place_angles(grid, quarter).repeat(len(layout.times), 1, 1).to(device, dtype)
+        self._time = time_angles(layout.key_times, quarter).repeat_interleave(tokens, 0).to(device, dtype)
+        self._parts = [(rows * tokens, keys * tokens) for rows, keys in _parts(layout)]
+        mask = torch.from_numpy(layout.mask).to(device)
+        self._mask = None if self._parts else mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+
+    def place(self, x: Tensor) -> Tensor:
+        """Turn the row and column quarters (the second and third) by each token's place in the frame."""
+        quarter = x.shape[-1] // 4
+        time, space, plain = x.split([quarter, 2 * quarter, quarter], -1)
+        return torch.cat([time, _turned(space, self._place), plain], -1)
+
+    def time(self, x: Tensor) -> Tensor:
+        """Turn the time quarter (the first) of the queries, or of their keys."""
+        return _in_time(x, self._time[..., self.past :, :, :])
+
+    def cached(self, keys: Tensor) -> Tensor:
+        """... of all layers' cached keys [layers, N, heads, past, head]."""
+        return _in_time(keys, self._time[..., : self.past, :, :])
+
+    def attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention in parts that need no mask, where the layout has them: a mask keeps fast kernels away."""
+        if not self._parts:
+            return F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
+        queries = query.split([rows for rows, _ in self._parts], 2)
+        seen = zip(queries, (count for _, count in self._parts), strict=True)
+        out = [F.scaled_dot_product_attention(q, keys[:, :, :count], values[:, :, :count]) for q, count in seen]
+        return out[0] if len(out) == 1 else torch.cat(out, 2)
+
+
+def _parts(layout: Layout) -> list[tuple[int, int]]:
+    """(queries, keys) of a layout whose first queries see only its first keys, and the others all: [] of another."""
+    counts = layout.mask.sum(1)
+    plain = (layout.mask == (np.arange(layout.mask.shape[1]) < counts[:, None])).all()
+    steps = np.flatnonzero(np.diff(counts)) + 1
+    if not plain or len(steps) > 1:
+        return []
+    starts = [0, *steps.tolist()]
+    return [(end - start, int(counts[start])) for start, end in zip(starts, [*starts[1:], len(counts)], strict=True)]
+
+
+@lru_cache(maxsize=64)
+def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype) -> Turns:
+    """A layout's tensors, made once: layouts are themselves made once (``context.py``)."""
+    with torch.inference_mode(False):
+        return Turns(layout, grid, quarter, device, dtype)
+
+
+def _in_time(x: Tensor, angles: Tensor) -> Tensor:
+    quarter = x.shape[-1] // 4
+    return torch.cat([_turned(x[..., :quarter], angles), x[..., quarter:]], -1)
+
+
+def _turned(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate pairs (first half, second half) of x [..., L, d] by turn [..., L, 2, d / 2] = (cosines, sines)."""
+    a, b = x.to(torch.promote_types(x.dtype, turn.dtype)).chunk(2, -1)  # never in half precision
+    cos, sin = turn[..., 0, :], turn[..., 1, :]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+def time_angles(times, quarter: int) -> Tensor:
+    """[F, 2, quarter / 2]: cosines and sines of each time; zeros for a sink, whose keys then ignore time."""
+    time = torch.as_tensor(times, dtype=torch.float64)
+    angles = time[:, None] * _frequencies(quarter // 2, 32.0)
+    turn = torch.stack([angles.cos(), angles.sin()], 1)
+    return turn * (time != SINK)[:, None, None]
+
+
+def place_angles(grid: tuple[int, int], quarter: int) -> Tensor:
+    """[tokens, 2, quarter]: cosines and sines of rows (first half of the pairs) and columns (second half)."""
+    frequency = _frequencies(quarter // 2, float(max(grid)))
+    rows = torch.arange(grid[0])[:, None, None] * frequency
+    columns = torch.arange(grid[1])[None, :, None] * frequency
+    angles = torch.cat([rows.expand(*grid, -1), columns.expand(*grid, -1)], -1).flatten(0, 1)
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def _frequencies(count: int, longest: float) -> Tensor:
+    """Radians a step, geometric from 1 down to 1 / longest."""
+    exponent = torch.arange(count, dtype=torch.float64) / max(count - 1, 1)
+    return torch.exp(-math.log(longest) * exponent)
+
+
+def timestep_features(sigma: Tensor) -> Tensor:
+    """sigma [...] -> [..., 64] sines and cosines, in float32: bfloat16 would round .999 to 1."""
+    frequency = torch.exp(-math.log(1000.0) * torch.arange(32, device=sigma.device) / 32)
+    angles = sigma.float()[..., None] * 1000.0 * frequency
+    return torch.cat([angles.cos(), angles.sin()], -1).to(sigma.dtype)
+
+
+def _normed(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)

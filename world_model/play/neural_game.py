@@ -1,0 +1,312 @@
+"""The neural game: a Gymnasium environment whose frames a student draws.
+
+It has the verbs of every frame source (``anchors``, ``get_state``, ``set_state``, ``provenance``), so the player and
+the recorder treat it as they treat the real game. Seed, keys and weights give the same frames again, on one backend.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from world_model import config as configuration
+from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
+from world_model.config import Config, Rolling
+from world_model.model.noise import seeded
+from world_model.play import scenes
+from world_model.play.collapse import Collapse
+from world_model.play.runtime import Runtime, State, WorldError, load_runtime
+from world_model.play.scenes import Scene
+
+POLICIES = ("hold", "reforce")
+REMEDIES = ("ignore", "watch", "reprime")
+# Blocks count up from 0; what is drawn only sometimes has counters of its own, so that it moves nothing else.
+# PRIME + n is the n-th priming of the episode.
+PRIME, RAMPS = 2**62, 2**63
+
+
+class NeuralGame(gymnasium.Env):
+    """A shipped world, or any checkpoint folder, as an environment at the world's frame rate.
+
+    world       name of a folder in assets/worlds
+    checkpoint  folder with weights and graphs, instead of the shipped ones
+    runtime     onnx, torch or auto
+    device      cpu, cuda or auto
+    policy      hold: the keys held now condition every block in flight; reforce: when they change, the blocks in flight
+                are also thrown away and made anew, which costs about K/2 more passes in that tick
+    collapse    ignore; watch: look whether the picture still lives (see collapse.py); reprime: and when it does not,
+                go on from the sink frame that looks most like the last healthy frame
+
+    reset(seed) starts scene ``seed % number of scenes`` with the noise of ``seed``; options {"scene": name} or
+    {"anchors": uint8 [n, H, W, 3]} choose another place, "frames" [m, H, W, 3] what was on the screen before (the first
+    anchor). ``timing_ms`` says what the last tick took, by part; it
+    is not in ``info``, which is the same in every replay. ``collapse`` names what became of the picture, None while all
+    is well; ``reprimes`` counts since the reset. Raises WorldError with a message for the person who plays.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(
+        self,
+        world: str = "arena",
+        checkpoint: str | Path | None = None,
+        runtime: Literal["auto", "onnx", "torch"] = "auto",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        policy: Literal["hold", "reforce"] = "hold",
+        collapse: Literal["ignore", "watch", "reprime"] = "watch",
+        render_mode: str | None = "rgb_array",
+    ):
+        if policy not in POLICIES:
+            raise WorldError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
+        if collapse not in REMEDIES:
+            raise WorldError(f"no answer {collapse!r} to a collapse; there are {', '.join(REMEDIES)}")
+        self.world, self.policy, self.remedy, self.render_mode = world, policy, collapse, render_mode
+        self.folder = Path(checkpoint) if checkpoint is not None else _shipped(world)
+        self.config, self.runtime = _opened(self.folder, world, runtime, device)
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": self.config.world.fps,
+            "keys": self.config.world.keys,
+            "map": self.config.world.map,
+        }
+        size = self.config.world
+        self.observation_space = spaces.Box(0, 255, (size.height, size.width, 3), np.uint8)
+        self.action_space = spaces.MultiBinary(len(size.keys))
+        self._digest = digest(self.folder / WEIGHTS)
+        self.timing_ms = {"step": 0.0, "decode": 0.0}
+        self._warm = False
+        self._seed: int | None = None
+        self._scene: Scene | None = None
+        self._watch: Collapse | None = None
+        self.reprimes = 0
+
+    @property
+    def collapse(self) -> str | None:
+        """frozen, blurred, snapped or saturated, since the last tick; None while the picture lives."""
+        return self._watch.kind if self._watch else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._scene = self._chosen(self._seed, dict(options or {}))
+        self._watch, self.reprimes = self._watcher(), 0
+        self._state, clean = self._primed(self._scene.frames)
+        self._block = 0
+        self._held = np.zeros(self.config.action_size, np.int8)
+        self._tapped = self._held.copy()
+        self._frame = self.runtime.decode(clean)[-1]
+        self._pending = np.empty((0, *self._frame.shape), np.uint8)
+        self._warm_up()
+        return self._frame.copy(), {}
+
+    def step(self, action: np.ndarray):
+        action = np.asarray(action, np.int8)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {action.shape}, should be {self.action_space.shape}: one bit a key")
+        self.timing_ms = {"step": 0.0, "decode": 0.0}
+        if len(self._pending):
+            self._tapped |= action & ~self._held  # too late for this block: the next one obeys
+        else:
+            self._next_block(action | self._tapped)
+        self._frame, self._pending = self._pending[0], self._pending[1:]
+        if self._watch:
+            self._watch.look(self._frame, action)
+        return self._frame.copy(), 0.0, False, False, {}
+
+    def render(self) -> np.ndarray | None:
+        return self._frame.copy() if self.render_mode == "rgb_array" else None
+
+    def anchors(self) -> np.ndarray:
+        """uint8 [n, H, W, 3]: the pictures that this episode keeps for ever, the sink frames first."""
+        return self._scene.anchors.copy()
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything the next frames depend on, besides the weights."""
+        rolling = {f"rolling.{name}": array for name, array in self.runtime.to_numpy(self._state).items()}
+        watch = {f"collapse.{name}": array for name, array in self._watch.get_state().items()} if self._watch else {}
+        return (
+            rolling
+            | watch
+            | {
+                "seed": np.array(self._seed, np.uint64),
+                "block": np.array(self._block),
+                "reprimes": np.array(self.reprimes),
+                "held": self._held.copy(),
+                "tapped": self._tapped.copy(),
+                "frame": self._frame.copy(),
+                "pending": self._pending.copy(),
+                "scene": np.array(self._scene.name),
+                "anchors": self._scene.anchors.copy(),
+            }
+        )
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from ``get_state``'s answer, exactly. Raises WorldError for another model's.
+
+        A snapshot of a game that was not watched has no findings; watching begins with it.
+        """
+        self._check(state)
+        self._state = self.runtime.from_numpy(_part(state, "rolling."))
+        self._seed, self._block = int(state["seed"]), int(state["block"])
+        self._held, self._tapped = state["held"].copy(), state["tapped"].copy()
+        self._frame, self._pending = state["frame"].copy(), state["pending"].copy()
+        self._scene = scenes.standing(str(state["scene"]), state["anchors"].copy())
+        self._watch, self.reprimes = self._watcher(), int(state.get("reprimes", 0))
+        if self._watch and (found := _part(state, "collapse.")):
+            self._watch.set_state(found)
+        self._warm_up()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a recording should say about where its frames come from."""
+        return {
+            "source": "neural",
+            "world": self.world,
+            "seed": self._seed,
+            "scene": self._scene.name if self._scene else None,
+            "checkpoint": self._digest,
+            "runtime": self.runtime.name,
+            "device": self.runtime.device,
+            "policy": self.policy,
+            "collapse": self.remedy,
+        }
+
+    def _next_block(self, action: np.ndarray) -> None:
+        """Run the model once under ``action``, queue its frames and note what that took."""
+        began = time.perf_counter()
+        if self.remedy == "reprime" and self.collapse:
+            self._reprime()
+        if self.policy == "reforce" and (action != self._held).any():
+            self._state = self.runtime.ramp(self._state, action[None], self.ramp_noise(RAMPS + self._block))
+        self._state, latent = self.runtime.step(self._state, action[None], self.noise(self._block))
+        stepped = time.perf_counter()
+        self._pending = self.runtime.decode(latent)
+        decoded = time.perf_counter()
+        self._held, self._tapped = action, np.zeros_like(action)
+        self._block += 1
+        self.timing_ms = {"step": (stepped - began) * 1e3, "decode": (decoded - stepped) * 1e3}
+
+    def _watcher(self) -> Collapse | None:
+        sinks = self._scene.anchors[: self.config.rolling.sink_frames]
+        return None if self.remedy == "ignore" else Collapse(sinks, is_map=self.config.world.map is not None)
+
+    def _reprime(self) -> None:
+        """Go on from the sink frame that looks most like the last healthy frame: near the place, if not at it."""
+        nearest = self._watch.nearest_sink()
+        self.reprimes += 1
+        self._state, _ = self._primed(self._scene.anchors[nearest : nearest + 1])
+        self._watch.restart()
+
+    def _primed(self, frames: np.ndarray) -> tuple[State, np.ndarray]:
+        """The state after ``frames`` uint8 [m, H, W, 3], and the latents of its clean block [B, C, h, w]."""
+        roll = self.config.rolling
+        sinks = self.runtime.encode(self._scene.anchors[: roll.sink_frames])
+        blocks = _blocks(self.runtime.encode(frames), roll)
+        actions = np.zeros((1, roll.recent_blocks + 1, self.config.action_size), np.float32)
+        state = self.runtime.prime(sinks[None], blocks[None], actions, self.noise(PRIME + self.reprimes))
+        return state, blocks[roll.recent_blocks]
+
+    def _warm_up(self) -> None:
+        """Take a tick that nobody sees: a backend's first is slow, and no tick of the game may be."""
+        if not self._warm:
+            nothing = np.zeros((1, self.config.action_size), np.int8)
+            if self.policy == "reforce":
+                self.runtime.ramp(self._state, nothing, self.ramp_noise(RAMPS))
+            self.runtime.decode(self.runtime.step(self._state, nothing, self.noise(0))[1])
+            self._warm = True
+
+    def noise(self, counter: int) -> np.ndarray:
+        roll = self.config.rolling
+        return seeded(self._seed, counter, (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape))
+
+    def ramp_noise(self, counter: int) -> np.ndarray:
+        roll = self.config.rolling
+        size, per_block = roll.window_blocks, roll.frames_per_block
+        return seeded(self._seed, counter, (1, size, size, per_block, *self.config.latent_shape))
+
+    def _chosen(self, seed: int, options: dict[str, Any]) -> Scene:
+        if unknown := set(options) - {"scene", "anchors", "frames"}:
+            raise WorldError(f"reset has no option {', '.join(sorted(unknown))}; there are scene, anchors, frames")
+        if "anchors" in options:
+            anchors = np.asarray(options["anchors"])
+            frames = np.asarray(options.get("frames", anchors[:1]))
+            scene = Scene(str(options.get("scene", "given")), anchors, frames)
+        else:
+            scene = _scene(self.folder, self.world, options.get("scene", seed))
+        self._check_scene(scene)
+        return scene
+
+    def _check_scene(self, scene: Scene) -> None:
+        size, wanted = self.config.world, self.config.rolling.sink_frames
+        for pictures in (scene.anchors, scene.frames):
+            if pictures.dtype != np.uint8 or pictures.shape[1:] != (size.height, size.width, 3):
+                raise WorldError(
+                    f"scene {scene.name}: {pictures.dtype} {list(pictures.shape)}, "
+                    f"should be uint8 [n, {size.height}, {size.width}, 3]"
+                )
+        if len(scene.anchors) < wanted:
+            raise WorldError(
+                f"scene {scene.name}: has {len(scene.anchors)} anchors, the model wants {wanted} sink frames"
+            )
+
+    def _check(self, state: dict[str, np.ndarray]) -> None:
+        names = ("seed", "block", "held", "tapped", "frame", "pending", "scene", "anchors", "rolling.window")
+        if missing := [name for name in names if name not in state]:
+            raise WorldError(f"not a snapshot of a neural game: it has no {', '.join(missing)}")
+        roll, window = self.config.rolling, state["rolling.window"].shape
+        wanted = (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape)
+        if window != wanted:
+            raise WorldError(f"a snapshot of another model: its window is {list(window)}, should be {list(wanted)}")
+
+
+def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with ``prefix``, without it."""
+    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}
+
+
+def _blocks(latents: np.ndarray, roll: Rolling) -> np.ndarray:
+    """[n, C, h, w] -> [R+1+K, B, C, h, w]: before the first frame and after the last, nothing moves."""
+    past, ahead = (roll.recent_blocks + 1) * roll.frames_per_block, roll.window_blocks * roll.frames_per_block
+    index = np.clip(np.arange(-past, ahead) + len(latents), 0, len(latents) - 1)
+    return latents[index].reshape(-1, roll.frames_per_block, *latents.shape[1:])
+
+
+def _scene(folder: Path, world: str, wanted: int | str) -> Scene:
+    """The scene of a name, or of a seed; a checkpoint without scenes of its own starts in the shipped ones."""
+    homes = [home for home in (folder, configuration.WORLDS / world) if scenes.names(home)]
+    if not homes:
+        raise WorldError(f"{folder}: no start scenes, nor in {configuration.WORLDS / world}; give reset anchors")
+    names = scenes.names(homes[0])
+    name = names[wanted % len(names)] if isinstance(wanted, int) else wanted
+    if name not in names:
+        raise WorldError(f"{homes[0]}: no scene {name!r}; there are {', '.join(names)}")
+    return scenes.read(homes[0], name)
+
+
+def _shipped(world: str) -> Path:
+    folder = configuration.WORLDS / world
+    if (folder / WEIGHTS).is_file():
+        return folder
+    yaml = configuration.CONFIGS / f"{world}.yaml"
+    if yaml.is_file():
+        raise WorldError(
+            f"world {world!r} has no weights yet ({folder / WEIGHTS}). "
+            f"Train them: python train.py --config configs/{world}.yaml --data DIR"
+        )
+    known = {path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}")}
+    known |= {path.stem for path in configuration.CONFIGS.glob("*.yaml")}
+    raise WorldError(f"no world {world!r}; there are {', '.join(sorted(known))}")
+
+
+def _opened(folder: Path, world: str, runtime: str, device: str) -> tuple[Config, Runtime]:
+    try:
+        config, _ = describe(folder / WEIGHTS)
+        if config.name != world:
+            raise WorldError(f"{folder / WEIGHTS}: weights of the world {config.name!r}, not of {world!r}")
+        return config, load_runtime(folder, runtime, device)
+    except CheckpointError as error:
+        raise WorldError(str(error)) from error

@@ -1,0 +1,311 @@
+"""A student ready to play: ONNX Runtime or PyTorch behind one signature, numpy in and out.
+
+    runtime = load_runtime("assets/worlds/arena")
+    state = runtime.prime(sinks, frames, actions, noise)
+    state, latent = runtime.step(state, action, noise)
+    picture = runtime.decode(latent)
+
+A state is a dictionary of rolling.py's arrays that stay where the network is; ``to_numpy`` and ``from_numpy`` turn it
+into plain arrays and back, exactly. States are never changed in place: keep one and you can branch from it. The batch
+size is 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import io
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from world_model import checkpoint
+from world_model.checkpoint import WEIGHTS
+from world_model.config import Rolling
+
+THREADS = 2
+GRAPHS = ("encoder", "prime", "step", "ramp", "resink", "decoder")
+
+State = dict[str, Any]
+"""rolling.py's arrays by name, as the backend keeps them."""
+
+
+class WorldError(ValueError):
+    """A world that cannot be played; the message is for the person who wants to play it."""
+
+
+class Runtime(Protocol):
+    """What both backends do. Shapes are rolling.py's with N = 1; floats are float32."""
+
+    name: str
+    device: str
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, 3] -> latents [n, C, h, w]."""
+
+    def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
+        """sinks [1, S*B, C, h, w], frames [1, R+1+K, B, C, h, w], actions [1, R+1, keys], noise [1, K, B, C, h, w]."""
+
+    def step(self, state: State, action: np.ndarray, noise: np.ndarray) -> tuple[State, np.ndarray]:
+        """action [1, keys], noise [1, K, B, C, h, w] -> the next state and the block to show [1, B, C, h, w]."""
+
+    def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
+        """The state with its window made anew under ``action``; noise [1, K, K, B, C, h, w]."""
+
+    def resink(self, state: State, sinks: np.ndarray) -> State:
+        """The state in another map: sinks [1, S*B, C, h, w] instead of its own, nothing else changed."""
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents [..., C, h, w] -> uint8 [n, H, W, 3], all leading dimensions in one."""
+
+    def to_numpy(self, state: State) -> dict[str, np.ndarray]:
+        """A copy of the state in plain arrays."""
+
+    def from_numpy(self, arrays: Mapping[str, np.ndarray]) -> State:
+        """Inverse of ``to_numpy``; the arrays are copied."""
+
+
+def load_runtime(
+    folder: str | Path,
+    runtime: Literal["auto", "onnx", "torch"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Runtime:
+    """The student of a checkpoint folder. ``auto``: ONNX Runtime where the graphs are, CUDA where it works.
+
+    Raises WorldError (no graphs, no such backend, no GPU) and checkpoint.CheckpointError (no or damaged weights).
+    """
+    folder = Path(folder)
+    checkpoint.describe(folder / WEIGHTS)
+    if runtime == "auto":
+        runtime = "onnx" if importlib.util.find_spec("onnxruntime") and not _missing(folder) else "torch"
+        if runtime == "torch" and not importlib.util.find_spec("torch"):
+            runtime = "onnx"  # whose message says what is missing
+    if runtime not in BACKENDS:
+        raise WorldError(f"no runtime {runtime!r}; there are auto, {', '.join(BACKENDS)}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise WorldError(f"no device {device!r}; there are auto, cpu, cuda")
+    return BACKENDS[runtime](folder, device)
+
+
+class OnnxRuntime:
+    """The exported graphs; each is loaded when it is first needed."""
+
+    name = "onnx"
+
+    def __init__(self, folder: str | Path, device: str = "auto"):
+        self._folder = Path(folder)
+        self._ort = _imported("onnxruntime", "pip install onnxruntime-gpu (or onnxruntime)")
+        if missing := _missing(self._folder):
+            raise WorldError(f"{self._folder}: no {', '.join(missing)}; {_export_again(self._folder)}")
+        self._layout = checkpoint.layout_digest(self._folder / WEIGHTS)
+        self._sessions: dict[str, Any] = {}
+        self.device = "cuda" if device != "cpu" and _cuda_may_work(self._ort) else "cpu"
+        if self.device == "cuda" and not self._cuda_works():
+            self.device = "cpu"
+            self._sessions.clear()
+        if device == "cuda" and self.device == "cpu":
+            raise WorldError(_no_gpu("ONNX Runtime", 'pip install "rollplay[gpu]"'))
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        return self._run("encoder", {"frames": self._here(frames)})["latents"].numpy()
+
+    def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
+        inputs = self._floats(sinks=sinks, frames=frames, actions=actions, noise=noise)
+        return _changed({}, self._run("prime", inputs))
+
+    def step(self, state: State, action: np.ndarray, noise: np.ndarray) -> tuple[State, np.ndarray]:
+        outputs = self._run("step", state | self._floats(action=action, noise=noise))
+        return _changed(state, outputs), outputs["latent"].numpy()
+
+    def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
+        return _changed(state, self._run("ramp", state | self._floats(action=action, noise=noise)))
+
+    def resink(self, state: State, sinks: np.ndarray) -> State:
+        given = self._floats(sinks=sinks)
+        return _changed(state, self._run("resink", state | given)) | given
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        flat = latents.reshape(-1, *latents.shape[-3:])
+        return self._run("decoder", self._floats(latents=flat))["frames"].numpy()
+
+    def to_numpy(self, state: State) -> dict[str, np.ndarray]:
+        return {name: value.numpy().copy() for name, value in state.items()}
+
+    def from_numpy(self, arrays: Mapping[str, np.ndarray]) -> State:
+        return {name: self._here(array.copy()) for name, array in arrays.items()}
+
+    def _floats(self, **arrays: np.ndarray) -> State:
+        return {name: self._here(array.astype(np.float32, copy=False)) for name, array in arrays.items()}
+
+    def _here(self, array: np.ndarray) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
+
+    def _run(self, graph: str, values: State) -> State:
+        """Outputs by name, left on the device; values that the graph does not ask for are not given to it."""
+        session = self._session(graph)
+        binding = session.io_binding()
+        for wanted in session.get_inputs():
+            binding.bind_ortvalue_input(wanted.name, values[wanted.name])
+        names = [output.name for output in session.get_outputs()]
+        for name in names:
+            binding.bind_output(name, self.device, 0)
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return dict(zip(names, binding.get_outputs(), strict=True))
+
+    def _cuda_works(self) -> bool:
+        """Whether a session gets CUDA: ONNX Runtime falls back to the CPU, and prints at length, where it does not."""
+        self._ort.set_default_logger_severity(4)
+        with contextlib.redirect_stdout(io.StringIO()):
+            if hasattr(self._ort, "preload_dlls"):
+                self._ort.preload_dlls()  # CUDA and cuDNN from their Python packages
+            found = "CUDAExecutionProvider" in self._session("step").get_providers()
+        self._ort.set_default_logger_severity(2)
+        return found
+
+    def _session(self, graph: str) -> Any:
+        if graph not in self._sessions:
+            self._sessions[graph] = self._opened(graph)
+        return self._sessions[graph]
+
+    def _opened(self, graph: str) -> Any:
+        path = self._folder / f"{graph}.onnx"
+        try:
+            session = self._ort.InferenceSession(path, self._options(), providers=self._providers())
+        except Exception as error:  # ONNX Runtime's own exception classes are not public
+            raise WorldError(f"{path}: cannot be loaded ({error}); {_export_again(self._folder)}") from error
+        if session.get_modelmeta().custom_metadata_map.get("weights_layout") != self._layout:
+            raise WorldError(f"{path}: was made for other weights; {_export_again(self._folder)}")
+        return session
+
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = min(THREADS, os.cpu_count() or 1)
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        # Threads that spin while they wait take the cores from the game loop, and from each other: on two busy cores
+        # the median step took 24 ms with spinning and 7 ms without.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        return options
+
+    def _providers(self) -> list:
+        if self.device == "cpu":
+            return ["CPUExecutionProvider"]
+        # The fastest algorithm of the day, and TF32, would not give the same frames again.
+        options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+        return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+
+class TorchRuntime:
+    """rolling.py itself, as training runs it. Imports PyTorch when it is made."""
+
+    name = "torch"
+
+    def __init__(self, folder: str | Path, device: str = "auto"):
+        self._torch = torch = _imported("torch", 'pip install "rollplay[train]"')
+        from world_model.model.codec import make_codec
+        from world_model.model.transformer import Transformer
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise WorldError(_no_gpu("PyTorch", "see pytorch.org"))
+        self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        weights = Path(folder) / WEIGHTS
+        self.config, _ = checkpoint.describe(weights)
+        self._codec = self._loaded(make_codec(self.config), weights, "autoencoder")
+        self._student = self._loaded(Transformer(self.config), weights, "student")
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        from world_model.model.autoencoder import to_network
+
+        with self._torch.inference_mode():
+            return self._codec.encode(to_network(self._here(frames))).cpu().numpy()
+
+    def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
+        return self._rolled("prime", *self._floats(sinks, frames, actions, noise))
+
+    def step(self, state: State, action: np.ndarray, noise: np.ndarray) -> tuple[State, np.ndarray]:
+        state, latent = self._rolled("step", state, *self._floats(action, noise))
+        return state, latent.cpu().numpy()
+
+    def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
+        return self._rolled("ramp", state, *self._floats(action, noise))
+
+    def resink(self, state: State, sinks: np.ndarray) -> State:
+        return self._rolled("resink", state, *self._floats(sinks))
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        from world_model.model.autoencoder import to_frames
+
+        flat = latents.reshape(-1, *latents.shape[-3:])
+        with self._torch.inference_mode():
+            return to_frames(self._codec.decode(*self._floats(flat))).cpu().numpy()
+
+    def to_numpy(self, state: State) -> dict[str, np.ndarray]:
+        return {name: value.cpu().numpy().copy() for name, value in state.items()}
+
+    def from_numpy(self, arrays: Mapping[str, np.ndarray]) -> State:
+        return {name: self._here(array.copy()) for name, array in arrays.items()}
+
+    def _rolled(self, verb: str, *arguments: Any, shape: Rolling | None = None) -> Any:
+        from world_model.model import rolling
+
+        with self._torch.inference_mode():
+            return getattr(rolling, verb)(self._student, shape or self.config.rolling, *arguments)
+
+    def _floats(self, *arrays: np.ndarray) -> list[Any]:
+        return [self._here(array.astype(np.float32, copy=False)) for array in arrays]
+
+    def _here(self, array: np.ndarray) -> Any:
+        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _loaded(self, model: Any, weights: Path, prefix: str) -> Any:
+        arrays = checkpoint.tensors(weights, prefix) if model.state_dict() else {}
+        try:
+            model.load_state_dict({name: self._torch.from_numpy(array) for name, array in arrays.items()})
+        except RuntimeError as error:
+            raise WorldError(f"{weights}: does not fit its own configuration: {error}") from error
+        return model.to(self.device).eval()
+
+
+BACKENDS = {"onnx": OnnxRuntime, "torch": TorchRuntime}
+
+
+def _changed(state: State, outputs: State) -> State:
+    """The state with what a graph gave as ``next_<name>``."""
+    return state | {name[5:]: value for name, value in outputs.items() if name.startswith("next_")}
+
+
+def _missing(folder: Path) -> list[str]:
+    return [f"{graph}.onnx" for graph in GRAPHS if not (folder / f"{graph}.onnx").is_file()]
+
+
+def _export_again(folder: Path) -> str:
+    return f"write the graphs with: python -m world_model.play.export {folder}"
+
+
+def _no_gpu(backend: str, install: str) -> str:
+    return f"{backend} finds no CUDA GPU that it can use here ({install}); --device cpu plays without one"
+
+
+def _imported(package: str, install: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise WorldError(f"this runtime needs {package}: {install}") from error
+
+
+def _cuda_may_work(ort: Any) -> bool:
+    """Whether it is worth trying: ONNX Runtime is built for CUDA, and an NVIDIA driver is here."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return False
+    try:
+        ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
