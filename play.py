@@ -9,11 +9,11 @@ from pathlib import Path
 
 TEACH = """
 examples
-  python play.py                                    the shipped neural arena, in a window
-  python play.py --world keep                       the other shipped world: four rooms of pixel art
-  python play.py --world keep --engine              the real keep, by the very same loop
+  python play.py                                    the shipped neural keep, in a window: four rooms of pixel art
+  python play.py --world arena                      the other shipped world: a room in first person
+  python play.py --engine                           the real keep, by the very same loop
   python play.py --engine --record                  record yourself in it, into recordings/
-  python play.py --world keep --engine --bot mix --headless --sessions 500 --record data/keep
+  python play.py --engine --bot mix --headless --sessions 500 --record data/keep
                                                     a data set, on all cores; train.py takes it from there
   python play.py --checkpoint runs/keep             what train.py made of it
   python play.py --headless --bot explorer --frames 1000 --seed 1 --report out.json --video out.mp4
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         prog="play.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = p.add_argument_group("what to play")
-    what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (arena)")
+    what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (keep)")
     what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
     what.add_argument("--engine", action="store_true", help="the real game")
     what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")

@@ -61,6 +61,17 @@ def test_games_begin_at_events_when_asked_and_anywhere_else():
     assert starts.cut(0, 18, 22)[1][:, 0].tolist() == [18, 19, 20, 21]
 
 
+def test_what_comes_and_goes_is_an_event():
+    """A sprite of 2x2 cells appears and vanishes in front of the sink; another only moves."""
+    latents = np.zeros((40, 4, 8, 8), np.float16)
+    for at in range(40):
+        latents[at, :, 4, at % 8] = 3
+    latents[20:30, :, 1:3, 1:3] = 5
+    starts = Starts([Episode(latents[:1] * 0, latents, np.zeros((40, 1), np.int8))], lead=4, span=2, per_block=1)
+    _, at = starts.take(100, 1.0, 1, np.random.default_rng(0))
+    assert set(at.tolist()) == {20, 30}
+
+
 def test_sessions_that_are_too_short_are_named():
     with pytest.raises(DataError, match="6 frames"):
         Starts([episode(5, 2)], lead=4, span=2, per_block=1)

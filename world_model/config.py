@@ -171,7 +171,7 @@ class StudentRolloutStage(Stage):
     length: int = Field(gt=0, description="mean ticks that a game lasts before it returns to the recording, at the end")
     grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
     stray_cells: int = Field(gt=0, description="a game returns when more cells than this are wrong")
-    event_share: float = Field(0.5, ge=0, le=1, description="games that begin before most of a frame changes")
+    event_share: float = Field(0.5, ge=0, le=1, description="games that begin before an event: see Starts")
 
 
 class Training(Strict):

@@ -28,7 +28,7 @@ from world_model.episode import Session
 from world_model.episode.film import Film
 
 RECORDINGS = Path("recordings")
-SHIPPED = ("arena", "keep")
+SHIPPED = ("keep", "arena")
 """The built-in worlds, the one that opens by itself first."""
 
 

@@ -32,8 +32,9 @@ WRONG = 0.15
 """A cell is wrong from this mean difference of its elements."""
 SMALL = 1 / 16
 """Cells that matter keep their whole weight up to this share of a frame; more share what these have."""
-EVENT = 0.5
-"""Share of a frame's cells whose change is an event."""
+EVENT, COMES = 0.5, 3
+"""Share of a frame's cells whose change is an event; cells by which what stands before its sink grows or shrinks at
+once when something comes or goes, which is one too."""
 BEFORE_EVENT = 6
 """A game that begins for an event begins fewer ticks than this before it, and than games last."""
 AGAIN = 0.5
@@ -151,7 +152,8 @@ class StudentRolloutTraining(TransformerStage):
 
 
 class Starts:
-    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes.
+    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes, or
+    something comes or goes.
 
     Everything is counted in blocks. ``lead`` of them come before a game's first, ``span`` must follow.
     """
@@ -165,7 +167,7 @@ class Starts:
         self.lead, self.per_block = lead, per_block
         self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
         self.ends = np.cumsum(self.counts)
-        events = [(i, at // per_block) for i, episode in enumerate(self.episodes) for at in _events(episode.latents)]
+        events = [(i, at // per_block) for i, episode in enumerate(self.episodes) for at in _events(episode)]
         self.events = np.array(events, int).reshape(-1, 2)
 
     def take(
@@ -211,11 +213,14 @@ def colours_drawn(episodes: list[Episode], count: int, unfold: int) -> np.ndarra
     return np.stack([np.frombuffer(colour, episodes[0].latents.dtype) for colour in common]).astype(np.float32)
 
 
-def _events(latents: np.ndarray) -> np.ndarray:
-    """Indices of the frames in which most cells change."""
-    small = latents[:, ::4].astype(np.float32)  # a quarter of the channels tells
-    changed = (np.abs(np.diff(small, axis=0)).max(1) > CHANGED).mean((1, 2))
-    return np.flatnonzero(changed > EVENT) + 1
+def _events(episode: Episode) -> np.ndarray:
+    """Indices of the frames in which most cells change, or something comes or goes."""
+    small, sinks = (part[:, ::4].astype(np.float32) for part in (episode.latents, episode.sinks))  # a quarter tells
+    changed = (np.abs(np.diff(small, axis=0)).max(1) > CHANGED).mean((1, 2)) > EVENT
+    stands = np.min([(np.abs(small - sink).max(1) > CHANGED).sum((1, 2)) for sink in sinks], 0)
+    seen = stands < EVENT * small[0, 0].size  # in another light than the sinks' everything would stand
+    comes = (np.abs(np.diff(stands)) >= COMES) & seen[1:] & seen[:-1]
+    return np.flatnonzero(changed | comes) + 1
 
 
 def _at(name: str, games: np.ndarray) -> tuple:
