@@ -4,7 +4,7 @@ import torch
 import toy
 
 from world_model.model.codec import Patches, canvas, cells
-from world_model.model.head import LocalHead, likeness
+from world_model.model.head import EXACT, LocalHead, likeness
 
 KEEP = toy.load("tiny_keep")
 COLOURS, CELL = 3, 16  # picture elements of a cell
@@ -113,7 +113,7 @@ def test_surprise_is_least_for_what_was_offered():
     """None for a frame that some source makes, more the farther it is; and none of its elements in a wrong room."""
     made, sinks = head(), pictures(4)
     asked(only(made, 0), sinks[:, :1], sinks)
-    elements = [made.surprise(sinks[:, :1] + far, sinks)[0].item() for far in (0.0, 0.02, 0.05)]
+    elements = [made.surprise(sinks[:, :1] + far, sinks)[0].item() for far in (EXACT, 2 * EXACT, 4 * EXACT)]
     assert 0 <= elements[0] < 1 < elements[1] < elements[2]
     stays, leaves = (made.surprise(sinks[:, i : i + 1], sinks) for i in (0, 1))
     assert leaves[0].item() == 0 and leaves[1].item() > 3 > 0.1 > stays[1].item()

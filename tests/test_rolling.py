@@ -56,6 +56,10 @@ class Played:
         x0, _ = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=Known(last, was, self.sinks))
         return x0.unflatten(1, window.shape[1:3])
 
+    def learns(self, x0: torch.Tensor) -> torch.Tensor:
+        """What of the last pass carries gradient: x0, or where a head picked it, the shares it picked by."""
+        return x0 if self.model.local is None else self.model.local.offered.shares
+
     def past(self, state) -> tuple[list, list]:
         blocks = range(self.roll.recent_blocks + 1)
         return [self.frames[:, i] for i in blocks], [self.actions[:, i] for i in blocks]
@@ -87,11 +91,12 @@ def test_gradients_of_cached_equal_uncached(played):
     state = played.prime()
     state["window"] = state["window"].detach().requires_grad_()
     _, x0 = played.call(rolling.tick, state, action, played.blocks())
-    expected = played.uncached(*played.past(state), state["window"], action)
-    weighting = torch.randn_like(x0)
+    made = played.learns(x0)
+    expected = played.learns(played.uncached(*played.past(state), state["window"], action))
+    weighting = torch.randn_like(made)
     for variable in (action, state["window"], *weights):
         got, want = (
-            torch.autograd.grad((out * weighting).sum(), variable, retain_graph=True)[0] for out in (x0, expected)
+            torch.autograd.grad((out * weighting).sum(), variable, retain_graph=True)[0] for out in (made, expected)
         )
         assert want.abs().max() > 1e-6
         torch.testing.assert_close(got, want, atol=1e-8, rtol=1e-6)
@@ -282,5 +287,5 @@ def test_what_a_tick_keeps_carries_no_gradient(played):
     with torch.no_grad():
         state = played.prime()
     state, x0 = played.call(rolling.tick, state, played.keys(), played.blocks())
-    assert x0.requires_grad and state["window"].requires_grad
+    assert played.learns(x0).requires_grad
     assert not any(state[name].requires_grad for name in ("keys", "values", "clean"))
