@@ -1,5 +1,6 @@
 """Sessions on disk: exact round trips, kills, corruption by hand, a full disk, and the listing."""
 
+import errno
 import json
 import os
 import random
@@ -465,6 +466,30 @@ def test_a_disk_that_fills_at_the_very_end_is_told_by_close(tmp_path):
     (tmp_path / "s" / "chunk_000000.mkv.tmp").symlink_to("/dev/full")
     with pytest.raises(EpisodeError, match="the disk is full; nothing was recorded"):
         writer.close()
+
+
+FILM = """
+import sys
+import numpy as np
+from world_model.episode.film import Film
+try:
+    with Film(sys.argv[1], ("w", "e"), 20) as film:
+        for t in range(int(sys.argv[2])):
+            film.add(np.random.default_rng(t).integers(0, 256, (64, 64, 3), dtype=np.uint8), np.zeros(2))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("frames", [2, 60], ids=["at the end", "in the middle"])
+def test_a_film_on_a_full_disk_is_one_clear_message(tmp_path, frames):
+    """In a process of its own, because what is guarded against would take this one with it."""
+    (tmp_path / "film.mp4").symlink_to("/dev/full")
+    command = [sys.executable, "-c", FILM, str(tmp_path / "film.mp4"), str(frames)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    words = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}: '{tmp_path / 'film.mp4'}'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, words, "")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
