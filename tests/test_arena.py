@@ -245,6 +245,32 @@ def test_a_snapshot_continues_exactly_even_elsewhere():
         assert all((player.step(action)[0] == frame).all() for action, frame in zip(actions, wanted, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"position": np.full(2, np.nan)}, "position is not inside"),
+        ({"position": np.array([1e9, 0.0])}, "position is not inside"),
+        ({"position": np.zeros(3)}, r"position: float64 \[1, 3\]"),
+        ({"position": np.zeros(2, int)}, "position: int64"),
+        ({"turn": np.array(TURNS)}, "turn is out of range"),
+        ({"turn": np.array(np.nan)}, "turn: float64"),
+        ({"jump": np.array(-1)}, "jump is out of range"),
+        ({"seeds": np.array(-1)}, "seeds is out of range"),
+        ({"seeds": np.array(2**63, np.uint64)}, "seeds is out of range"),
+        ({"seeds": np.array([1, 2])}, "seeds"),
+        ({"more": np.array(1)}, "has the arrays"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(damage, words):
+    """The compiled renderer checks nothing: a place that is not a number would end the process."""
+    env, _, _ = small(seed=3)
+    with pytest.raises(ValueError, match=f"an arena's .*{words}|an arena's state {words}"):
+        env.set_state(env.get_state() | damage)
+    with pytest.raises(ValueError, match="has the arrays"):
+        env.set_state({"position": np.zeros(2)})
+    assert env.render() is not None
+
+
 def test_a_batch_steps_like_single_arenas():
     seeds, rng = [4, 5, 6], np.random.default_rng(2)
     batch, singles = ArenaBatch(32, 32), [Arena(32, 32) for _ in seeds]

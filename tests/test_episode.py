@@ -1,13 +1,16 @@
 """Sessions on disk: exact round trips, kills, corruption by hand, a full disk, and the listing."""
 
+import errno
 import json
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -366,6 +369,18 @@ def delete(*names: str):
     return lambda path: [(path / name).unlink() for name in names]
 
 
+def claim(shape: str, zipped: bool = False):
+    """A snapshot with an array whose header says this shape, and 64 bytes after it."""
+
+    def harm(path: Path) -> None:
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        how = zipfile.ZIP_DEFLATED if zipped else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path / "start_state.npz", "w", how) as archive:
+            archive.writestr("x.npy", b"\x93NUMPY\x01\x00v\x00" + header.encode() + bytes(64))
+
+    return harm
+
+
 def swap_videos(path: Path) -> None:
     """Both are perfectly sound; only the checksums can tell."""
     (path / "chunk_000001.mkv").rename(path / "other")
@@ -394,7 +409,20 @@ def swap_videos(path: Path) -> None:
         (edit("chunk_000002.csv", "\n12,1.200000,0", "\n12,1.200000,3"), ["neither 0 nor 1"]),
         (edit("chunk_000002.csv", ",left,", ",right,"), ["chunk_000002.csv: not the table"]),
         (overwrite("chunk_000007.mkv.tmp", "half"), ["chunk_000007.mkv.tmp: dropped"]),
+        (edit("chunk_000002.csv", "\n12,1.200000", "\n12,nan"), ["chunk_000002.csv: a time is not a number"]),
+        (edit("chunk_000006.csv", "\n32,3.200000", "\n32,inf"), ["chunk_000006.csv: a time is not a number"]),
+        (edit("chunk_000002.csv", "\n10,1.000000", "\n10,0.8"), ["chunk_000002.csv: a time"]),
+        (edit("chunk_000002.csv", "\n12,1.200000,0,0,1,1,", "\n12,1.200000,0,0,1,1,-"), ["a checksum is no number"]),
+        (edit("chunk_000002.csv", ",e,crc32\n", ",e,crc32\n" + 11 * "10,1,0,0,0,0,0\n"), ["16 rows of 7, not 1 to 10"]),
+        (edit("session.json", '"width": 64', '"width": 65'), ["frames of 64x48, session.json says 65x48"]),
+        (edit("session.json", '"anchors": 0', '"anchors": 1000000000'), ["anchors/0.png: missing"]),
+        (overwrite("end.json", "[" * 100_000), ["end.json: cannot be read"]),
+        (overwrite("end.json", '{"frames": [33]}'), ["end.json: cannot be read"]),
         (overwrite("start_state.npz", "nonsense"), ["start_state.npz: not a readable snapshot"]),
+        (overwrite("start_state.npz", ""), ["start_state.npz: not a readable snapshot"]),
+        (claim("(1000000000000,)"), ["start_state.npz: not a readable snapshot (x.npy claims to be float64"]),
+        (claim("(1000000000000, 0.5)"), ["start_state.npz: not a readable snapshot"]),
+        (claim("(1000000000000,", zipped=True), ["start_state.npz: not a readable snapshot"]),
     ],
 )
 def test_damage_is_named(tmp_path, harm, named):
@@ -421,9 +449,35 @@ def test_missing_anchors_are_named(tmp_path):
         _ = session.anchors
 
 
+def test_a_picture_of_the_place_that_shows_nothing_is_damage(tmp_path):
+    """Anchors have no checksum. One that claims to be huge is not read at all."""
+    anchors = np.stack([picture(0), picture(1) * 0])
+    with SessionWriter(tmp_path / "s", meta(anchors=2), anchors) as writer:
+        writer.add(picture(0), bits(0), 0.0)
+    session = Session.open(tmp_path / "s")
+    assert session.damage == [] and session.check() == ["anchors/1.png: all black"]
+    file = tmp_path / "s" / "anchors" / "0.png"
+    file.write_bytes(file.read_bytes()[:16] + struct.pack(">II", 2**30, 2**30) + file.read_bytes()[24:])
+    assert session.check() == ["anchors/0.png: missing, or not a picture of 64x48"]
+
+
+def test_a_size_that_no_video_has_asks_for_no_memory(tmp_path):
+    path = record(tmp_path / "s")
+    edit("session.json", '"height": 48', '"height": 500000')(path)
+    with pytest.raises(EpisodeError, match="frames of 64x48, session.json says 64x500000"):
+        Session.open(path).frames()
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (edit("session.json", '"width": 64', '"width": 1000000000000'), "10 frames of 1000000000000x48 a second"),
+        (edit("session.json", '"seed": 7', '"seed": -1'), "session.json: seed"),
+        (edit("session.json", '"seed": 7', f'"seed": {10**40}'), "session.json: seed"),
+        (edit("session.json", '"seed": 7', f'"seed": {2**63}'), "session.json: seed"),
+        (edit("session.json", '"env": "Toy-v0"', '"env": "os:system"'), "session.json: env"),
+        (edit("session.json", '"source": "engine"', '"source": "os:system"'), "session.json: source"),
+        (edit("session.json", '"world": "toy"', '"world": "/tmp/toy"'), "session.json: world"),
         (delete("session.json"), "session.json is missing"),
         (overwrite("session.json", "{"), "session.json: .*JSON"),
         (edit("session.json", '"format": 1', '"format": 9'), "session.json: format"),
@@ -465,6 +519,30 @@ def test_a_disk_that_fills_at_the_very_end_is_told_by_close(tmp_path):
     (tmp_path / "s" / "chunk_000000.mkv.tmp").symlink_to("/dev/full")
     with pytest.raises(EpisodeError, match="the disk is full; nothing was recorded"):
         writer.close()
+
+
+FILM = """
+import sys
+import numpy as np
+from world_model.episode.film import Film
+try:
+    with Film(sys.argv[1], ("w", "e"), 20) as film:
+        for t in range(int(sys.argv[2])):
+            film.add(np.random.default_rng(t).integers(0, 256, (64, 64, 3), dtype=np.uint8), np.zeros(2))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("frames", [2, 60], ids=["at the end", "in the middle"])
+def test_a_film_on_a_full_disk_is_one_clear_message(tmp_path, frames):
+    """In a process of its own, because what is guarded against would take this one with it."""
+    (tmp_path / "film.mp4").symlink_to("/dev/full")
+    command = [sys.executable, "-c", FILM, str(tmp_path / "film.mp4"), str(frames)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    words = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}: '{tmp_path / 'film.mp4'}'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, words, "")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -522,12 +600,21 @@ def test_listing_names_damage_and_goes_on(tmp_path, capsys):
     truncate("chunk_000001.mkv", 0.5)(record(tmp_path / "torn"))
     delete("session.json")(record(tmp_path / "headless"))
     status, out, _ = listing(capsys, tmp_path)
-    assert status == 0
+    assert status == 1
     assert "torn: chunk_000001.mkv: holds" in out and "headless: session.json is missing" in out
     total = next(line for line in out.splitlines() if "3 sessions" in line)
     assert "engine 2" in total and "66" in total and "2 sessions" in total.split("none")[-1]
     status, out, _ = listing(capsys, tmp_path, "--quick")
-    assert "torn: chunk" not in out and "headless: session.json" in out
+    assert status == 1 and "torn: chunk" not in out and "headless: session.json" in out
+    shutil.rmtree(tmp_path / "headless")
+    assert listing(capsys, tmp_path, "--quick")[0] == 0
+
+
+def test_a_name_is_not_markup(tmp_path, capsys):
+    record(tmp_path / "a [b]" / "c", frames=1)
+    record(tmp_path / "a [" / "b]", frames=1)
+    status, out, _ = listing(capsys, tmp_path)
+    assert status == 0 and "a [b]/c" in out and "a [/b]" in out
 
 
 def test_listing_of_nothing_says_so(tmp_path, capsys):

@@ -173,7 +173,8 @@ def test_a_state_continues_exactly_and_a_wrong_one_is_refused():
     other = Keep()
     other.set_state(saved)
     assert all(np.array_equal(a, other.step(move)[0]) for a, move in zip(first, moves, strict=True))
-    for damage in ({"seed": np.array(-1)}, {"state": saved["state"][:3]}, {"state": saved["state"] * np.nan},
+    for damage in ({"seed": np.array(-1)}, {"seed": np.array(2**63, np.uint64)},
+                   {"state": saved["state"][:3]}, {"state": saved["state"] * np.nan},
                    {"state": np.where(np.arange(14) == 1, 999, saved["state"])}):  # fmt: skip
         with pytest.raises(ValueError, match="keep's"):
             other.set_state(saved | damage)

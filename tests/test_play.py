@@ -17,7 +17,10 @@ from game.play.hands import BotHands, RecordedHands, Remembered
 from game.play.keyboard import Event
 from game.play.player import Options, Pacer, Player
 from game.play.screen import Headless
+from game.record.recorder import Recorder
 from game.register import register_worlds
+from game.worlds.sources import real_game
+from play import main
 from world_model.episode import Session, find_sessions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -233,6 +236,69 @@ def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
     flags = ("--headless", "--fps", 0, "--frames", 10)
     done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", *flags, code=1)
     assert "stopped early" in done.stdout, "what was not compared is not called equal"
+
+
+@pytest.fixture
+def recorded(tiny, tmp_path) -> Path:
+    """A session that began in mid-game, so that it has a start state: 30 frames of the arena."""
+    source = Recorder(real_game(tiny), tmp_path, world=tiny.name, clock=None, recording=False, name=lambda _: "s")
+    source.reset(seed=5)
+    source.start()
+    for _ in range(29):
+        source.step(np.zeros(8, np.int8))
+    source.close()
+    return tmp_path / "s"
+
+
+def replayed(session: Path, monkeypatch, capsys, *flags) -> tuple[int, str]:
+    """The exit code of a replay in this process, and what it said: one line, or one for each damage."""
+    monkeypatch.setattr(sys, "argv", ["play.py", "--replay", str(session), "--headless", "--fps", "0", *flags])
+    code = main()
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == (code == 2), printed
+    return code, printed.out + printed.err
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("end.json", '"frames": 30', '"frames": 31', "31 frames were recorded, 30 can be read"),
+        ("chunk_000002.csv", "\n21,1.050000", "\n21,nan", "chunk_000002.csv: a time is not a number"),
+        ("chunk_000002.csv", "\n21,1.05", "\n21,0.05", "chunk_000002.csv: a time is not a number, or goes"),
+        ("chunk_000002.csv", "\n", "0\n", "chunk_000002.csv: not the table"),
+        ("chunk_000002.csv", "\n29,1.450000,0,0,0,0,0,0,0,0,", "\n29,1.450000,0,0,0,0,0,0,0,0,1", "chunk_000002"),
+    ],
+)
+def test_what_is_not_whole_is_not_verified(recorded, monkeypatch, capsys, file, old, new, words):
+    edit(recorded / file, old, new)
+    code, said = replayed(recorded, monkeypatch, capsys, "--verify")
+    assert code == 1 and words in said
+
+
+def test_a_recording_without_a_readable_frame_is_refused(recorded, monkeypatch, capsys):
+    (recorded / "chunk_000000.csv").write_text("nothing")
+    code, said = replayed(recorded, monkeypatch, capsys)
+    assert code == 2 and "no frame of it can be read; chunk_000000.csv: not the table" in said
+
+
+def test_a_recording_of_a_size_that_the_game_has_not_is_refused(recorded, monkeypatch, capsys):
+    edit(recorded / "session.json", '"height": 32', '"height": 1')
+    code, said = replayed(recorded, monkeypatch, capsys)
+    assert code == 2 and "frame of 1x32" in said
+
+
+def test_a_recorded_state_that_is_none_is_refused(recorded, monkeypatch, capsys):
+    assert replayed(recorded, monkeypatch, capsys, "--verify")[0] == 0
+    state = Session.open(recorded).start_state
+    for wrong in (state | {"position": np.full(2, np.nan)}, {"position": state["position"]}, state | {"turn": "east"}):
+        np.savez(recorded / "start_state.npz", **wrong)
+        code, said = replayed(recorded, monkeypatch, capsys)
+        assert code == 2 and "start_state.npz: an arena's" in said
 
 
 def test_a_data_set_is_made_with_one_command(tmp_path):

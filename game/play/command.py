@@ -72,10 +72,13 @@ def play(flags: Namespace) -> int:
     if flags.sessions:
         return _collect(flags)
     session = Session.open(flags.replay) if flags.replay else None
+    if flags.verify and (damage := session.check()):
+        print("\n".join(f"{session.path}: {problem}" for problem in damage))
+        return 1
     source, world = _source(flags, session)
     with ExitStack() as left:
         left.callback(source.close)
-        return _replay(flags, source, session, left) if session else _play(flags, source, world, left)
+        return _play(flags, source, world, left) if session is None else _replay(flags, source, session, left)
 
 
 def _default_world(flags: Namespace) -> str:
@@ -167,7 +170,10 @@ def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
         return neural_game(choice), meta.world
     config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
     world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
-    return real_game(config.model_copy(update={"world": world})), meta.world
+    try:
+        return real_game(config.model_copy(update={"world": world})), meta.world
+    except ValueError as error:
+        raise PlayError(f"{session.path}: {error}") from error
 
 
 def _config(flags: Namespace) -> Config:

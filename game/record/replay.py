@@ -9,6 +9,7 @@ import numpy as np
 
 from game.worlds.sources import asked
 from world_model.episode import Session
+from world_model.episode.format import START_STATE
 from world_model.play import scenes
 from world_model.play.neural_game import NeuralGame
 
@@ -61,13 +62,17 @@ class Replay(gymnasium.Wrapper):
         self.session, self.verdict = session, Verdict(len(session))
         if session.meta.keys != tuple(env.metadata["keys"]):
             raise ReplayError(f"{session.path}: has the keys {' '.join(session.meta.keys)}, the game has others")
+        if not len(session):
+            raise ReplayError(
+                f"{session.path}: no frame of it can be read; {'; '.join(session.damage) or 'it holds none'}"
+            )
 
     def reset(self, *, seed=None, options=None):
         session, source = self.session, self.env.unwrapped
         self._at, self.verdict = 0, Verdict(len(session))
         frame, info = self.env.reset(seed=session.meta.seed, options=self._place())
         if session.start_state is not None:
-            source.set_state(session.start_state)
+            self._continue(session.start_state)
             frame = source.render()
         self.verdict.add(frame, self._recorded(0))
         return frame, info
@@ -77,6 +82,13 @@ class Replay(gymnasium.Wrapper):
         frame, reward, terminated, _, info = self.env.step(self.session.actions[self._at])
         self.verdict.add(frame, self._recorded(self._at))
         return frame, reward, terminated, self._at + 1 >= len(self.session), info
+
+    def _continue(self, state: dict[str, np.ndarray]) -> None:
+        """From where the recording began. ReplayError when the state is not one of this game's."""
+        try:
+            self.env.unwrapped.set_state(state)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ReplayError(f"{self.session.path}: {START_STATE}: {error}") from error
 
     def _recorded(self, at: int) -> np.ndarray:
         """Frame ``at`` of the recording; a second is decoded at a time."""

@@ -32,6 +32,8 @@ class ArenaBatch:
     """
 
     STATE = ("seeds", "position", "turn", "jump", "lights", "e_held")
+    HIGHEST = (2**63 - 1, None, TURNS - 1, JUMP_TICKS - 1, 1, 1)
+    """Of each whole number in STATE; the lowest is 0."""
 
     def __init__(self, height: int = 128, width: int = 128):
         if height < 8 or width < 8:
@@ -87,11 +89,28 @@ class ArenaBatch:
         return {name: getattr(self, name).copy() for name in self.STATE}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from ``get_state``'s answer, exactly. KeyError names what is missing."""
+        """Continue from ``get_state``'s answer, exactly. ValueError for anything that is no such answer."""
+        if set(state) != set(self.STATE):
+            raise ValueError(f"an arena's state has the arrays {', '.join(self.STATE)}, not {', '.join(sorted(state))}")
+        for name, highest in zip(self.STATE, self.HIGHEST, strict=True):
+            array, wanted = np.asarray(state[name]), np.shape(state["seeds"])[:1]
+            wanted, kinds = (wanted, "iu") if highest else ((*wanted, 2), "f")
+            if array.shape != wanted or array.dtype.kind not in kinds:
+                raise ValueError(f"an arena's {name}: {array.dtype} {list(array.shape)}, not numbers {list(wanted)}")
+            if highest and ((array < 0) | (array > highest)).any():
+                raise ValueError(f"an arena's {name} is out of range, 0 to {highest}")
         if not np.array_equal(state["seeds"], getattr(self, "seeds", None)):  # the same rooms need no second making
             self.reset(state["seeds"])
+        if not self._indoors(state["position"]).all():
+            raise ValueError("an arena's position is not inside its room")
         for name in self.STATE:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+
+    def _indoors(self, position: np.ndarray) -> np.ndarray:
+        """bool [B]: which of the places [B, 2] are in their room, clear of the walls; the renderer trusts in that."""
+        walls = self.rooms.walls
+        gaps = (position[:, None] - walls[..., [R.WALL_X, R.WALL_Y]]) * walls[..., [R.WALL_NX, R.WALL_NY]]
+        return np.where(walls[..., R.WALL_LENGTH] > 0, gaps.sum(2), np.inf).min(1) > R.PLAYER_RADIUS / 2
 
     def _draw(self, rooms: Rooms, poses: np.ndarray) -> np.ndarray:
         out = np.empty((len(poses), self.height, self.width, 3), np.uint8)

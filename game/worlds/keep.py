@@ -113,8 +113,8 @@ class Keep(gymnasium.Env):
         if set(state) != {"seed", "state"}:
             raise ValueError(f"a keep's state has the arrays seed and state, not {', '.join(sorted(state))}")
         seed, row = np.asarray(state["seed"]), np.asarray(state["state"])
-        if seed.shape != () or seed.dtype.kind not in "iu" or seed < 0:
-            raise ValueError("a keep's seed is one whole number, 0 or more")
+        if seed.shape != () or seed.dtype.kind not in "iu" or not 0 <= seed < 2**63:
+            raise ValueError("a keep's seed is one whole number, 0 or more and less than 2^63")
         if row.shape != LOWEST.shape or row.dtype.kind not in "iu":
             raise ValueError(f"a keep's state is {len(FIELDS)} whole numbers: {', '.join(FIELDS)}")
         wrong = [name for name, bad in zip(FIELDS, (row < LOWEST) | (row > HIGHEST), strict=True) if bad]

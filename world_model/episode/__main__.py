@@ -10,7 +10,7 @@ from world_model.episode import EpisodeError, find_sessions, listing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """List and check sessions; returns the exit status."""
+    """List and check sessions; returns the exit status: 1 when something is damaged."""
     parser = argparse.ArgumentParser(
         prog="python -m world_model.episode",
         description="List the recorded sessions in a directory and check every frame against its checksum. "
@@ -27,8 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not paths:
         print(f"{options.folder}: no sessions in this directory; record some first", file=sys.stderr)
         return 2
-    listing.show(options.folder, paths, decode=not options.quick)
-    return 0
+    return 0 if listing.show(options.folder, paths, decode=not options.quick) else 1
 
 
 if __name__ == "__main__":

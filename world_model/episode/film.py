@@ -5,6 +5,8 @@ Lossy on purpose; recordings that train or replay are ``format.py``'s.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -21,8 +23,11 @@ class Film:
     def __init__(self, path: str | Path, keys: tuple[str, ...], fps: int, scale: int = 3):
         self.path, self.keys, self.fps, self.scale = Path(path), keys, fps, scale
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = av.open(str(self.path), "w")
+        # a file of ours: when the disk is full, the library's own way of closing one ends the process with a signal
+        self._disk = open(self.path, "wb")  # noqa: SIM115
+        self._file = av.open(self._disk, "w", format="mp4")
         self._stream = None
+        self._error: OSError | None = None
 
     def add(self, frame: np.ndarray, action: np.ndarray) -> None:
         """frame uint8 [H, W, 3]; action [keys], what it was made under."""
@@ -34,18 +39,31 @@ class Film:
             self._stream.codec_context.thread_count = 1
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "yuv420p"
-        self._file.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        with self._writing():
+            self._file.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
 
     def close(self) -> None:
-        if self._stream is not None:
-            self._file.mux(self._stream.encode())
-        self._file.close()
+        with self._writing(), self._disk:
+            if self._stream is not None:
+                self._file.mux(self._stream.encode())
+            self._file.close()
 
     def __enter__(self) -> Film:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever fails in here is an OSError with the film's name; after it, nothing more is written."""
+        if self._error:
+            raise self._error
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            self._error = OSError(error.errno, error.strerror, str(self.path))
+            raise self._error from error
 
     def _picture(self, frame: np.ndarray, action: np.ndarray) -> np.ndarray:
         big = frame.repeat(self.scale, 0).repeat(self.scale, 1)

@@ -41,6 +41,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FORMAT = 1
 META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
 UNFINISHED = ".tmp"
+SECOND = 2**30
+"""Bytes of pixels that a second may hold: what is read is asked memory for, a second at a time."""
+PLAIN_ID = r"^([\w-]+/)?[\w.-]+$"
+"""A Gymnasium id; one that names a module to import, as ``os:system`` does, is none."""
 
 # Measured on 128x128 frames of the arena, one thread, chunks of 20: KiB a frame, frames/s in, frames/s out.
 #   libx264rgb ultrafast  8.1, 3700, 3800        FFV1        6.5, 1900, 1900
@@ -62,15 +66,15 @@ class SessionMeta(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = FORMAT
-    world: str
-    env: str = Field(description="Gymnasium id of the frame source")
+    world: str = Field(pattern=r"^[^/\\]+$")
+    env: str = Field(pattern=PLAIN_ID, description="Gymnasium id of the frame source")
     keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
     fps: int = Field(gt=0)
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     anchors: int = Field(0, ge=0, description="number of anchor pictures")
-    seed: int | None = None
-    source: str = Field(min_length=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    source: str = Field(pattern=PLAIN_ID)
     checkpoint: str | None = Field(None, description="hash of the weights that drew the frames")
     code_version: str
     player: str = Field(description="a bot's name, or person")
@@ -83,6 +87,12 @@ class SessionMeta(BaseModel):
             raise ValueError(f"keys: {self.keys} must be distinct and none may be frame, time or crc32")
         if any(not re.fullmatch(r"[\w-]+", key) for key in self.keys):
             raise ValueError(f"keys: {self.keys} must be plain words, they are column names")
+        return self
+
+    @model_validator(mode="after")
+    def _a_second_fits_into_memory(self):
+        if self.fps * self.height * self.width * 3 > SECOND:
+            raise ValueError(f"{self.fps} frames of {self.width}x{self.height} a second are more than {SECOND} bytes")
         return self
 
     @property

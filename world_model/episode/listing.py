@@ -13,19 +13,24 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from world_model.episode.format import EpisodeError
 from world_model.episode.reading import Session
 
 
-def show(folder: Path, paths: list[Path], decode: bool) -> None:
-    """Print the table of the sessions at ``paths``; ``decode`` also holds every frame to its checksum."""
+def show(folder: Path, paths: list[Path], decode: bool) -> bool:
+    """Print the table of the sessions at ``paths``; ``decode`` also holds every frame to its checksum.
+
+    Returns whether all of them are whole.
+    """
     console = Console(width=None if sys.stdout.isatty() else 160)
     rows = _inspect_all(folder, paths, decode)
     console.print(_table(rows))
     for row in rows:
         for problem in row.damage:
             console.print(f"{row.name}: {problem}", style="yellow", highlight=False, markup=False)
+    return not any(row.damage for row in rows)
 
 
 def _inspect_all(folder: Path, paths: list[Path], decode: bool) -> list[_Row]:
@@ -102,7 +107,7 @@ def _table(rows: list[_Row]) -> Table:
             title, foot, justify="right" if number else "left", overflow="fold", no_wrap=number or title == "session"
         )
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a folder's name is not markup
     return table
 
 

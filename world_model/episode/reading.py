@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import struct
 import zipfile
 import zlib
 from functools import partial
@@ -83,15 +85,10 @@ class Session:
     @property
     def anchors(self) -> np.ndarray:
         """uint8 [A,H,W,3], read at each access; A is 0 for sources without anchors. Raises EpisodeError."""
-        shape = (self.meta.height, self.meta.width, 3)
-        anchors = np.empty((self.meta.anchors, *shape), np.uint8)
-        for i in range(self.meta.anchors):
-            file = self.path / ANCHORS / f"{i}.png"
-            picture = cv2.imread(str(file), cv2.IMREAD_COLOR) if file.is_file() else None
-            if picture is None or picture.shape != shape:
-                raise EpisodeError(f"{file}: missing, or not a picture of {shape[1]}x{shape[0]}")
-            anchors[i] = picture[..., ::-1]
-        return anchors
+        size = self.meta.height, self.meta.width
+        files = (self.path / ANCHORS / f"{i}.png" for i in range(self.meta.anchors))
+        anchors = [_read_anchor(file, *size) for file in files]  # memory is asked for as files are found
+        return np.stack(anchors) if anchors else np.empty((0, *size, 3), np.uint8)
 
     @property
     def start_state(self) -> dict[str, np.ndarray] | None:
@@ -100,9 +97,10 @@ class Session:
         if not file.is_file():
             return None
         try:
+            _check_claims(file)
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged archive makes the libraries raise a dozen kinds
             raise EpisodeError(f"{file}: not a readable snapshot ({error})") from error
 
     def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -110,9 +108,11 @@ class Session:
         stop = len(self) if stop is None else stop
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"{self.path}: frames {start}..{stop} of {len(self)}")
-        out = np.empty((stop - start, self.meta.height, self.meta.width, 3), np.uint8)
         first = np.searchsorted(self._starts, start, side="right") - 1
         end = np.searchsorted(self._starts, stop) if stop > start else first
+        if end > first:
+            self._chunk(first)  # before memory is asked for: are the frames as large as session.json says?
+        out = np.empty((stop - start, self.meta.height, self.meta.width, 3), np.uint8)
         for i in range(first, end):
             begin = int(self._starts[i])
             low, high = max(start, begin), min(stop, begin + self._length(i))
@@ -124,7 +124,7 @@ class Session:
     def check(self) -> list[str]:
         """Decode everything and compare it with the checksums; returns ``damage`` and what this finds."""
         parts = [partial(self._compare, i) for i in range(len(self._starts) - 1)]
-        parts += [lambda: self.anchors, lambda: self.start_state]
+        parts += [self._look_at_anchors, lambda: self.start_state]
         problems = list(self.damage)
         for read in parts:
             try:
@@ -140,6 +140,11 @@ class Session:
         if len(wrong):
             words = f"{len(wrong)} frames are not what was recorded, the first is frame {begin + wrong[0]}"
             raise EpisodeError(f"{chunk_file(self.path, i)}: {words}")
+
+    def _look_at_anchors(self) -> None:
+        black = np.flatnonzero(~self.anchors.any((1, 2, 3)))  # they have no checksum, but no place is all black
+        if len(black):
+            raise EpisodeError(f"{ANCHORS}/{black[0]}.png: all black")
 
     def _chunk(self, i: int) -> np.ndarray:
         if self._last_decoded is None or self._last_decoded[0] != i:
@@ -159,7 +164,9 @@ def _decode(file: Path, count: int, height: int, width: int) -> np.ndarray:
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
+            _check_size(stream.codec_context, height, width)
             for frame in container.decode(stream):
+                _check_size(frame, height, width)
                 if found < count:
                     out[found] = _pixels(frame)
                 found += 1
@@ -168,6 +175,11 @@ def _decode(file: Path, count: int, height: int, width: int) -> np.ndarray:
     if found != count:
         raise EpisodeError(f"{file}: holds {found} frames, its csv {count}")
     return out
+
+
+def _check_size(video: av.VideoCodecContext | av.VideoFrame, height: int, width: int) -> None:
+    if (video.height, video.width) != (height, width):
+        raise ValueError(f"frames of {video.width}x{video.height}, {META} says {width}x{height}")
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:
@@ -181,13 +193,36 @@ def _pixels(frame: av.VideoFrame) -> np.ndarray:
     return cv2.merge((red, green, blue))
 
 
+def _read_anchor(file: Path, height: int, width: int) -> np.ndarray:
+    """uint8 [H,W,3]. Raises EpisodeError; the size is read first, because a small file may claim a huge picture."""
+    if file.is_file():
+        with open(file, "rb") as data:
+            size = data.read(24)[16:]
+        picture = cv2.imread(str(file), cv2.IMREAD_COLOR) if size == struct.pack(">II", width, height) else None
+        if picture is not None:
+            return picture[..., ::-1]
+    raise EpisodeError(f"{file}: missing, or not a picture of {width}x{height}")
+
+
+def _check_claims(file: Path) -> None:
+    """ValueError when an array in an npz claims more than the file holds: that much memory would be asked for."""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as array:
+                version = np.lib.format.read_magic(array)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(array)
+            if member.compress_type or max(1, dtype.itemsize) * math.prod(shape) > file.stat().st_size:
+                raise ValueError(f"{member.filename} claims to be {dtype} {list(shape)}")
+
+
 def _read_meta(path: Path) -> SessionMeta:
     if not path.is_dir():
         raise EpisodeError(f"{path}: no such directory")
+    if not (path / META).is_file():
+        raise EpisodeError(f"{path}: {META} is missing, so this is not a session")
     try:
         return SessionMeta.model_validate_json((path / META).read_text())
-    except FileNotFoundError as error:
-        raise EpisodeError(f"{path}: {META} is missing, so this is not a session") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EpisodeError(f"{path}: {META} cannot be read ({error})") from error
     except ValidationError as error:
@@ -205,7 +240,7 @@ def _read_tables(path: Path, meta: SessionMeta, names: list[str]) -> tuple[list[
         try:
             if number != position:
                 raise EpisodeError(f"chunk_{position:06d}: missing")
-            table = _read_table(path, name, meta, start)
+            table = _read_table(path, name, meta, start, tables[-1][-1, 1] if tables else -np.inf)
         except EpisodeError as error:
             damage.append(str(error))
             later = numbers[position + (number == position) :]
@@ -218,8 +253,11 @@ def _read_tables(path: Path, meta: SessionMeta, names: list[str]) -> tuple[list[
     return tables, damage
 
 
-def _read_table(path: Path, name: str, meta: SessionMeta, start: int) -> np.ndarray:
-    """float64 [n, 3+K], one finished chunk's csv. Raises EpisodeError that begins with the file's name."""
+def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: float) -> np.ndarray:
+    """float64 [n, 3+K], one finished chunk's csv, no row of it earlier than ``since`` or the row before.
+
+    Raises EpisodeError that begins with the file's name.
+    """
     csv, video = path / f"{name}.csv", path / f"{name}.mkv"
     if not csv.is_file():
         raise EpisodeError(f"{video.name}: dropped, it has no {csv.name}: the chunk was never finished")
@@ -232,19 +270,26 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int) -> np.ndar
         table = np.loadtxt(rows, delimiter=",", ndmin=2, comments=None)
     except (OSError, ValueError) as error:
         raise EpisodeError(f"{csv.name}: not the table that was recorded ({error})") from error
-    if table.shape[0] == 0 or table.shape[1] != len(meta.columns):
-        raise EpisodeError(f"{csv.name}: {table.shape[0]} rows of {table.shape[1]}, not {len(meta.columns)}")
+    if not 1 <= table.shape[0] <= meta.fps or table.shape[1] != len(meta.columns):
+        words = f"1 to {meta.fps} of {len(meta.columns)}"
+        raise EpisodeError(f"{csv.name}: {table.shape[0]} rows of {table.shape[1]}, not {words}")
     jump = np.flatnonzero(table[:, 0] != start + np.arange(len(table)))
     if len(jump):
         row = int(jump[0])
         raise EpisodeError(f"{csv.name}: frame {table[row, 0]:.0f} stands where frame {start + row} should")
     if not np.isin(table[:, 2:-1], (0, 1)).all():
         raise EpisodeError(f"{csv.name}: a key is neither 0 nor 1")
+    steps = np.diff(table[:, 1], prepend=since)
+    if not (np.isfinite(table[:, 1]) & (steps >= 0)).all():
+        raise EpisodeError(f"{csv.name}: a time is not a number, or goes backwards")
+    if not ((table[:, -1] >= 0) & (table[:, -1] < 2**32)).all():
+        raise EpisodeError(f"{csv.name}: a checksum is no number of 32 bits")
     return table
 
 
 def _missing_parts(path: Path, meta: SessionMeta, names: list[str]) -> list[str]:
-    anchors = [f"{ANCHORS}/{i}.png" for i in range(meta.anchors)]
+    found = len(list((path / ANCHORS).glob("*")))  # one more than these is missing, however many are claimed
+    anchors = [f"{ANCHORS}/{i}.png" for i in range(min(meta.anchors, found + 1))]
     damage = [f"{name}: missing" for name in anchors if not (path / name).is_file()]
     leftovers = [name for name in names if name.endswith(UNFINISHED)]
     return damage + [f"{name}: dropped, it was still being written" for name in leftovers]
@@ -256,6 +301,8 @@ def _check_end(path: Path, frames: int) -> list[str]:
         return [f"not closed: the recorder was killed or is still running; {frames} finished frames are kept"]
     try:
         promised = json.loads(file.read_text())["frames"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [f"{END}: cannot be read"]
+    if not isinstance(promised, int):
         return [f"{END}: cannot be read"]
     return [] if promised == frames else [f"{END}: {promised} frames were recorded, {frames} can be read"]
