@@ -8,9 +8,10 @@ from typing import Any
 
 import gymnasium
 
-from game.register import register_worlds
+import game.register  # noqa: F401 (registers our worlds, installed or not)
 from world_model.config import Config
 from world_model.play.neural_game import NeuralGame
+from world_model.play.real_game import open_game
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,8 @@ class Neural:
 
 
 def real_game(config: Config) -> gymnasium.Env:
-    """The world's own game at the world's size; any Gymnasium environment that takes height and width."""
-    register_worlds()
-    size = config.world
-    return gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    """The world's own game at the world's size. Raises WorldError with a message for the person."""
+    return open_game(config.world)
 
 
 def neural_game(choice: Neural) -> gymnasium.Env:
