@@ -39,6 +39,13 @@ def test_gymnasium_finds_nothing_wrong():
     check_env(gymnasium.make("rollplay/Arena-v0", height=32, width=32).unwrapped)
 
 
+@pytest.mark.parametrize("key", [0.5, 256, np.nan, -1, 2])
+def test_a_key_is_held_or_not(key):
+    env, *_ = small()
+    with pytest.raises(ValueError, match="0 or 1 for each"):
+        env.step(np.full(8, key))
+
+
 def digest(seed=7, ticks=60):
     """A hash over the frames of a fixed walk at the default size."""
     env, rng = Arena(), np.random.default_rng(5)

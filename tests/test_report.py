@@ -175,4 +175,4 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_report(tmp_path / "out.json", played(5).summary())
     assert main([str(tmp_path / "out.json"), "--plot", str(tmp_path / "x.png")]) == 2
-    assert 'pip install "rollplay[train]"' in capsys.readouterr().err
+    assert 'pip install -e ".[train]"' in capsys.readouterr().err

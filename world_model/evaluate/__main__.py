@@ -26,7 +26,7 @@ from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
 INVERSE = "inverse_dynamics.safetensors"
-NEEDS_TORCH = 'measuring needs PyTorch: pip install "rollplay[train]"'
+NEEDS_TORCH = 'measuring needs PyTorch: pip install -e ".[train]"'
 
 
 def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
