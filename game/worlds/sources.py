@@ -31,6 +31,14 @@ def real_game(config: Config) -> gymnasium.Env:
     return open_game(config.world)
 
 
+def is_compiled(world: str) -> bool:
+    """Whether numba keeps what it made of a built-in world at an earlier start; True for a world of somebody else's."""
+    import game.worlds.arena as arena  # here, because numba takes a second to import and the neural game needs none
+
+    built_in = Path(arena.__file__).with_name(f"{world}.py").is_file()
+    return not built_in or any(Path(arena._advance.stats.cache_path).glob(f"{world}.*.nbi"))
+
+
 def neural_game(choice: Neural) -> gymnasium.Env:
     """The student of a world. Raises WorldError with a message for the person."""
     return NeuralGame(choice.world, choice.checkpoint, choice.runtime, choice.device, choice.policy, choice.collapse)
