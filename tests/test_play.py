@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -86,6 +87,21 @@ def test_every_frame_is_shown_once_and_none_is_skipped():
 def test_next_room_counts_up_and_quit_ends():
     source, _ = play({2: [Event("down", "n")], 5: [Event("down", "escape")]}, seed=7)
     assert source.resets == [7, 8]
+
+
+def test_a_key_pressed_before_there_is_a_picture_counts_as_no_latency():
+    class Slow(Counter):
+        def reset(self, **options):
+            time.sleep(0.1)
+            return super().reset(**options)
+
+    class Live(Script):
+        def poll(self):
+            return [replace(event, at=time.perf_counter()) for event in super().poll()]
+
+    source = Slow()
+    ledger = Player(source, Live({0: [Event("down", "w")]}), Options(("w", "e"), fps=0, frames=3)).run()
+    assert ledger.summary()["key_to_photon_ms"]["n"] == 0 and source.actions[0][0] == 1
 
 
 def test_nothing_is_stepped_while_paused():
@@ -261,7 +277,10 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         (("--engine", "--seed", 2**63), "--seed must be from 0"),
         (("--engine", "--fps", "nan"), "--fps must be"),
         (("--engine", "--fps", "inf"), "--fps must be"),
-        (("--engine", "--headless", "--bot", "mix", "--record", "nowhere", "--sessions", "-2"), "--sessions must be at least 1"),
+        (
+            ("--engine", "--headless", "--bot", "mix", "--record", "nowhere", "--sessions", "-2"),
+            "--sessions must be at least 1",
+        ),
         (("--engine", "--rooms", "0"), "--rooms must be at least 1"),
         (("--engine", "--video", "x.txt"), "must end in .mp4"),
         (("--engine", "--report", "/tmp"), "/tmp: is not a file"),

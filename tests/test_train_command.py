@@ -137,12 +137,36 @@ def test_precision_auto_is_what_multiplies_faster(monkeypatch, half, chosen):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--steps-scale", "nan"), ("--steps-scale", "0"), ("--seed", "-1"), ("--seed", 2**63), ("--minutes", "0")]
+    "flags",
+    [
+        ("--steps-scale", "nan"),
+        ("--steps-scale", "0"),
+        ("--steps-scale", "1e308"),
+        ("--seed", "-1"),
+        ("--seed", 2**63),
+        ("--minutes", "0"),
+    ],
 )
 def test_numbers_that_mean_nothing_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         train.parser().parse_args(["--config", "a", "--data", "b", *map(str, flags)])
     assert f"argument {flags[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("about", [{}, {"steps": "many"}, {"steps": None}])
+def test_weights_that_do_not_say_their_steps_are_refused(left, tiny_data, about):
+    file = left / "teacher" / checkpoint.WEIGHTS
+    config, tensors = checkpoint.describe(file)[0], checkpoint.tensors(file, "teacher")
+    checkpoint.save(file, {f"teacher.{name}": array for name, array in tensors.items()}, config, about)
+    with pytest.raises(TrainingError, match="teacher.*do not say how many steps"):
+        go(TINY, tiny_data, out=left, resume=True)
+
+
+def test_a_lineage_of_something_else_is_refused(tiny_data, tmp_path):
+    (tmp_path / "autoencoder").mkdir()
+    torch.save({"step": 1, "lineage": [1]}, tmp_path / "autoencoder" / "resume.pt")
+    with pytest.raises(TrainingError, match="something else than a checkpoint"):
+        go(TINY, tiny_data, out=tmp_path, resume=True)
 
 
 def test_resume_without_a_run_is_refused(tiny_data, tmp_path):
