@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -251,6 +252,16 @@ def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
     flags = ("--headless", "--fps", 0, "--frames", 10)
     done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", *flags, code=1)
     assert "stopped early" in done.stdout, "what was not compared is not called equal"
+
+
+def test_the_real_game_says_that_it_compiles_only_when_it_does(tmp_path):
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "mix", "--frames", 3, "--fps", 0)
+    run_play(*flags)
+    assert run_play(*flags).stderr == ""
+    code = "from game.worlds.sources import is_compiled as c; print(c('arena'), c('keep'), c('of another package'))"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "True"], done.stderr
 
 
 def test_a_data_set_is_made_with_one_command(tmp_path):

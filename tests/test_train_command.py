@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from conftest import REPOSITORY, run_train
 import train
 from world_model import checkpoint
 from world_model.config import CONFIGS
+from world_model.episode import EpisodeError
 from world_model.play.neural_game import NeuralGame
 from world_model.training import run as training
 from world_model.training.loop import TrainingError
@@ -151,6 +153,26 @@ def test_numbers_that_mean_nothing_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         train.parser().parse_args(["--config", "a", "--data", "b", *map(str, flags)])
     assert f"argument {flags[0]}" in capsys.readouterr().err
+
+
+def test_recordings_that_a_later_stage_could_not_use_are_refused_before_any_work(tiny_data, tmp_path, capsys):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    whole, broken = sorted(data.iterdir())[:2]
+    (broken / "chunk_000001.csv").write_text("")
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match="teacher: no session is as long as a clip of 999 frames"):
+        go(changed(tmp_path, "teacher", clip_blocks=999), data, out=out)
+    said = capsys.readouterr().out
+    assert f"damaged {broken}" in said and str(whole) not in said
+    (whole / "anchors" / "0.png").unlink()
+    with pytest.raises(EpisodeError, match="0.png: missing"):
+        go(TINY, data, out=out)
+    few = json.loads((whole / "session.json").read_text()) | {"anchors": 1}
+    (whole / "session.json").write_text(json.dumps(few))
+    shutil.copy(whole / "anchors" / "1.png", whole / "anchors" / "0.png")
+    with pytest.raises(TrainingError, match="1 anchors, the configuration wants 4 sink frames"):
+        go(TINY, data, out=out)
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("about", [{}, {"steps": "many"}, {"steps": None}])
