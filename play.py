@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -79,6 +80,23 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     arguments = parser().parse_args()
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup's stays ignored
+            signal.signal(number, _end)
+    try:
+        return _play(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _end(number: int, _) -> None:
+    """Out the way that every game ends, so that films and recordings are finished; a closing terminal says it twice."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _play(arguments: argparse.Namespace) -> int:
     from game.play.command import PlayError, check, play
     from game.record.replay import ReplayError
     from world_model.checkpoint import CheckpointError
@@ -92,8 +110,6 @@ def main() -> int:
     except (CheckpointError, ConfigError, EpisodeError, PlayError, ReplayError, WorldError, OSError) as error:
         print(f"play.py: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

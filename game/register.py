@@ -1,4 +1,7 @@
-"""Gymnasium ids of the worlds, real and neural. Imports nothing heavy: the classes load when an environment is made."""
+"""Gymnasium ids of the worlds, real and neural; importing this module registers them.
+
+Imports nothing heavy: the classes load when an environment is made.
+"""
 
 NEURAL = "world_model.play.neural_game:NeuralGame"
 WORLDS = {
@@ -16,3 +19,6 @@ def register_worlds() -> None:
     for name, (entry_point, choices) in WORLDS.items():
         if name not in registration.registry:
             registration.register(id=name, entry_point=entry_point, kwargs=choices)
+
+
+register_worlds()

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from world_model.evaluate import ablate
 from world_model.evaluate.subject import Subject
 from world_model.model import rolling
 from world_model.play.neural_game import NeuralGame
+from world_model.play.real_game import open_game
 from world_model.play.runtime import TorchRuntime
 
 NONE, KEY = np.zeros(8, np.int8), np.eye(8, dtype=np.int8)[4]
@@ -144,8 +144,7 @@ def test_every_arm_can_be_measured(folder):
     arms = ablate.arms(folder, "arena", "cpu", teacher, {"mine": folder})
     own = arms[0].game().config.rolling.window_blocks
     assert [arm.name for arm in arms] == [name for name in ARMS if name != f"K = {own}"] + ["teacher", "mine"]
-    size = arms[0].game().config.world
-    real = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    real = open_game(arms[0].game().config.world)
     suite = replace(ablate.SUITE, rooms=1, seconds=(2, 4), next_frames=2, rollout_ticks=8)
     subject = Subject(arms[0].game(), real, [28], suite)
     parts = [ablate.next_frame, ablate.rollout, ablate.persistence]

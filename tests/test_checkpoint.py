@@ -108,3 +108,23 @@ def test_a_configuration_of_another_version(tmp_path):
 def test_a_stage_that_was_not_trained(path):
     with pytest.raises(CheckpointError, match="no 'critic' weights"):
         checkpoint.tensors(path, "critic")
+
+
+@pytest.mark.parametrize(
+    "junk", ["", "{", "[]", "7", "{}", '{"config": 5, "about": {}}', '{"config": "{}", "about": 3}', "[" * 99999]
+)
+def test_junk_in_the_header_is_said_in_a_line(tmp_path, junk):
+    save_file({"student.a": np.zeros(2, np.float32)}, tmp_path / WEIGHTS, metadata={checkpoint.HEADER: junk})
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint.describe(tmp_path / WEIGHTS)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(path, arrays, bad):
+    arrays["student.b.c"][3] = bad
+    checkpoint.save(path, arrays, toy.load("tiny"), {})
+    for read in (checkpoint.check, lambda path: checkpoint.tensors(path, "student")):
+        with pytest.raises(CheckpointError, match=r"student\.b\.c holds NaN"):
+            read(path)
+    checkpoint.tensors(path, "autoencoder")

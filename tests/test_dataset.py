@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import toy
-from gymnasium import spaces
 
 from world_model.config import Config
 from world_model.episode import Session, SessionMeta, SessionWriter
@@ -64,7 +63,8 @@ def played(actions: np.ndarray) -> np.ndarray:
     made, game = [], object.__new__(NeuralGame)
     nothing = np.zeros(actions.shape[1], np.int8)
     game.__dict__ |= {
-        "action_space": spaces.MultiBinary(actions.shape[1]), "policy": "hold", "remedy": "ignore", "_watch": None,
+        "config": SimpleNamespace(world=SimpleNamespace(keys="abcd"[: actions.shape[1]])),
+        "policy": "hold", "remedy": "ignore", "_watch": None,
         "_pending": np.empty((0, 2, 2, 3), np.uint8), "_held": nothing, "_tapped": nothing.copy(),
         "_state": None, "_block": 0, "noise": lambda counter: None,
         "runtime": SimpleNamespace(

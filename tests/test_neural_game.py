@@ -191,6 +191,13 @@ def test_snapshots_of_something_else(game, blocky):
     game.reset(seed=0)
     with pytest.raises(WorldError, match="not a snapshot.*seed"):
         game.set_state({"position": np.zeros(2)})
+    whole = game.get_state()
+    for name in set(whole) - {"reprimes"}:
+        with pytest.raises(WorldError, match="not a snapshot"):
+            game.set_state({other: array for other, array in whole.items() if other != name})
+    for damage in (np.full_like(whole["rolling.keys"], np.nan), whole["rolling.keys"][:0]):
+        with pytest.raises(WorldError, match="rolling.keys"):
+            game.set_state(whole | {"rolling.keys": damage})
     blocky.reset(seed=0)
     with pytest.raises(WorldError, match="another model"):
         game.set_state(blocky.get_state())
@@ -275,6 +282,13 @@ def test_an_action_of_another_size(game, action):
     game.reset(seed=0)
     with pytest.raises(ValueError, match="one bit a key"):
         game.step(action)
+
+
+@pytest.mark.parametrize("key", [0.5, 256, np.nan, -1, 2])
+def test_a_key_is_held_or_not(game, key):
+    game.reset(seed=0)
+    with pytest.raises(ValueError, match="0 or 1 for each"):
+        game.step(np.full(8, key))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -87,6 +91,21 @@ def test_every_frame_is_shown_once_and_none_is_skipped():
 def test_next_room_counts_up_and_quit_ends():
     source, _ = play({2: [Event("down", "n")], 5: [Event("down", "escape")]}, seed=7)
     assert source.resets == [7, 8]
+
+
+def test_a_key_pressed_before_there_is_a_picture_counts_as_no_latency():
+    class Slow(Counter):
+        def reset(self, **options):
+            time.sleep(0.1)
+            return super().reset(**options)
+
+    class Live(Script):
+        def poll(self):
+            return [replace(event, at=time.perf_counter()) for event in super().poll()]
+
+    source = Slow()
+    ledger = Player(source, Live({0: [Event("down", "w")]}), Options(("w", "e"), fps=0, frames=3)).run()
+    assert ledger.summary()["key_to_photon_ms"]["n"] == 0 and source.actions[0][0] == 1
 
 
 def test_nothing_is_stepped_while_paused():
@@ -301,6 +320,16 @@ def test_a_recorded_state_that_is_none_is_refused(recorded, monkeypatch, capsys)
         assert code == 2 and "start_state.npz: an arena's" in said
 
 
+def test_the_real_game_says_that_it_compiles_only_when_it_does(tmp_path):
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "mix", "--frames", 3, "--fps", 0)
+    run_play(*flags)
+    assert run_play(*flags).stderr == ""
+    code = "from game.worlds.sources import is_compiled as c; print(c('arena'), c('keep'), c('of another package'))"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "True"], done.stderr
+
+
 def test_a_data_set_is_made_with_one_command(tmp_path):
     flags = ("--engine", "--config", "configs/tiny.yaml", "--bot", "mix", "--headless", "--sessions", 3, "--frames", 30)
     run_play(*flags, "--rooms", 2, "--record", tmp_path)
@@ -321,7 +350,19 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         (("--engine", "--collapse", "reprime"), "leave them out with --engine"),
         (("--engine", "--checkpoint", "nowhere"), "leave out --engine"),
         (("--engine", "--config", "nowhere.yaml"), "nowhere.yaml: no such configuration"),
-        (("--engine", "--seed", "-1"), "--seed must not be negative"),
+        (("--engine", "--seed", "-1"), "--seed must be from 0"),
+        (("--engine", "--seed", 2**63), "--seed must be from 0"),
+        (("--engine", "--fps", "nan"), "--fps must be"),
+        (("--engine", "--fps", "inf"), "--fps must be"),
+        (
+            ("--engine", "--headless", "--bot", "mix", "--record", "nowhere", "--sessions", "-2"),
+            "--sessions must be at least 1",
+        ),
+        (("--engine", "--rooms", "0"), "--rooms must be at least 1"),
+        (("--engine", "--video", "x.txt"), "must end in .mp4"),
+        (("--engine", "--report", "/tmp"), "/tmp: is not a file"),
+        (("--engine", "--report", "/dev/null"), "/dev/null: is not a file"),
+        (("--engine", "--report", "/proc/x/out.json"), "/proc/x"),
         (("--engine", "--scale", "0"), "--scale must be at least 1"),
         (("--replay", "nowhere"), "nowhere"),
         (("--checkpoint", "nowhere", "--headless", "--bot", "mix", "--frames", 1), "nowhere"),
@@ -330,6 +371,34 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
 def test_refusals_say_what_is_wrong(flags, words):
     done = run_play(*flags, code=2)
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_whoever_ends_the_game_its_outputs_are_finished(name, tmp_path):
+    outputs = ("--record", tmp_path, "--report", tmp_path / "r.json", "--video", tmp_path / "v.mp4")
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "masher", "--frames", 100_000)
+    command = [sys.executable, "play.py", *map(str, flags + outputs)]
+    number = getattr(signal, name)
+
+    def ready():  # a background job of a shell has Ctrl-C ignored
+        signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+
+    game = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=ready
+    )
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("*/chunk_000001.csv")):
+        assert time.monotonic() < end and game.poll() is None
+        time.sleep(0.1)
+    game.send_signal(number)
+    out, said = game.communicate(timeout=60)
+    assert game.returncode == (130 if name == "SIGINT" else 128 + number) and "Traceback" not in said, said
+    session = Session.open(find_sessions(tmp_path)[0])
+    assert not session.damage and f"recorded to {session.path}" in out
+    frames = json.loads((tmp_path / "r.json").read_text())["frames"]
+    assert frames >= 20 and len(session) >= frames
+    with av.open(str(tmp_path / "v.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) >= frames
 
 
 def test_a_recording_that_fails_without_a_person_is_a_failure(tmp_path):

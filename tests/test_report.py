@@ -171,8 +171,16 @@ def test_what_is_no_report_is_said_in_a_line(tmp_path, capsys, content, plot, wo
     assert words in said and len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("content", ['{"minutes": []}', '{"minutes": [], "tick_ms": 3, "collapse_count": []}'])
+def test_a_report_that_lacks_figures_is_said_in_a_line(tmp_path, capsys, content):
+    (tmp_path / "out.json").write_text(content)
+    assert main([str(tmp_path / "out.json")]) == 2
+    said = capsys.readouterr().err
+    assert "lacks figures" in said and len(said.strip().splitlines()) == 1
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     write_report(tmp_path / "out.json", played(5).summary())
     assert main([str(tmp_path / "out.json"), "--plot", str(tmp_path / "x.png")]) == 2
-    assert 'pip install "rollplay[train]"' in capsys.readouterr().err
+    assert 'pip install -e ".[train]"' in capsys.readouterr().err

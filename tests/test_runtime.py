@@ -154,6 +154,13 @@ def test_weights_with_another_shift_ask_for_new_graphs(copy):
         played(load_runtime(copy, "onnx", "cpu"), 1)
 
 
+def test_graphs_that_were_swapped_are_named(copy):
+    for old, new in (("step", "kept"), ("prime", "step"), ("kept", "prime")):
+        (copy / f"{old}.onnx").rename(copy / f"{new}.onnx")
+    with pytest.raises(WorldError, match=r"prime\.onnx: is another graph"):
+        primed(load_runtime(copy, "onnx", "cpu"))
+
+
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_missing_graph_is_named(copy, graph):
     (copy / f"{graph}.onnx").unlink()

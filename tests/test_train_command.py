@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from conftest import REPOSITORY, run_train
 import train
 from world_model import checkpoint
 from world_model.config import CONFIGS
+from world_model.episode import EpisodeError
 from world_model.play.neural_game import NeuralGame
 from world_model.training import run as training
 from world_model.training.loop import TrainingError
@@ -137,12 +139,56 @@ def test_precision_auto_is_what_multiplies_faster(monkeypatch, half, chosen):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--steps-scale", "nan"), ("--steps-scale", "0"), ("--seed", "-1"), ("--seed", 2**63), ("--minutes", "0")]
+    "flags",
+    [
+        ("--steps-scale", "nan"),
+        ("--steps-scale", "0"),
+        ("--steps-scale", "1e308"),
+        ("--seed", "-1"),
+        ("--seed", 2**63),
+        ("--minutes", "0"),
+    ],
 )
 def test_numbers_that_mean_nothing_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         train.parser().parse_args(["--config", "a", "--data", "b", *map(str, flags)])
     assert f"argument {flags[0]}" in capsys.readouterr().err
+
+
+def test_recordings_that_a_later_stage_could_not_use_are_refused_before_any_work(tiny_data, tmp_path, capsys):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    whole, broken = sorted(data.iterdir())[:2]
+    (broken / "chunk_000001.csv").write_text("")
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match="teacher: no session is as long as a clip of 999 frames"):
+        go(changed(tmp_path, "teacher", clip_blocks=999), data, out=out)
+    said = capsys.readouterr().out
+    assert f"damaged {broken}" in said and str(whole) not in said
+    (whole / "anchors" / "0.png").unlink()
+    with pytest.raises(EpisodeError, match="0.png: missing"):
+        go(TINY, data, out=out)
+    few = json.loads((whole / "session.json").read_text()) | {"anchors": 1}
+    (whole / "session.json").write_text(json.dumps(few))
+    shutil.copy(whole / "anchors" / "1.png", whole / "anchors" / "0.png")
+    with pytest.raises(TrainingError, match="1 anchors, the configuration wants 4 sink frames"):
+        go(TINY, data, out=out)
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("about", [{}, {"steps": "many"}, {"steps": None}])
+def test_weights_that_do_not_say_their_steps_are_refused(left, tiny_data, about):
+    file = left / "teacher" / checkpoint.WEIGHTS
+    config, tensors = checkpoint.describe(file)[0], checkpoint.tensors(file, "teacher")
+    checkpoint.save(file, {f"teacher.{name}": array for name, array in tensors.items()}, config, about)
+    with pytest.raises(TrainingError, match="teacher.*do not say how many steps"):
+        go(TINY, tiny_data, out=left, resume=True)
+
+
+def test_a_lineage_of_something_else_is_refused(tiny_data, tmp_path):
+    (tmp_path / "autoencoder").mkdir()
+    torch.save({"step": 1, "lineage": [1]}, tmp_path / "autoencoder" / "resume.pt")
+    with pytest.raises(TrainingError, match="something else than a checkpoint"):
+        go(TINY, tiny_data, out=tmp_path, resume=True)
 
 
 def test_resume_without_a_run_is_refused(tiny_data, tmp_path):

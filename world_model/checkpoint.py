@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,21 +49,39 @@ def describe(path: Path) -> tuple[Config, dict[str, str]]:
         header = (file.metadata() or {}).get(HEADER)
     if header is None:
         raise CheckpointError(f"{path}: has no configuration inside; it was not written by this program")
-    header = json.loads(header)
     try:
-        return Config.from_json(header["config"], where=str(path)), header["about"]
+        header = json.loads(header)
+        config, about = header["config"], dict(header["about"])
+        return Config.from_json(config, where=str(path)), about
     except ConfigError as error:
         raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: what it says of itself cannot be read ({error!r})") from error
 
 
 def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names start with ``prefix.``, without it."""
-    with _opened(path) as file:
-        names = [name for name in file.keys() if name.startswith(prefix + ".")]  # noqa: SIM118 (not a dict)
-        found = {name[len(prefix) + 1 :]: file.get_tensor(name) for name in names}
+    found = {name[len(prefix) + 1 :]: array for name, array in _arrays(path, prefix + ".")}
     if not found:
         raise CheckpointError(f"{path}: holds no '{prefix}' weights; train that stage first")
     return found
+
+
+def check(path: Path) -> None:
+    """Raise CheckpointError unless every weight is a number: the graphs read the file by themselves."""
+    for _ in _arrays(path, ""):
+        pass
+
+
+def _arrays(path: Path, start: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors whose names begin with ``start``, one by one. Raises CheckpointError for one with NaN in it."""
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            if name.startswith(start):
+                array = file.get_tensor(name)
+                if not np.isfinite(array).all():
+                    raise CheckpointError(f"{path}: {name} holds NaN or infinity: its training went wrong")
+                yield name, array
 
 
 def places(path: Path) -> dict[str, tuple[int, int]]:

@@ -236,6 +236,13 @@ class Config(Strict):
     def action_size(self) -> int:
         return len(self.world.keys)
 
+    def clip_blocks(self, stage: str) -> int:
+        """Blocks of the clips that a stage trains on, after the sinks; 0 where it cuts none."""
+        settings, roll = getattr(self.training, stage), self.rolling
+        if isinstance(settings, StudentDmdStage):
+            return roll.recent_blocks + 1 + (settings.rollout_windows + 1) * roll.window_blocks
+        return getattr(settings, "clip_blocks", 0)
+
     def to_json(self) -> str:
         return self.model_dump_json()
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from game.play.hands import BotHands, RecordedHands, Remembered
 from game.play.player import Options, Player
-from game.play.report import hardware, peak_rss_mb, seconds_since_start, write_report
+from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_start, write_report
 from game.play.screen import Headless, Screen
 from game.record.recorder import Recorder
 from game.record.replay import Replay, caveats
 from game.worlds.bots import NAMES
-from game.worlds.sources import Neural, asked, neural_game, real_game
+from game.worlds.sources import Neural, asked, is_compiled, neural_game, real_game
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, describe
 from world_model.config import Config
@@ -56,10 +56,13 @@ def check(flags: Namespace) -> None:
         and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
         and (flags.report or flags.video),
-        "--seed must not be negative": flags.seed < 0,
+        "--seed must be from 0 to 2**62": not 0 <= flags.seed <= 2**62,  # the next rooms' seeds count up from it
         "--scale must be at least 1": flags.scale is not None and flags.scale < 1,
-        "--fps must not be negative": flags.fps is not None and flags.fps < 0,
+        "--fps must be 0, or from 0.1 to 1000": flags.fps and not 0.1 <= flags.fps <= 1000,
         "--frames must be at least 1": flags.frames is not None and flags.frames < 1,
+        "--sessions must be at least 1": flags.sessions is not None and flags.sessions < 1,
+        "--rooms must be at least 1": flags.rooms is not None and flags.rooms < 1,
+        "--video is an MP4 file: its name must end in .mp4": flags.video and flags.video.suffix.lower() != ".mp4",
     }
     for words, is_wrong in wrong.items():
         if is_wrong:
@@ -71,6 +74,8 @@ def play(flags: Namespace) -> int:
     flags.world = flags.world or _default_world(flags)
     if flags.sessions:
         return _collect(flags)
+    if flags.report:
+        draft_of(flags.report).unlink()
     session = Session.open(flags.replay) if flags.replay else None
     if flags.verify and (damage := session.check()):
         print("\n".join(f"{session.path}: {problem}" for problem in damage))
@@ -99,9 +104,11 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
     hands = BotHands(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
     options = _options(flags, source, world, "real game" if flags.engine else "neural")
     player = Player(recorder, _screen(flags, source, left), options, hands, recorder, _film(flags, source, left))
-    _run(flags, player, source)
-    if recorder.recording:
-        print(f"recorded to {recorder.path}")
+    try:
+        _run(flags, player, source)
+    finally:
+        if recorder.recording:
+            print(f"recorded to {recorder.path}")
     return 0
 
 
@@ -124,10 +131,14 @@ def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: Exi
 
 
 def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:
+    """Play, and report it however the game ends."""
     startup = seconds_since_start()
-    ledger = player.run()
-    if flags.report:
-        write_report(flags.report, ledger.summary() | _circumstances(flags, source, startup, player.first_frame_s))
+    try:
+        player.run()
+    finally:
+        if flags.report:
+            circumstances = _circumstances(flags, source, startup, player.first_frame_s)
+            write_report(flags.report, player.ledger.summary() | circumstances)
 
 
 def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> Options:
@@ -154,7 +165,8 @@ def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, s
         choice = Neural(flags.world, flags.checkpoint, flags.runtime, flags.device, flags.policy, flags.collapse)
         return neural_game(choice), flags.world
     config = _config(flags)
-    print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
+    if not is_compiled(config.name):
+        print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
     return real_game(config), config.name
 
 
@@ -227,13 +239,15 @@ def _film(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Callable[
     return left.enter_context(Film(flags.video, source.metadata["keys"], fps)).add
 
 
-def _circumstances(flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float) -> dict[str, Any]:
+def _circumstances(
+    flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float | None
+) -> dict[str, Any]:
     """What the report's figures were measured on."""
     provenance = asked(source, "provenance", {})
     return {
         "peak_rss_mb": peak_rss_mb(),
         "startup_s": round(startup, 3),
-        "first_frame_s": round(first_frame, 3),
+        "first_frame_s": first_frame and round(first_frame, 3),
         "device": provenance.get("device", "cpu"),
         "runtime": provenance.get("runtime", "engine"),
         "checkpoint": provenance.get("checkpoint"),

@@ -120,7 +120,7 @@ def plot(report: dict, path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise CurvesError('drawing needs matplotlib: pip install "rollplay[train]"') from error
+        raise CurvesError('drawing needs matplotlib: pip install -e ".[train]"') from error
     rows = report["minutes"]
     if not rows:
         raise CurvesError("there is nothing to draw: not one tick was played")

@@ -136,11 +136,21 @@ def percentiles(seconds: np.ndarray, *ranks: int) -> dict[str, float | None]:
 
 def write_report(path: str | Path, report: dict) -> None:
     """One JSON object, whole or not at all. Raises OSError."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
+    draft = draft_of(path)
     draft.write_text(json.dumps(report, indent=2) + "\n")
     draft.replace(path)
+
+
+def draft_of(path: str | Path) -> Path:
+    """An empty file that becomes the report. Raises OSError, also for what is there and is not a file: not after an
+    hour of play, and never in the place of a device."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: is not a file, no report can be written there")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.touch()
+    return draft
 
 
 def seconds_since_start() -> float:
@@ -219,6 +229,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"curves: {flags.plot}")
     except (ReportError, CurvesError, OSError) as error:
         print(f"game.play.report: {error}", file=sys.stderr)
+        return 2
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        print(f"game.play.report: {flags.report}: lacks figures that a report has ({error!r})", file=sys.stderr)
         return 2
     return 0
 

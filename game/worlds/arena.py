@@ -15,6 +15,7 @@ from game.actions import ARENA_KEYS
 from game.worlds import raycast
 from game.worlds import rooms as R
 from game.worlds.rooms import TURNS, Rooms, make_rooms
+from world_model.play.actions import checked
 
 FPS = 20
 STRIDE = 0.14  # metres a tick
@@ -53,11 +54,8 @@ class ArenaBatch:
         return self.frames()
 
     def step(self, actions) -> np.ndarray:
-        """Advance every room by one tick under ``actions`` [B, 8] (nonzero is held)."""
-        actions = np.asarray(actions)
-        if actions.shape != (len(self.seeds), len(ARENA_KEYS)):
-            raise ValueError(f"actions of shape {actions.shape}; expected {(len(self.seeds), len(ARENA_KEYS))}")
-        held = (actions != 0).astype(np.int64)
+        """Advance every room by one tick under ``actions`` [B, 8], 0 or 1 a key."""
+        held = checked(actions, ARENA_KEYS, len(self.seeds))
         rooms = self.rooms
         _advance(rooms.walls, rooms.scene, rooms.landmarks, held, *(getattr(self, s) for s in self.STATE[1:]))
         return self.frames()

@@ -14,6 +14,7 @@ from numba import njit
 
 from game.actions import KEEP_KEYS
 from game.worlds.keep_rooms import SCREEN, TILE, Keeps, art, make_keeps
+from world_model.play.actions import checked
 
 FPS = 20
 STEP, FLIGHT, CRAWL = 2, 4, 1
@@ -55,7 +56,7 @@ class KeepBatch:
 
     def step(self, actions) -> np.ndarray:
         """Advance every keep by one tick under ``actions`` [B, 6], 0 or 1 a key."""
-        held = checked(actions, (len(self.seeds), len(KEEP_KEYS)))
+        held = checked(actions, KEEP_KEYS, len(self.seeds))
         _advance(self.state, self.keeps.solid, self.keeps.burrows, held)
         return self.frames()
 
@@ -146,16 +147,6 @@ class Keep(gymnasium.Env):
             "sprites": sprites,
             "solid": self._batch.keeps.solid[0, row[ROOM]],
         }
-
-
-def checked(actions, shape: tuple[int, ...]) -> np.ndarray:
-    """``actions`` as int64 of this shape. ValueError unless every number is 0 or 1."""
-    actions = np.asarray(actions)
-    if actions.shape != shape:
-        raise ValueError(f"actions of shape {actions.shape}; expected {shape}: one bit for each of {KEEP_KEYS}")
-    if not np.isin(actions, (0, 1)).all():
-        raise ValueError(f"an action holds 0 or 1 for each of {' '.join(KEEP_KEYS)}, nothing else")
-    return actions.astype(np.int64)
 
 
 # ---------------------------------------------------------------- rules

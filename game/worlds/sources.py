@@ -8,9 +8,10 @@ from typing import Any
 
 import gymnasium
 
-from game.register import register_worlds
+import game.register  # noqa: F401 (registers our worlds, installed or not)
 from world_model.config import Config
 from world_model.play.neural_game import NeuralGame
+from world_model.play.real_game import open_game
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,16 @@ class Neural:
 
 
 def real_game(config: Config) -> gymnasium.Env:
-    """The world's own game at the world's size; any Gymnasium environment that takes height and width."""
-    register_worlds()
-    size = config.world
-    return gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    """The world's own game at the world's size. Raises WorldError with a message for the person."""
+    return open_game(config.world)
+
+
+def is_compiled(world: str) -> bool:
+    """Whether numba keeps what it made of a built-in world at an earlier start; True for a world of somebody else's."""
+    import game.worlds.arena as arena  # here, because numba takes a second to import and the neural game needs none
+
+    built_in = Path(arena.__file__).with_name(f"{world}.py").is_file()
+    return not built_in or any(Path(arena._advance.stats.cache_path).glob(f"{world}.*.nbi"))
 
 
 def neural_game(choice: Neural) -> gymnasium.Env:

@@ -138,11 +138,17 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
         raise DataError(
             f"{session.path}: {len(sinks)} anchors, the configuration wants {rolling.sink_frames} sink frames"
         )
-    if session.start_state is not None:
+    still = frames_taught(session, config) - len(session)
+    if still < 0:
         return Episode(sinks, latents[1:], session.actions[1:])
-    still = (rolling.recent_blocks + 1) * rolling.frames_per_block - 1
     actions = np.concatenate([np.zeros((still, session.actions.shape[1]), np.int8), session.actions])
     return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions)
+
+
+def frames_taught(session: Session, config: Config) -> int:
+    """How many frames ``encode_session`` makes of a session: one less, or the standing still before it more."""
+    still = (config.rolling.recent_blocks + 1) * config.rolling.frames_per_block - 1
+    return len(session) + (still if session.start_state is None else -1)
 
 
 def kept_episode(folder: Path, session: Session, make: Callable[[], Episode]) -> Episode:

@@ -22,10 +22,11 @@ from world_model.evaluate.suite import evaluate
 from world_model.hardware import cores, cpu_name
 from world_model.play import scenes
 from world_model.play.neural_game import NeuralGame
+from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
 INVERSE = "inverse_dynamics.safetensors"
-NEEDS_TORCH = 'measuring needs PyTorch: pip install "rollplay[train]"'
+NEEDS_TORCH = 'measuring needs PyTorch: pip install -e ".[train]"'
 
 
 def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
@@ -62,8 +63,7 @@ def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, An
     from world_model.evaluate import inverse_dynamics, teacher
 
     neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
-    size, device = neural.config.world, neural.runtime.device
-    real = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    real, device = open_game(neural.config.world), neural.runtime.device
     homes = [folder / INVERSE for folder in (neural.folder, WORLDS / arguments.world)]
     reader = next((inverse_dynamics.load(path, neural.config) for path in homes if path.is_file()), None)
     return neural, real, reader, teacher.find(neural.folder, neural.config, device)

@@ -69,7 +69,7 @@ class Report:
 def need_plots() -> None:
     """Raises WorldError where there is nothing to draw with, before an hour is spent on measuring."""
     if not importlib.util.find_spec("matplotlib"):
-        raise WorldError('a report needs matplotlib: pip install "rollplay[train]"')
+        raise WorldError('a report needs matplotlib: pip install -e ".[train]"')
 
 
 def gather(subject: Subject) -> Gathered:

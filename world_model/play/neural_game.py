@@ -19,6 +19,7 @@ from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
 from world_model.config import Config, Rolling
 from world_model.model.noise import seeded
 from world_model.play import scenes
+from world_model.play.actions import checked
 from world_model.play.collapse import Collapse
 from world_model.play.runtime import Runtime, State, WorldError, load_runtime
 from world_model.play.scenes import Scene
@@ -105,9 +106,7 @@ class NeuralGame(gymnasium.Env):
         return self._frame.copy(), {}
 
     def step(self, action: np.ndarray):
-        action = np.asarray(action, np.int8)
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"action has shape {action.shape}, should be {self.action_space.shape}: one bit a key")
+        action = checked(action, self.config.world.keys).astype(np.int8)
         self.timing_ms = {"step": 0.0, "decode": 0.0}
         if len(self._pending):
             self._tapped |= action & ~self._held  # too late for this block: the next one obeys
@@ -158,7 +157,10 @@ class NeuralGame(gymnasium.Env):
         self._scene = scenes.standing(str(state["scene"]), state["anchors"].copy())
         self._watch, self.reprimes = self._watcher(), int(state.get("reprimes", 0))
         if self._watch and (found := _part(state, "collapse.")):
-            self._watch.set_state(found)
+            try:
+                self._watch.set_state(found)
+            except (KeyError, ValueError, TypeError) as error:
+                raise WorldError(f"not a snapshot of a neural game: its findings cannot be read ({error!r})") from error
         self._warm_up()
 
     def provenance(self) -> dict[str, Any]:
@@ -254,13 +256,37 @@ class NeuralGame(gymnasium.Env):
             )
 
     def _check(self, state: dict[str, np.ndarray]) -> None:
-        names = ("seed", "block", "held", "tapped", "frame", "pending", "scene", "anchors", "rolling.window")
-        if missing := [name for name in names if name not in state]:
+        wanted = _snapshot_shapes(self.config)
+        if missing := [name for name in wanted if name not in state]:
             raise WorldError(f"not a snapshot of a neural game: it has no {', '.join(missing)}")
-        roll, window = self.config.rolling, state["rolling.window"].shape
-        wanted = (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape)
-        if window != wanted:
-            raise WorldError(f"a snapshot of another model: its window is {list(window)}, should be {list(wanted)}")
+        for name, shape in wanted.items():
+            array = state[name]
+            if len(array.shape) != len(shape) or any(
+                s not in (None, n) for s, n in zip(shape, array.shape, strict=True)
+            ):
+                raise WorldError(f"a snapshot of another model: its {name} is {list(array.shape)}, not {list(shape)}")
+            if name != "scene" and not (array.dtype.kind in "iuf" and np.isfinite(array).all()):
+                raise WorldError(f"a damaged snapshot: its {name} does not hold numbers only")
+
+
+def _snapshot_shapes(config: Config) -> dict[str, tuple[int | None, ...]]:
+    """What ``get_state`` always gives, by name; None is any number of pictures."""
+    roll, size, latent, keys = config.rolling, config.transformer, config.latent_shape, (config.action_size,)
+    per_block, tokens = roll.frames_per_block, latent[1] * latent[2] // size.patch**2
+    heads = size.heads, roll.context_blocks * per_block * tokens, size.width // size.heads
+    rolling = {
+        "keys": (size.layers, 1, *heads),
+        "values": (size.layers, 1, *heads),
+        "window": (1, roll.window_blocks, per_block, *latent),
+        "clean": (1, per_block, *latent),
+        "clean_action": (1, *keys),
+        "sinks": (1, roll.sink_frames, *latent),
+        "tick": (1,),
+    }
+    frame = config.world.height, config.world.width, 3
+    pictures = {"frame": frame, "pending": (None, *frame), "anchors": (None, *frame)}
+    named = {f"rolling.{name}": shape for name, shape in rolling.items()}
+    return named | pictures | {"seed": (), "block": (), "scene": (), "held": keys, "tapped": keys}
 
 
 def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

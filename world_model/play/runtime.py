@@ -81,6 +81,7 @@ def load_runtime(
     """
     folder = Path(folder)
     checkpoint.describe(folder / WEIGHTS)
+    checkpoint.check(folder / WEIGHTS)
     if runtime == "auto":
         runtime = "onnx" if importlib.util.find_spec("onnxruntime") and not _missing(folder) else "torch"
         if runtime == "torch" and not importlib.util.find_spec("torch"):
@@ -109,7 +110,7 @@ class OnnxRuntime:
             self.device = "cpu"
             self._sessions.clear()
         if device == "cuda" and self.device == "cpu":
-            raise WorldError(_no_gpu("ONNX Runtime", 'pip install "rollplay[gpu]"'))
+            raise WorldError(_no_gpu("ONNX Runtime", 'pip install -e ".[gpu]"'))
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         return self._run("encoder", {"frames": self._here(frames)})["latents"].numpy()
@@ -150,6 +151,9 @@ class OnnxRuntime:
         session = self._session(graph)
         binding = session.io_binding()
         for wanted in session.get_inputs():
+            if wanted.name not in values:
+                path = self._folder / f"{graph}.onnx"
+                raise WorldError(f"{path}: is another graph, it asks for {wanted.name}; {_export_again(self._folder)}")
             binding.bind_ortvalue_input(wanted.name, values[wanted.name])
         names = [output.name for output in session.get_outputs()]
         for name in names:
@@ -208,7 +212,7 @@ class TorchRuntime:
     name = "torch"
 
     def __init__(self, folder: str | Path, device: str = "auto"):
-        self._torch = torch = _imported("torch", 'pip install "rollplay[train]"')
+        self._torch = torch = _imported("torch", 'pip install -e ".[train]"')
         from world_model.model.codec import make_codec
         from world_model.model.transformer import Transformer
 

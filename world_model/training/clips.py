@@ -54,10 +54,10 @@ class TransformerStage:
     prefix: str
     model: Transformer
 
-    def __init__(self, material: Material, blocks: int):
+    def __init__(self, material: Material):
         self.material, self.config, self.machine = material, material.config, material.machine
         self.settings, self.rolling = getattr(self.config.training, self.name), self.config.rolling
-        self.clips = Clips(material.train, blocks, self.rolling.frames_per_block)
+        self.clips = Clips(material.train, self.config.clip_blocks(self.name), self.rolling.frames_per_block)
 
     def take(self, model: Transformer, loss: Loss, muon: bool, every: int = 1) -> None:
         """Train ``model``: the network that ships, whose average is kept."""

@@ -49,6 +49,8 @@ from world_model.evaluate.inverse_dynamics import (
 )
 from world_model.evaluate.metrics import f1, tally
 from world_model.model.autoencoder import Autoencoder, to_frames, to_network
+from world_model.play.real_game import open_game
+from world_model.play.runtime import WorldError
 from world_model.training.loop import Draw, Machine, TrainingError, Update, average_of, optimizers_for, train
 
 FIRST_ROOM = 1_000_000
@@ -226,8 +228,7 @@ def run(choices: Choices, console: Console) -> dict[str, np.ndarray]:
     """
     config, _ = checkpoint.describe(choices.folder / WEIGHTS)
     machine = Machine(torch.device("cpu"), choices.precision == "bfloat16", seed=choices.seed, console=console)
-    size = config.world
-    game = gymnasium.make(size.env, disable_env_checker=True, height=size.height, width=size.width)
+    game = open_game(config.world)
     veil = Veil(choices.folder / WEIGHTS, config, machine)
     seeds = rooms(FIRST_ROOM, choices.rooms + CALIBRATION)
     shown = track(list(zip(seeds, itertools.cycle((None, None, veil)))), "playing the real game", console=console)
@@ -320,7 +321,7 @@ def main() -> int:
     began = time.perf_counter()
     try:
         run(choices, console)
-    except (CheckpointError, TrainingError, gymnasium.error.Error) as error:
+    except (CheckpointError, TrainingError, WorldError) as error:
         print(f"inverse_dynamics: {error}", file=sys.stderr)
         return 2
     console.print(f"written to {out} in {time.perf_counter() - began:.0f} s")

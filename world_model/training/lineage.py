@@ -38,6 +38,8 @@ def kept(folder: Path) -> tuple[int, Lineage] | None:
     """How many steps made the weights in a stage's folder, 0 before it has any, and its lineage; None if not begun."""
     if (folder / checkpoint.WEIGHTS).is_file():
         about = checkpoint.describe(folder / checkpoint.WEIGHTS)[1]
+        if not str(about.get("steps")).isdecimal():
+            raise TrainingError(f"{folder}: its weights do not say how many steps made them. Give another --out")
         return int(about["steps"]), about
     if (folder / RESUME).is_file():
         return 0, read_state(folder / RESUME).get("lineage", {})

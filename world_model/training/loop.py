@@ -300,7 +300,11 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> dict:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # bytes that are no checkpoint can break the unpickler in any way
         raise TrainingError(f"{path}: empty, cut short, or no checkpoint at all. {FORGET}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+    if (
+        not isinstance(state, dict)
+        or not isinstance(state.get("step"), int)
+        or not isinstance(state.get("lineage", {}), dict)
+    ):
         raise TrainingError(f"{path}: holds something else than a checkpoint. {FORGET}")
     return state
 

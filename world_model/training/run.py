@@ -14,12 +14,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from world_model import checkpoint
 from world_model.config import Config, Stage, load
 from world_model.episode import Session
-from world_model.episode.dataset import Episode, Footage, encode_session, kept_episode, sample_frames
+from world_model.episode.dataset import Episode, Footage, encode_session, frames_taught, kept_episode, sample_frames
 from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
 from world_model.training.assemble import Made, assemble
@@ -96,6 +97,7 @@ class Run:
         """
         self._say_what_it_trains_on()
         report, left = {}, self._unfinished(names)
+        self._check_footage(left)
         for index, name in enumerate(left):
             began = time.perf_counter()
             budget = Budget(None if ends is None else max(1e-3, (ends - began) / (len(left) - index)), began)
@@ -129,6 +131,23 @@ class Run:
             else:
                 left.append(name)
         return left
+
+    def _check_footage(self, names: list[str]) -> None:
+        """Raises TrainingError, before any work, for recordings that a stage to come could not use; EpisodeError for
+        one that lost a picture of its place."""
+        if not set(names) - {"autoencoder"}:
+            return
+        roll, sessions = self.config.rolling, self.footage.train
+        for session in (*sessions, *self.footage.held_out):
+            sinks = len(session.anchors) or len(session)
+            if sinks < roll.sink_frames:
+                raise TrainingError(
+                    f"{session.path}: {sinks} anchors, the configuration wants {roll.sink_frames} sink frames"
+                )
+        longest = max(frames_taught(session, self.config) for session in sessions)
+        for name in names:
+            if (wanted := self.config.clip_blocks(name) * roll.frames_per_block) > longest:
+                raise TrainingError(f"{name}: no session is as long as a clip of {wanted} frames: record longer ones")
 
     def _check_lineage(self, name: str, left: list[str]) -> None:
         """Hold what is kept of a stage to what it would be made of now; those in ``left`` are yet to be trained."""
@@ -268,10 +287,15 @@ class Run:
         say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {len(held)} sessions of held-out rooms; "
             f"{self.machine.device}, {'bfloat16' if self.machine.bfloat16 else 'float32'}{self.machine.measured}, "
             f"{self.machine.processes} process(es)")  # fmt: skip
-        for line in self.footage.skipped[:5]:
-            say(f"[yellow]left out[/yellow] {line}")
-        if len(self.footage.skipped) > 5:
-            say(f"[yellow]left out[/yellow] {len(self.footage.skipped) - 5} more")
+        damaged = [
+            f"{session.path}: {session.damage[0]}; its {len(session)} readable frames are used"
+            for session in (*sessions, *held)
+            if session.damage
+        ]
+        for words, lines in (("left out", self.footage.skipped), ("damaged", damaged)):
+            shown = lines[:5] + [f"{len(lines) - 5} more"] * (len(lines) > 5)
+            for line in shown:
+                say(f"[yellow]{words}[/yellow] {escape(line)}", soft_wrap=True)
 
     def _watch(self, items: Iterable, what: str) -> Iterable:
         return track(list(items), what, console=self.machine.console, disable=not self.machine.first)

@@ -46,7 +46,7 @@ class StudentDmdTraining(TransformerStage):
         shape, settings = material.config.rolling, material.config.training
         self.lead, self.ticks = shape.recent_blocks + 1, settings.student_dmd.rollout_windows * shape.window_blocks
         self.past = max(1, settings.teacher.clip_blocks - shape.window_blocks)
-        super().__init__(material, self.lead + self.ticks + shape.window_blocks)
+        super().__init__(material)
         config, machine, s = self.config, self.machine, self.settings
         self.take(load_transformer(config, machine, student, "student"), self.student_loss, False, s.critic_steps)
         self.teacher = load_transformer(config, machine, teacher, "teacher").requires_grad_(False).eval()

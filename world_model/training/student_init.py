@@ -40,7 +40,7 @@ class StudentInitTraining(TransformerStage):
 
     def __init__(self, material: Material, weights: Path, prefix: str = "teacher"):
         """``weights`` holds the teacher, or with ``prefix`` student, a student to teach further."""
-        super().__init__(material, material.config.training.student_init.clip_blocks)
+        super().__init__(material)
         self.starts = window_starts(self.rolling, self.settings.clip_blocks, self.settings.windows)
         self.take(load_transformer(self.config, self.machine, weights, prefix), self.loss, muon=True)
 

@@ -23,7 +23,7 @@ class TeacherTraining(TransformerStage):
     name, prefix = "teacher", "teacher"
 
     def __init__(self, material: Material):
-        super().__init__(material, material.config.training.teacher.clip_blocks)
+        super().__init__(material)
         self.take(load_transformer(self.config, self.machine, None, self.prefix), self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
