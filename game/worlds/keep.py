@@ -145,7 +145,7 @@ class Keep(gymnasium.Env):
             "slime": (row[SLIME_X], row[SLIME_Y], bool(row[SLIME_ALIVE])),
             "spark": (row[SPARK_X], row[SPARK_Y], bool(row[SPARK_ALIVE])),
             "sprites": sprites,
-            "solid": self._batch.keeps.solid[0, row[ROOM]],
+            "solid": self._batch.keeps.solid[0, row[ROOM]].copy(),
         }
 
 
