@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,10 @@ def press(display, *words) -> None:
 
 def start(display, *flags) -> subprocess.Popen:
     command = [sys.executable, "play.py", *map(str, flags)]
-    return subprocess.Popen(command, cwd=ROOT, env=display, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    return subprocess.Popen(
+        command, cwd=ROOT, env=display, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
 
 
 def until(condition, what: str, seconds: float = 60) -> None:
