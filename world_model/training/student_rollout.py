@@ -30,8 +30,6 @@ CHANGED = 0.2
 """A cell has changed, in a latent's units, from this difference of its worst element."""
 WRONG = 0.15
 """A cell is wrong from this mean difference of its elements."""
-SMALL = 1 / 16
-"""Cells that matter keep their whole weight up to this share of a frame; more share what these have."""
 EVENT, COMES = 0.5, 3
 """Share of a frame's cells whose change is an event; cells by which what stands before its sink grows or shrinks at
 once when something comes or goes, which is one too."""
