@@ -396,7 +396,7 @@ def test_whoever_ends_the_game_its_outputs_are_finished(name, tmp_path):
     session = Session.open(find_sessions(tmp_path)[0])
     assert not session.damage and f"recorded to {session.path}" in out
     frames = json.loads((tmp_path / "r.json").read_text())["frames"]
-    assert frames >= 20 and len(session) >= frames
+    assert len(session) >= 20 and 0 <= len(session) - frames <= 2  # the first frame, and a tick half told
     with av.open(str(tmp_path / "v.mp4")) as film:
         assert sum(1 for _ in film.decode(video=0)) >= frames
 
