@@ -117,6 +117,7 @@ def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: Exi
     replay = Replay(source, session)
     options = _options(flags, source, session.meta.world, "replay")
     options.frames = min(flags.frames or len(session), len(session) - 1)
+    options.lingers = not (flags.headless or flags.verify or flags.frames)
     if not options.frames:
         raise PlayError(f"{session.path}: has only the first frame, there is nothing to play")
     hands = RecordedHands(session)

@@ -30,6 +30,7 @@ SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is s
 PAUSED_FPS = 20
 FIGURES_EVERY = 10  # ticks; figures that change at every tick cannot be read
 NOTICE_SECONDS = 3.0
+OVER = "Home plays it again, Esc closes"
 
 now = time.perf_counter
 
@@ -73,7 +74,8 @@ class Pacer:
 
 @dataclass
 class Options:
-    """How to play. ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
+    """How to play. ``frames``: stop after so many ticks; with ``lingers`` the last stays to be looked at until the
+    person closes it, or begins again. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
 
     keys: tuple[str, ...]
     fps: float = 20.0
@@ -83,6 +85,7 @@ class Options:
     kind: str = ""
     hud: bool = True
     game_fps: int = 20
+    lingers: bool = False
 
 
 class Player:
@@ -109,7 +112,7 @@ class Player:
         self.ledger = Ledger(options.game_fps)
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
-        self._seed = options.seed
+        self._seed, self._ends = options.seed, options.frames
         self._hud = {"visible": options.hud, "help": False, "paused": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
@@ -121,7 +124,7 @@ class Player:
             while self._goes_on():
                 self._listen_until(pacer.next(now()))
                 self._obey()
-                if self._hud["paused"] or self._hud["help"]:
+                if self._hud["paused"] or self._hud["help"] or self._over():
                     self._rest()
                     pacer.restart(now())
                 elif self._running:
@@ -133,8 +136,10 @@ class Player:
         self._notice, self._notice_ends = notice, now() + NOTICE_SECONDS
 
     def _goes_on(self) -> bool:
-        wanted = self.options.frames
-        return self._running and (wanted is None or self.ledger.frames < wanted)
+        return self._running and (self.options.lingers or not self._over())
+
+    def _over(self) -> bool:
+        return self._ends is not None and self.ledger.frames >= self._ends
 
     def _tick(self) -> None:
         self._listen()
@@ -148,11 +153,13 @@ class Player:
             self._figures = self.ledger.recent()
         if self.watch:
             self.watch(frame, sample.action)
-        if (terminated or truncated) and self._goes_on():
+        if (terminated or truncated) and self._running and not self._over():
             self._new_room(self._seed + 1)
 
     def _new_room(self, seed: int) -> None:
         self._seed = seed
+        if self.options.lingers:
+            self._ends = self.ledger.frames + self.options.frames
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
         self._look_around()
         self.hands.new_room(seed)
@@ -190,7 +197,7 @@ class Player:
             anchors=self._anchors,
             present=self._present(),
             recording=self.recording.seconds if self.recording else None,
-            notice=self._notice if now() < self._notice_ends else "",
+            notice=self._notice if now() < self._notice_ends else OVER if self._over() else "",
             **self._health(),
             **self._figures,
             **self._hud,
