@@ -19,7 +19,7 @@ from world_model.play.actions import checked
 FPS = 20
 STEP, FLIGHT, CRAWL = 2, 4, 2
 """Pixels a tick: the hero, a spark, the slime. All even, so that everything stands on whole cells of two pixels: what
-meets what is then told by cells, and a model learns it exactly."""
+meets what is then told by cells, never within one."""
 EDGE = SCREEN - TILE
 DOWN, LEFT, UP, RIGHT = range(4)
 W, A, S, D, SPACE, E = range(6)
