@@ -1,5 +1,7 @@
 """The keep: its rules, its pictures and its rooms, on what a player could notice."""
 
+from itertools import pairwise
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from game.worlds.keep_rooms import make_keeps
 
 register_worlds()
 NOTHING = np.zeros(len(KEEP_KEYS), np.int8)
+W, A, S, D = range(4)
 
 
 def keep(seed: int = 0) -> Keep:
@@ -192,6 +195,15 @@ def test_an_action_that_is_none_is_refused(action):
 def test_another_size_is_refused():
     with pytest.raises(ValueError, match="64x64"):
         Keep(height=128, width=128)
+
+
+def test_the_meddler_passes_doorways_with_any_keys_held():
+    def slanting(bot: str) -> int:
+        steps = [step for seed in range(6) for step in pairwise(walk(bot, seed, 300))]
+        flips = [action for (_, before, _), (_, now, action) in steps if before["room"] != now["room"]]
+        return sum(bool(action[[W, S]].any() and action[[A, D]].any()) for action in flips)
+
+    assert slanting("meddler") >= 10 > slanting("doorseeker")
 
 
 def test_the_doorseeker_changes_rooms_and_the_hunter_hits():

@@ -1,8 +1,8 @@
 """Scripted players, for data and for headless play.
 
 ``bot = make_bot(name, seed, keys)``, then ``bot.act(observation, info) -> int8 [len(keys)]`` once a tick.
-A bot is deterministic in its seed and in what it sees. The tourist, the doorseeker and the hunter look at ``info``;
-where a game does not say what they need there, they wander like the explorer.
+A bot is deterministic in its seed and in what it sees. The tourist, the doorseeker, the hunter and the meddler look at
+``info``; where a game does not say what they need there, they wander like the explorer.
 """
 
 from __future__ import annotations
@@ -221,6 +221,28 @@ class Hunter(Doorseeker):
         return _toward(info["solid"], info["position"], target, out=False)
 
 
+class Meddler(Doorseeker):
+    """Walks as the doorseeker does, and at doorways and beside the slime stops to mash keys for a while."""
+
+    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
+        super().__init__(seed, keys)
+        self.masher, self.mashing = Masher(seed, keys), 0
+
+    def act(self, observation, info):
+        if not self.mashing and "solid" in info and _at_an_edge_or_slime(info) and self.rng.random() < 0.25:
+            self.mashing = self.ticks(4, 40)
+        if self.mashing:
+            self.mashing -= 1
+            return self.masher.act(observation, info)
+        return super().act(observation, info)
+
+
+def _at_an_edge_or_slime(info) -> bool:
+    """Whether the hero stands on a tile at the screen's edge, or a step from touching the slime."""
+    (x, y), (slime_x, slime_y, alive) = info["position"], info["slime"]
+    return not (8 <= x <= 48 and 8 <= y <= 48) or (alive and abs(x - slime_x) <= 10 and abs(y - slime_y) <= 10)
+
+
 def _toward(solid: np.ndarray, position: tuple[int, int], goal: tuple[int, int], out: bool) -> Keys | None:
     """Keys from a position (x, y) in pixels one step along the shortest way of tiles to ``goal``, and there, if
     ``out``, off the screen; None where there is no way."""
@@ -256,9 +278,9 @@ def _next_tile(solid: np.ndarray, start: tuple[int, int], goal: tuple[int, int])
 
 
 BOTS = {"explorer": Explorer, "tourist": Tourist, "spinner": Spinner, "idler": Idler, "masher": Masher,
-        "doorseeker": Doorseeker, "hunter": Hunter}  # fmt: skip
+        "doorseeker": Doorseeker, "hunter": Hunter, "meddler": Meddler}  # fmt: skip
 MIX = {"explorer": 0.42, "tourist": 0.24, "spinner": 0.12, "idler": 0.08, "masher": 0.14}
-KEEP_MIX = {"explorer": 0.22, "doorseeker": 0.36, "hunter": 0.2, "idler": 0.08, "masher": 0.14}
+KEEP_MIX = {"explorer": 0.14, "doorseeker": 0.22, "hunter": 0.16, "idler": 0.06, "masher": 0.14, "meddler": 0.28}
 NAMES = (*BOTS, "mix")
 
 
