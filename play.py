@@ -25,7 +25,7 @@ examples
                                                     make it again from seed, keys and weights; is every frame the same?
 
 keys in the window: those of the world (W A S D or arrows, Space, E), and
-  Esc quit   P pause   N next room   Home start again   R record   H hide the panel   F1 help
+  Esc quit   P pause   N next room   Home start again   R record   H hide the panel   F full screen   F1 help
 """
 
 

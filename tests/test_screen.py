@@ -115,6 +115,28 @@ def test_a_small_frame_is_centred_beside_a_panel_that_fits(driver):
     assert (picture[0, 0] == BACKGROUND).all()
 
 
+@pytest.mark.parametrize("desktop", [(1024, 768), (1280, 1024), (1920, 1080)])
+def test_full_screen_shows_the_largest_frame_that_fits_and_goes_back(driver, monkeypatch, desktop):
+    window = Window(ARENA_KEYS, (64, 64), SCALE, pixels=True)
+    monkeypatch.setattr(window, "_desktop", desktop)
+    plain, full = shown64(window), shown64(window, fullscreen=True)
+    bare = shown64(window, fullscreen=True, visible=False)
+    assert full.shape[:2] == bare.shape[:2] == desktop[::-1]
+    sides = [count(picture, ORANGE) ** 0.5 / 64 for picture in (full, bare)]
+    assert sides[0] <= sides[1] == min(desktop) // 64 and all(side == int(side) >= 1 for side in sides)
+    assert np.array_equal(shown64(window), plain)
+
+
+def shown64(window: Window, **changed) -> np.ndarray:
+    return shown(window, np.full((64, 64, 3), ORANGE, np.uint8), **changed)
+
+
+def test_a_large_scale_leaves_room_for_the_panel(driver):
+    window = Window(ARENA_KEYS, (128, 128), 1000, pixels=True)
+    picture = shown(window)
+    assert picture.shape[1] <= window._desktop[0] and count(picture, BACKGROUND) > 10_000
+
+
 def test_events_are_named_and_stamped(window):
     shown(window)
     window.poll()

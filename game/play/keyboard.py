@@ -18,6 +18,7 @@ COMMANDS = {
     "home": "restart",
     "r": "record",
     "h": "hud",
+    "f": "fullscreen",
     "f1": "help",
 }
 

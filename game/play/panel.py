@@ -32,6 +32,7 @@ HELP = (
     ("Home", "this room from its start"),
     ("R", "start, stop recording"),
     ("H", "hide, show the panel"),
+    ("F", "full screen, and back"),
     ("F1", "this help"),
 )
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")

@@ -113,7 +113,7 @@ class Player:
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
         self._seed, self._ends = options.seed, options.frames
-        self._hud = {"visible": options.hud, "help": False, "paused": False}
+        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
 
@@ -252,6 +252,9 @@ class Player:
 
     def _on_hud(self) -> None:
         self._hud["visible"] = not self._hud["visible"]
+
+    def _on_fullscreen(self) -> None:
+        self._hud["fullscreen"] = not self._hud["fullscreen"]
 
     def _on_help(self) -> None:
         self._hud["help"] = not self._hud["help"]

@@ -29,6 +29,7 @@ class Hud:
     notice: str = ""
     paused: bool = False
     visible: bool = True
+    fullscreen: bool = False
     help: bool = False
 
 

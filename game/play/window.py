@@ -49,13 +49,12 @@ class Window:
     ):
         _open_display()
         self._names = {_key_code(key): key for key in (*COMMANDS, *ARROWS, *keys)}
-        scale = _fitting(scale or max(1, REFERENCE_HEIGHT // max(frame_shape)), frame_shape)
+        desktop = pygame.display.Info()
+        self._desktop, self._frame_shape = (desktop.current_w, desktop.current_h), frame_shape
+        self._scale = scale or max(1, REFERENCE_HEIGHT // max(frame_shape))
         pixels = pixels or max(frame_shape) <= PIXEL_ART
-        self._frame_size = (frame_shape[1] * scale, frame_shape[0] * scale)
-        zoom = min(2.0, max(0.75, self._frame_size[1] / REFERENCE_HEIGHT))
         self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
-        self._pen = Pen(zoom)
-        self._panel_visible: bool | None = None
+        self._arranged: tuple[bool, bool] | None = None
         pygame.display.set_caption(title)
 
     def poll(self) -> list[Event]:
@@ -64,8 +63,8 @@ class Window:
         return [event for event in events if event]
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
-        if hud.visible != self._panel_visible:
-            self._arrange(hud.visible)
+        if (hud.visible, hud.fullscreen) != self._arranged:
+            self._arrange(hud.visible, hud.fullscreen)
         big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
         self._surface.blit(picture_surface(big), self._frame_area)
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
@@ -76,16 +75,32 @@ class Window:
     def close(self) -> None:
         pygame.quit()
 
-    def _arrange(self, panel: bool) -> None:
-        """Size the window for the frame, with or without the panel; the frame keeps its size."""
-        width, height = self._frame_size
+    def _arrange(self, panel: bool, fullscreen: bool) -> None:
+        """Size the window for the frame, with or without the panel, which changes no frame's size; or fill the screen:
+        the largest frame that fits, in the middle of it."""
+        scale = self._fitting(panel, fullscreen)
+        height, width = (side * scale for side in self._frame_shape)
+        self._frame_size = width, height
+        self._pen = Pen(_zoom(height))
         panel_width = self._pen.px(WIDTH) if panel else 0
         window_height = max(height, self._pen.px(HEIGHT)) if panel else height
-        self._surface = pygame.display.set_mode((width + panel_width, window_height))
+        size = self._desktop if fullscreen else (width + panel_width, window_height)
+        self._surface = pygame.display.set_mode(size, pygame.FULLSCREEN if fullscreen else 0)
         self._surface.fill(BACKGROUND)
-        self._frame_area = pygame.Rect(0, (window_height - height) // 2, width, height)
-        self._panel_area = pygame.Rect(width, 0, panel_width, window_height)
-        self._panel_visible = panel
+        left, top = (size[0] - width - panel_width) // 2, (size[1] - window_height) // 2
+        self._frame_area = pygame.Rect(left, (size[1] - height) // 2, width, height)
+        self._panel_area = pygame.Rect(left + width, top, panel_width, window_height)
+        self._arranged = panel, fullscreen
+
+    def _fitting(self, panel: bool, fullscreen: bool) -> int:
+        """Window pixels a frame pixel: what was asked for, if frame and panel fit the desktop with it; in full screen,
+        the most that fit."""
+        height, width = self._frame_shape
+        space = self._desktop[1] - (0 if fullscreen else DECORATION)
+        most = min(space // height, self._desktop[0] // width)
+        beside = WIDTH if panel or not fullscreen else 0
+        fit = (n for n in range(most, 0, -1) if n * width + beside * _zoom(n * height) <= self._desktop[0])
+        return next(fit, 1) if fullscreen else min(self._scale, next(fit, 1))
 
     def _translate(self, event: pygame.event.Event, at: float) -> Event | None:
         if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
@@ -109,11 +124,9 @@ def _open_display() -> None:
     pygame.font.init()
 
 
-def _fitting(scale: int, frame_shape: tuple[int, int]) -> int:
-    """The largest scale up to ``scale`` at which frame and panel fit the desktop."""
-    desktop = pygame.display.Info()
-    width, height = desktop.current_w - WIDTH, desktop.current_h - DECORATION
-    return max(1, min(scale, width // frame_shape[1], height // frame_shape[0]))
+def _zoom(frame_height: int) -> float:
+    """Of the panel beside a frame so many window pixels high."""
+    return min(2.0, max(0.75, frame_height / REFERENCE_HEIGHT))
 
 
 def _key_code(name: str) -> int:
