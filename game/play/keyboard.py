@@ -20,7 +20,12 @@ COMMANDS = {
     "h": "hud",
     "f": "fullscreen",
     "f1": "help",
+    "f5": "save",
+    "f9": "load",
 }
+
+REWIND = "backspace"
+"""While it is held, time runs backwards."""
 
 ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}
 """What an arrow key stands for where a world is walked with letters and has no arrows of its own."""
@@ -49,13 +54,15 @@ class Sample:
 class Keyboard:
     """Held keys of a world, with taps kept, and the player's commands.
 
-    ``feed`` takes events as they come, ``sample`` gives a tick its action, ``commands`` what else was asked.
+    ``feed`` takes events as they come, ``sample`` gives a tick its action, ``commands`` what else was asked;
+    ``rewinding`` says whether time is to run backwards.
     Where a world uses a command's key itself, the world has it. Arrows walk where letters do (``ARROWS``).
     """
 
     def __init__(self, keys: Sequence[str]):
         self.keys = tuple(keys)
         self._stands_for = {} if set(ARROWS) & set(keys) else {k: v for k, v in ARROWS.items() if v in keys}
+        self.rewinding = False
         self._held: set[str] = set()
         self._tapped: set[str] = set()
         self._arrivals: list[float] = []
@@ -70,6 +77,7 @@ class Keyboard:
                 self._up(event)
             elif event.kind == "blur":
                 self._held.clear()  # the releases will go to another window; without this, keys stick
+                self.rewinding = False
             elif event.kind == "quit":
                 self._commands.append("close")
 
@@ -99,8 +107,12 @@ class Keyboard:
             self._tapped.add(event.key)
         elif event.key in COMMANDS:
             self._commands.append(COMMANDS[event.key])
+        elif event.key == REWIND:
+            self.rewinding = True
 
     def _up(self, event: Event) -> None:
+        if event.key == REWIND:
+            self.rewinding = False
         if event.key not in self._held:
             return
         self._held.discard(event.key)

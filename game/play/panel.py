@@ -33,6 +33,9 @@ HELP = (
     ("R", "start, stop recording"),
     ("H", "hide, show the panel"),
     ("F", "full screen, and back"),
+    ("Backspace", "hold: time runs back"),
+    ("F5", "save this moment"),
+    ("F9", "back to the saved one"),
     ("F1", "this help"),
 )
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -145,6 +148,8 @@ def draw_overlays(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen
         x, y = area.center
         pen.text(surface, "Paused", (x, y - pen.px(14)), 48, TEXT, "center")
         pen.text(surface, "P to go on", (x, y + pen.px(22)), 20, TEXT, "center")
+    if hud.rewound is not None:
+        _draw_time(surface, area, hud, pen)
     if hud.notice:
         _draw_notice(surface, area, hud.notice, pen)
 
@@ -239,8 +244,9 @@ def _dim(surface, area) -> None:
 def _draw_help(surface, area, hud, pen) -> None:
     meanings = MEANINGS.get(hud.keys, ("a key of this world",) * len(hud.keys))
     play = list(zip(hud.keys, meanings, strict=True))
-    line = pen.px(26)
-    card = pygame.Rect(0, 0, min(area.width, pen.px(300)), line * (len(play) + len(HELP) + 1) + pen.px(48))
+    lines = len(play) + len(HELP) + 1
+    line = min(pen.px(26), (area.height - pen.px(48)) // lines)
+    card = pygame.Rect(0, 0, min(area.width, pen.px(320)), line * lines + pen.px(48))
     card.center = area.center
     pen.box(surface, card, BACKGROUND, 12, LINE)
     y = card.top + pen.px(24) + line // 2
@@ -251,10 +257,22 @@ def _draw_help(surface, area, hud, pen) -> None:
 
 
 def _draw_help_line(surface, card, y, key, meaning, pen) -> None:
-    width = 24 if len(key) == 1 or key in ARROWS else 58
+    width = 24 if len(key) == 1 or key in ARROWS else 72
     cap = pygame.Rect(card.left + pen.px(28), y - pen.px(11), pen.px(width), pen.px(22))
     _draw_cap(surface, cap, key, False, pen)
-    pen.text(surface, meaning, (card.left + pen.px(108), y))
+    pen.text(surface, meaning, (card.left + pen.px(116), y))
+
+
+def _draw_time(surface, area, hud, pen) -> None:
+    """How far back one is, on a line from the oldest moment that is kept to the one that Backspace was pressed in."""
+    line = pygame.Rect(area.left + pen.px(28), area.top + pen.px(52), area.width - pen.px(56), pen.px(6))
+    share = hud.behind / max(hud.behind + hud.rewound, 1e-9)
+    pen.box(surface, line, RAISED, 3, LINE)
+    pen.box(surface, pygame.Rect(*line.topleft, max(line.height, round(line.width * share)), line.height), ACCENT, 3)
+    chip = pygame.Rect(0, 0, pen.px(150), pen.px(30))
+    chip.midtop = area.centerx, area.top + pen.px(14)
+    pen.box(surface, chip, BACKGROUND, 8, LINE)
+    pen.text(surface, f"{hud.rewound:.1f} s back", chip.center, 17, TEXT, "center")
 
 
 def _draw_notice(surface, area, notice, pen) -> None:

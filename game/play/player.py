@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import gymnasium
 import numpy as np
 
 from game.play.keyboard import Keyboard, Sample
+from game.play.past import SAVES, Past, SaveError, load, save
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.screen import Hud, Screen
 from game.worlds.sources import asked
@@ -116,6 +118,8 @@ class Player:
         self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
+        self._past: Past | None = Past() if hands is None and hasattr(source.unwrapped, "get_state") else None
+        self._rewound, self._resumes = 0, False
 
     def run(self) -> Ledger:
         with ThreadPoolExecutor(1, "step") as self._stepper:
@@ -127,7 +131,10 @@ class Player:
                 if self._hud["paused"] or self._hud["help"] or self._over():
                     self._rest()
                     pacer.restart(now())
+                elif self.keyboard.rewinding and self._past is not None:
+                    self._go_back()
                 elif self._running:
+                    self._go_forward()
                     self._tick()
         return self.ledger
 
@@ -153,6 +160,7 @@ class Player:
             self._figures = self.ledger.recent()
         if self.watch:
             self.watch(frame, sample.action)
+        self._remember()
         if (terminated or truncated) and self._running and not self._over():
             self._new_room(self._seed + 1)
 
@@ -169,6 +177,43 @@ class Player:
         self._show(frame, nothing)
         if self.watch:
             self.watch(frame, nothing)
+        if self._past is not None:
+            self._past.clear()
+            self._remember()
+
+    def _remember(self) -> None:
+        """Keep the present, so that one can come back to it."""
+        if self._past is not None:
+            self._past.push(asked(self.source, "get_state"))
+
+    def _go_back(self) -> None:
+        """One tick towards the past. A recording ends where its future is given up."""
+        self._listen()
+        self._end_recording()
+        if (state := self._past.back()) is not None:
+            self._rewound += 1
+            self._continue(state)
+        else:
+            self._show(*self._shown)
+
+    def _go_forward(self) -> None:
+        """Time runs on: from the past, in a recording of its own."""
+        self._rewound = 0
+        if self._resumes:
+            self._resumes = False
+            self.say(self.recording.start())
+
+    def _end_recording(self) -> None:
+        if self.recording is not None and self.recording.seconds is not None:
+            self._resumes = True
+            self.recording.stop()
+
+    def _continue(self, state: dict[str, np.ndarray]) -> None:
+        """Show the moment of ``state``; no key of the time that is given up counts."""
+        self.source.unwrapped.set_state(state)
+        self.ledger.cut()
+        self.keyboard.new_room(self._seed)
+        self._show(self.source.unwrapped.render(), np.zeros(len(self.options.keys), dtype=np.int8))
 
     def _look_around(self) -> None:
         """What the source says of its new place: pictures of it, and its name."""
@@ -198,6 +243,8 @@ class Player:
             present=self._present(),
             recording=self.recording.seconds if self.recording else None,
             notice=self._notice if now() < self._notice_ends else OVER if self._over() else "",
+            rewound=self._rewound / self.options.game_fps if self._rewound else None,
+            behind=len(self._past or ()) / self.options.game_fps,
             **self._health(),
             **self._figures,
             **self._hud,
@@ -255,6 +302,35 @@ class Player:
 
     def _on_fullscreen(self) -> None:
         self._hud["fullscreen"] = not self._hud["fullscreen"]
+
+    def _on_save(self) -> None:
+        if self._past is None:
+            self.say("Only a game that a person plays can be saved")
+            return
+        try:
+            save(self._slot(), asked(self.source, "get_state"), asked(self.source, "provenance", {}))
+            self.say(f"Saved to {self._slot()}; F9 comes back to it")
+        except SaveError as error:
+            self.say(str(error))
+
+    def _on_load(self) -> None:
+        if self._past is None:
+            self.say("Only a game that a person plays can be loaded")
+            return
+        try:
+            state = load(self._slot(), asked(self.source, "provenance", {}))
+            self._end_recording()
+            self._continue(state)
+        except (SaveError, ValueError) as error:  # a source refuses what is no state of its own
+            self.say(str(error))
+            return
+        self._look_around()
+        self._remember()
+        self.say("Back at the saved moment")
+
+    def _slot(self) -> Path:
+        kind = asked(self.source, "provenance", {}).get("source", "game")
+        return SAVES / f"{self.options.title or 'game'}-{kind}.safetensors"
 
     def _on_help(self) -> None:
         self._hud["help"] = not self._hud["help"]

@@ -26,6 +26,8 @@ class Hud:
     recording: float | None = None  # seconds so far; None while not recording
     collapse: str | None = None  # what became of the picture; None while it lives, and where nobody looks
     reprimes: int = 0  # how often it was begun again
+    rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
+    behind: float = 0.0  # seconds that one can still go back
     notice: str = ""
     paused: bool = False
     visible: bool = True

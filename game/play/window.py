@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pygame
 
-from game.play.keyboard import ARROWS, COMMANDS, Event
+from game.play.keyboard import ARROWS, COMMANDS, REWIND, Event
 from game.play.panel import BACKGROUND, HEIGHT, WIDTH, Pen, draw_overlays, draw_panel, picture_surface
 from game.play.screen import Hud
 
@@ -48,9 +48,8 @@ class Window:
         pixels: bool = False,
     ):
         _open_display()
-        self._names = {_key_code(key): key for key in (*COMMANDS, *ARROWS, *keys)}
-        desktop = pygame.display.Info()
-        self._desktop, self._frame_shape = (desktop.current_w, desktop.current_h), frame_shape
+        self._names = {_key_code(key): key for key in (*COMMANDS, REWIND, *ARROWS, *keys)}
+        self._desktop, self._frame_shape = pygame.display.get_desktop_sizes()[0], frame_shape
         self._scale = scale or max(1, REFERENCE_HEIGHT // max(frame_shape))
         pixels = pixels or max(frame_shape) <= PIXEL_ART
         self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC

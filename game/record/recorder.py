@@ -118,6 +118,8 @@ class Recorder(gymnasium.Wrapper):
     def _begin(self, mid_game: bool) -> str | None:
         anchors = asked(self.env, "anchors")
         state = asked(self.env, "get_state") if mid_game else None
+        if state is not None:
+            self._frame = self.env.unwrapped.render()  # which may be of another moment than the last step's
         try:
             meta = self._meta(0 if anchors is None else len(anchors))
             self.path = self.folder / self._name(meta.seed)

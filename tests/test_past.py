@@ -1,0 +1,172 @@
+"""Time that runs backwards, moments that are saved: exact, within a budget, in the window's own loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from safetensors.numpy import save_file
+from test_play import Counter, Script
+
+from game.actions import ARENA_KEYS
+from game.play.keyboard import Event
+from game.play.past import HEADER, Past, SaveError, load, save
+from game.play.player import Options, Player
+from game.record.recorder import Recorder
+from game.worlds.sources import real_game
+from world_model.config import CONFIGS
+from world_model.config import load as configuration
+from world_model.episode import Session, find_sessions
+from world_model.play.neural_game import NeuralGame
+
+TICKS = 500
+
+
+def keep():
+    return real_game(configuration(CONFIGS / "tiny_keep.yaml"))
+
+
+@pytest.fixture
+def neural(tmp_path_factory) -> NeuralGame:
+    return NeuralGame("arena", toy.exported(tmp_path_factory))
+
+
+def test_500_ticks_back_and_forth_are_bit_equal(neural):
+    for game in (keep(), neural):
+        keys = np.random.default_rng(0).integers(0, 2, (TICKS, len(game.metadata["keys"])), dtype=np.int8)
+        past, place = Past(), game.unwrapped
+        game.reset(seed=3)
+        past.push(place.get_state())
+        first = []
+        for action in keys:
+            first.append(game.step(action)[0])
+            past.push(place.get_state())
+        assert len(past) == TICKS
+        for frame in first[-2::-1]:
+            place.set_state(past.back())
+            assert np.array_equal(place.render(), frame)
+        place.set_state(past.back())
+        assert past.back() is None
+        assert all(np.array_equal(game.step(action)[0], frame) for action, frame in zip(keys, first, strict=True))
+
+
+def test_the_budget_holds_and_what_does_not_change_is_kept_once():
+    still, past = np.zeros(1000, np.uint8), Past(budget=10_000)
+    for tick in range(100):
+        past.push({"still": still.copy(), "moves": np.full(1000, tick, np.uint8)})
+    assert 8 <= len(past) <= 10
+    state = past.back()
+    assert (state["moves"] == 98).all() and not state["still"].any()
+    past.clear()
+    assert len(past) == 0 and past.back() is None
+
+
+def play(source, plan, recording=None) -> Script:
+    screen = Script(plan)
+    keys = source.metadata["keys"]
+    Player(source, screen, Options(keys, fps=0, seed=3, title="keep"), recording=recording).run()
+    return screen
+
+
+def state_after(plan) -> np.ndarray:
+    game = keep()
+    play(game, plan)
+    return game.unwrapped.get_state()["state"]
+
+
+def test_backspace_goes_back_and_play_goes_on_from_there():
+    """Walking right, back in time, walking on: as if the part that was taken back had never been walked."""
+    held, quits = [Event("down", "d")], [Event("down", "escape")]
+    back, forth = [Event("down", "backspace")], [Event("up", "backspace")]
+    source = keep()
+    huds = play(source, {1: held, 11: back, 16: forth, 19: quits}).huds
+    undone = [i for i, hud in enumerate(huds) if hud.rewound is not None]
+    assert undone == list(range(undone[0], undone[0] + len(undone))) and 4 <= len(undone) <= 6
+    assert huds[undone[-1]].rewound == len(undone) / 20
+    assert round(20 * huds[undone[-1]].behind) == undone[0] - 1 - len(undone)
+    plain = keep()
+    again = play(plain, {1: held, 19 - 2 * len(undone): quits}).huds
+    assert len(again) == len(huds) - 2 * len(undone)
+    assert np.array_equal(source.unwrapped.get_state()["state"], plain.unwrapped.get_state()["state"])
+
+
+def test_a_recording_ends_where_one_goes_back_and_goes_on_in_another(tmp_path):
+    source = Recorder(keep(), tmp_path, world="keep")
+    plan = {1: [Event("down", "d")], 9: [Event("down", "backspace")], 12: [Event("up", "backspace")],
+            16: [Event("down", "escape")]}  # fmt: skip
+    screen = play(source, plan, source)
+    source.close()
+    first, second = map(Session.open, find_sessions(tmp_path))
+    undone = sum(hud.rewound is not None for hud in screen.huds)
+    assert first.check() == second.check() == []
+    assert undone and len(first) + undone + len(second) - 1 == len(screen.huds)
+    assert second.start_state is not None
+    assert np.array_equal(second.frames()[0], first.frames()[len(first) - 1 - undone])
+    assert "Recording" in screen.huds[-1].notice
+
+
+def test_nothing_is_further_back_than_the_start():
+    huds = play(keep(), {4: [Event("down", "backspace")], 15: [Event("down", "escape")]}).huds
+    forward = next(i for i, hud in enumerate(huds) if hud.rewound is not None) - 1
+    assert huds[-1].behind == 0 and huds[-1].rewound == forward / 20 < 8 / 20
+
+
+def test_a_saved_moment_outlives_the_game(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved = state_after({1: [Event("down", "s")], 6: [Event("down", "f5"), Event("down", "escape")]})
+    source = keep()
+    play(source, {1: [Event("down", "a")], 5: [Event("down", "f9"), Event("down", "escape")]})
+    assert np.array_equal(source.unwrapped.get_state()["state"], saved)
+
+
+def test_a_neural_moment_is_saved_exactly_and_only_for_its_weights(neural, tmp_path):
+    neural.reset(seed=1)
+    neural.step(np.zeros(len(ARENA_KEYS), np.int8))
+    state, file = neural.get_state(), tmp_path / "a" / "b.safetensors"
+    save(file, state, neural.provenance())
+    back = load(file, neural.provenance())
+    assert back.keys() == state.keys()
+    assert all(np.array_equal(back[name], state[name]) and back[name].shape == state[name].shape for name in state)
+    neural.set_state(back)
+    with pytest.raises(SaveError, match="another checkpoint"):
+        load(file, neural.provenance() | {"checkpoint": "0" * 16})
+
+
+@pytest.mark.parametrize("harm", ["none", "cut", "foreign", "junk", "folder"])
+def test_what_is_no_saved_game_is_refused_in_words(harm, tmp_path):
+    file = tmp_path / "x.safetensors"
+    save(file, {"a": np.arange(5)}, {"source": "engine"})
+    if harm == "none":
+        file.unlink()
+    elif harm == "cut":
+        file.write_bytes(file.read_bytes()[:40])
+    elif harm == "foreign":
+        save_file({"a": np.arange(3)}, file)
+    elif harm == "junk":
+        save_file({"a": np.arange(3)}, file, {HEADER: json.dumps([1])})
+    else:
+        file = tmp_path
+    with pytest.raises(SaveError):
+        load(file, {"source": "engine"})
+
+
+def test_saving_where_nothing_can_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match="cannot be written"):
+        save(Path(tmp_path / "file" / "x.safetensors"), {"a": np.arange(5)}, {})
+
+
+def test_a_game_without_states_has_no_past(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = {
+        3: [Event("down", "backspace"), Event("down", "f5")],
+        5: [Event("down", "f9")],
+        8: [Event("down", "escape")],
+    }
+    source, screen = Counter(), Script(plan)
+    Player(source, screen, Options(("w", "e"), fps=0)).run()
+    assert not list(tmp_path.iterdir()) and "saved" in screen.huds[4].notice and "loaded" in screen.huds[-1].notice
+    assert screen.shown == list(range(len(screen.shown)))
