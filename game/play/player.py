@@ -50,7 +50,7 @@ class Recording(Protocol):
 
     seconds: float | None  # so far; None while not recording
 
-    def start(self) -> str: ...
+    def start(self, shown: np.ndarray) -> str: ...
 
     def stop(self) -> str: ...
 
@@ -201,7 +201,7 @@ class Player:
         self._rewound = 0
         if self._resumes:
             self._resumes = False
-            self.say(self.recording.start())
+            self.say(self.recording.start(self._shown[0]))
 
     def _end_recording(self) -> None:
         if self.recording is not None and self.recording.seconds is not None:
@@ -343,4 +343,4 @@ class Player:
         if self.recording is None:
             self.say("This cannot be recorded")
         else:
-            self.say(self.recording.start() if self.recording.seconds is None else self.recording.stop())
+            self.say(self.recording.start(self._shown[0]) if self.recording.seconds is None else self.recording.stop())

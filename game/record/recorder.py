@@ -88,9 +88,11 @@ class Recorder(gymnasium.Wrapper):
             self._add(observation, action)
         return observation, reward, terminated, truncated, info
 
-    def start(self) -> str:
-        """Record from the frame on the screen on; before the first reset, from that reset on."""
+    def start(self, shown: np.ndarray | None = None) -> str:
+        """Record from the frame on the screen on; before the first reset, from that reset on. ``shown`` is that frame
+        where it is not the last step's, because the game was set to another state."""
         self._wanted = True
+        self._frame = self._frame if shown is None else shown
         if self._frame is None:
             return f"Recording starts with the game, into {self.folder}"
         if self._writer is None:
@@ -118,8 +120,6 @@ class Recorder(gymnasium.Wrapper):
     def _begin(self, mid_game: bool) -> str | None:
         anchors = asked(self.env, "anchors")
         state = asked(self.env, "get_state") if mid_game else None
-        if state is not None:
-            self._frame = self.env.unwrapped.render()  # which may be of another moment than the last step's
         try:
             meta = self._meta(0 if anchors is None else len(anchors))
             self.path = self.folder / self._name(meta.seed)
