@@ -141,6 +141,25 @@ def test_a_spark_flies_and_ends_a_slime_until_the_room_is_entered_again():
     assert not press(game, ticks=50)[1]["slime"][2]
 
 
+def test_a_spark_stays_in_the_hand_while_space_is_held():
+    game = placed(keep(0), slime_x=8, slime_y=48, x=16, y=24)
+    for _ in range(4):
+        _, info = press(game, "d", "space")
+        assert info["spark"] == (info["position"][0] + 8, info["position"][1], True)
+    assert press(game, "d")[1]["spark"][0] == info["spark"][0] + 4
+
+
+def test_a_doorway_takes_the_whole_tick():
+    flips = 0
+    for before, now, action in (
+        (a[1], b[1], b[2]) for seed in range(6) for a, b in pairwise(walk("meddler", seed, 300))
+    ):
+        if before["room"] != now["room"] and action[4:].any():
+            assert now["lights"] == before["lights"] and now["slime"][2] and not now["spark"][2]
+            flips += 1
+    assert flips > 5
+
+
 def test_hero_and_slime_stop_each_other_and_may_part_where_they_touch():
     beside = {"y": 24, "slime_y": 24, "slime_turn": 1}
     towards = beside | {"slime_turn": -1}

@@ -212,7 +212,7 @@ class Hunter(Doorseeker):
         if not alive or self.rng.random() < 0.02:
             return super()._walk(info)
         if abs(y - slime_y) <= 2 and info["facing"] == (3 if slime_x > x else 1):
-            return ("space",)
+            return () if info["spark"][2] else ("space",)  # it flies when it is let go
         if abs(y - slime_y) <= 2 and abs(x - slime_x) > 10:
             return ("d",) if slime_x > x else ("a",)
         target = round(slime_y / 8), round(min(max(x, 8), 48) / 8)

@@ -1,5 +1,6 @@
 """The second built-in world: a keep of four rooms seen from above, a screen each, walked with six keys at 20 ticks a
-second. W A S D walk, Space throws a spark, E switches the lights; who walks through a doorway is in the next room.
+second. W A S D walk, Space holds a spark, which flies when it is let go, E switches the lights; who walks through a
+doorway is in the next room.
 
 ``Keep`` is the Gymnasium environment; ``KeepBatch`` steps and draws many keeps at once with the same rules (a Keep is a
 batch of one). Everything follows from (seed, actions), and all of it but whether E is still held can be seen.
@@ -155,22 +156,32 @@ class Keep(gymnasium.Env):
 
 @njit(cache=True)
 def _advance(state, solids, burrows, held):
-    """One tick of every keep, in place: hero, then the spark, then the slime, then the lights."""
+    """One tick of every keep, in place: the hero walks, into the next room or else among what happens in this one."""
     for b in range(len(state)):
         row, keys = state[b], held[b]
-        _walk(row, solids[b], burrows[b], keys)
-        _throw(row, solids[b, row[ROOM]], keys)
-        if row[SLIME_ALIVE]:
-            _crawl(row, solids[b, row[ROOM]])
-        if row[SPARK_ALIVE] and row[SLIME_ALIVE] and _meet(row):
-            row[SPARK_ALIVE], row[SLIME_ALIVE] = 0, 0
-        if keys[E] and not row[E_HELD]:
-            row[LIGHTS] = 1 - row[LIGHTS]
+        before = row[ROOM]
+        _walk(row, solids[b], keys)
+        if row[ROOM] != before:
+            _enter(row, burrows[b])
+        else:
+            _act(row, solids[b, row[ROOM]], keys)
         row[E_HELD] = keys[E]
 
 
 @njit(cache=True)
-def _walk(row, solids, burrows, keys):
+def _act(row, solid, keys):
+    """What else happens in a tick that passes no doorway."""
+    _throw(row, solid, keys)
+    if row[SLIME_ALIVE]:
+        _crawl(row, solid)
+    if row[SPARK_ALIVE] and row[SLIME_ALIVE] and _meet(row):
+        row[SPARK_ALIVE], row[SLIME_ALIVE] = 0, 0
+    if keys[E] and not row[E_HELD]:
+        row[LIGHTS] = 1 - row[LIGHTS]
+
+
+@njit(cache=True)
+def _walk(row, solids, keys):
     """Move along each axis that is free, or through a doorway into the next room."""
     dx, dy = STEP * (keys[D] - keys[A]), STEP * (keys[S] - keys[W])
     if dy != 0:
@@ -182,29 +193,32 @@ def _walk(row, solids, burrows, keys):
         row[X] += dx
     if dy != 0 and not _blocked(solid, row[X], row[Y] + dy) and not _bumps(row, 0, dy):
         row[Y] += dy
-    before = row[ROOM]
     if row[X] < 0 or row[X] > EDGE:
         row[ROOM] += 1 if row[X] > EDGE else -1
         row[X] = 0 if row[X] > EDGE else EDGE
     elif row[Y] < 0 or row[Y] > EDGE:
         row[ROOM] += 2 if row[Y] > EDGE else -2
         row[Y] = 0 if row[Y] > EDGE else EDGE
-    if row[ROOM] != before:  # a room is entered: its slime is at home, the spark stays behind
-        row[SLIME_X], row[SLIME_Y] = burrows[row[ROOM], 0], burrows[row[ROOM], 1]
-        row[SLIME_TURN], row[SLIME_ALIVE], row[SPARK_ALIVE] = 1, 1, 0
+
+
+@njit(cache=True)
+def _enter(row, burrows):
+    """A room is entered: its slime is at home, the spark stays behind."""
+    row[SLIME_X], row[SLIME_Y] = burrows[row[ROOM], 0], burrows[row[ROOM], 1]
+    row[SLIME_TURN], row[SLIME_ALIVE], row[SPARK_ALIVE] = 1, 1, 0
 
 
 @njit(cache=True)
 def _throw(row, solid, keys):
-    """A spark flies on, or a new one leaves the hero's hand."""
-    if row[SPARK_ALIVE]:
-        _fly(row, FLIGHT)
-        if _stopped(solid, row):
-            row[SPARK_ALIVE] = 0
-    elif keys[SPACE]:
+    """While Space is held a spark glows in the hero's hand; let go, it flies."""
+    if keys[SPACE]:
         row[SPARK_X], row[SPARK_Y], row[SPARK_FACING] = row[X], row[Y], row[FACING]
         _fly(row, TILE)
-        row[SPARK_ALIVE] = 0 if _stopped(solid, row) else 1
+        row[SPARK_ALIVE] = 1
+    elif row[SPARK_ALIVE]:
+        _fly(row, FLIGHT)
+    if row[SPARK_ALIVE] and _stopped(solid, row):
+        row[SPARK_ALIVE] = 0
 
 
 @njit(cache=True)
