@@ -16,6 +16,7 @@ from game.play.keyboard import Event
 from game.play.past import HEADER, Past, SaveError, load, save
 from game.play.player import Options, Player
 from game.record.recorder import Recorder
+from game.record.replay import Replay, Verdict
 from game.worlds.sources import real_game
 from world_model.config import CONFIGS
 from world_model.config import load as configuration
@@ -106,6 +107,16 @@ def test_a_recording_ends_where_one_goes_back_and_goes_on_in_another(tmp_path):
     assert second.start_state is not None
     assert np.array_equal(second.frames()[0], first.frames()[len(first) - 1 - undone])
     assert "Recording" in screen.huds[-1].notice
+    assert verdict(first).holds and verdict(second).holds
+
+
+def verdict(session: Session) -> Verdict:
+    """Of the session, played again."""
+    replay = Replay(keep(), session)
+    replay.reset()
+    for action in session.actions[1:]:
+        replay.step(action)
+    return replay.verdict
 
 
 def test_nothing_is_further_back_than_the_start():

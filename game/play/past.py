@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 State = dict[str, np.ndarray]
 
 BUDGET = 512 * 2**20
-"""Bytes of states that are kept: at 20 ticks a second a minute of the neural keep, some ten seconds of the arena."""
+"""Bytes of states that are kept: at 20 ticks a second some fifty seconds of the neural keep, eleven of the arena."""
 SAVES = Path("saves")
 HEADER = "rollplay"
 SAME = ("source", "world", "checkpoint")

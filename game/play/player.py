@@ -321,7 +321,7 @@ class Player:
             state = load(self._slot(), asked(self.source, "provenance", {}))
             self._end_recording()
             self._continue(state)
-        except (SaveError, ValueError) as error:  # a source refuses what is no state of its own
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
             self.say(str(error))
             return
         self._look_around()
