@@ -154,10 +154,12 @@ def test_a_doorway_takes_the_whole_tick():
     for before, now, action in (
         (a[1], b[1], b[2]) for seed in range(6) for a, b in pairwise(walk("meddler", seed, 300))
     ):
-        if before["room"] != now["room"] and action[4:].any():
+        if before["room"] != now["room"] and action.sum() > 1:
             assert now["lights"] == before["lights"] and now["slime"][2] and not now["spark"][2]
+            assert now["facing"] == before["facing"]
+            assert sum(a == b for a, b in zip(before["position"], now["position"], strict=True)) == 1
             flips += 1
-    assert flips > 5
+    assert flips > 10
 
 
 def test_hero_and_slime_stop_each_other_and_may_part_where_they_touch():

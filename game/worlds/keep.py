@@ -182,23 +182,30 @@ def _act(row, solid, keys):
 
 @njit(cache=True)
 def _walk(row, solids, keys):
-    """Move along each axis that is free, or through a doorway into the next room."""
+    """Through a doorway straight on and as he is, or else turn and move along each axis that is free."""
     dx, dy = STEP * (keys[D] - keys[A]), STEP * (keys[S] - keys[W])
+    x, y, solid = row[X] + dx, row[Y] + dy, solids[row[ROOM]]
+    if (x < 0 or x > EDGE) and not _blocked(solid, x, row[Y]):
+        row[ROOM] += 1 if x > EDGE else -1
+        row[X] = 0 if x > EDGE else EDGE
+    elif (y < 0 or y > EDGE) and not _blocked(solid, row[X], y):
+        row[ROOM] += 2 if y > EDGE else -2
+        row[Y] = 0 if y > EDGE else EDGE
+    else:
+        _stroll(row, solid, dx, dy)
+
+
+@njit(cache=True)
+def _stroll(row, solid, dx, dy):
+    """Turn to where the keys point and move within the room."""
     if dy != 0:
         row[FACING] = DOWN if dy > 0 else UP
     elif dx != 0:
         row[FACING] = RIGHT if dx > 0 else LEFT
-    solid = solids[row[ROOM]]
     if dx != 0 and not _blocked(solid, row[X] + dx, row[Y]) and not _bumps(row, dx, 0):
         row[X] += dx
     if dy != 0 and not _blocked(solid, row[X], row[Y] + dy) and not _bumps(row, 0, dy):
         row[Y] += dy
-    if row[X] < 0 or row[X] > EDGE:
-        row[ROOM] += 1 if row[X] > EDGE else -1
-        row[X] = 0 if row[X] > EDGE else EDGE
-    elif row[Y] < 0 or row[Y] > EDGE:
-        row[ROOM] += 2 if row[Y] > EDGE else -2
-        row[Y] = 0 if row[Y] > EDGE else EDGE
 
 
 @njit(cache=True)
