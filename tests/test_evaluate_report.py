@@ -100,8 +100,10 @@ def test_the_json_holds_measures_baselines_and_what_was_skipped(found, tmp_path)
 
 
 def test_a_world_is_measured_from_end_to_end(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(SUITES, "quick", TINY)
-    choices = Namespace(world="arena", checkpoint=trained, suite="quick", runtime="auto", device="cpu", report=tmp_path)
+    monkeypatch.setitem(SUITES, "quick", replace(TINY, rooms=1))
+    choices = Namespace(
+        world=None, checkpoint=trained, suite="quick", rooms=2, runtime="auto", device="cpu", report=tmp_path
+    )
     report, gathered = command.measured(choices, Console(quiet=True))
     assert all(map(held_out_seed, report.rooms["measures"])) and len(report.rooms["measures"]) == 2
     assert not any(map(held_out_seed, report.rooms["trained"]))

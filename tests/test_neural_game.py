@@ -195,9 +195,15 @@ def test_snapshots_of_something_else(game, blocky):
     for name in set(whole) - {"reprimes"}:
         with pytest.raises(WorldError, match="not a snapshot"):
             game.set_state({other: array for other, array in whole.items() if other != name})
-    for damage in (np.full_like(whole["rolling.keys"], np.nan), whole["rolling.keys"][:0]):
-        with pytest.raises(WorldError, match="rolling.keys"):
-            game.set_state(whole | {"rolling.keys": damage})
+    damages = {"rolling.keys": [np.full_like(whole["rolling.keys"], np.nan), whole["rolling.keys"][:0],
+                                whole["rolling.keys"].astype(float)],
+               "rolling.tick": [np.array([-1])], "seed": [np.array(-1), np.array(2**63, np.uint64), np.array(0.5)],
+               "held": [whole["held"] + 2], "frame": [whole["frame"].astype(np.float32)],
+               "anchors": [whole["anchors"][:1]], "scene": [np.array(7)]}  # fmt: skip
+    for name, arrays in damages.items():
+        for damage in arrays:
+            with pytest.raises(WorldError, match=name.removeprefix("rolling.")):
+                game.set_state(whole | {name: damage})
     blocky.reset(seed=0)
     with pytest.raises(WorldError, match="another model"):
         game.set_state(blocky.get_state())

@@ -18,6 +18,7 @@ LEFT_RIGHT, UP_DOWN = ((0, 1), (2, 3)), ((0, 2), (1, 3))
 """Neighbouring rooms."""
 TRIES = 200
 OUTLINE = (26, 20, 38)
+FLOOR_PATTERNS, WALL_PATTERNS = 8, 6
 
 
 class Keeps(NamedTuple):
@@ -30,18 +31,46 @@ class Keeps(NamedTuple):
     burrows: np.ndarray
 
 
+class Style(NamedTuple):
+    """How a room looks: its colours, [3] each, and which of the patterns its floor and its wall have."""
+
+    hue: float
+    floor: np.ndarray
+    floor2: np.ndarray
+    wall: np.ndarray
+    joint: np.ndarray
+    rug: np.ndarray
+    fringe: np.ndarray
+    floor_pattern: int
+    wall_pattern: int
+
+
+class Room(NamedTuple):
+    """A room before it is drawn: kinds of its tiles [8, 8], the slime's burrow (row, column), its style."""
+
+    kinds: np.ndarray
+    burrow: tuple[int, int]
+    style: Style
+
+
 def make_keeps(seeds) -> Keeps:
     """The keeps of ``seeds`` (non-negative integers), stacked in order."""
     return Keeps(*(np.stack(arrays) for arrays in zip(*map(_make_keep, seeds), strict=True)))
 
 
 def _make_keep(seed: int) -> Keeps:
+    rooms = make_rooms(seed)
+    burrows = np.array([[column * TILE, row * TILE] for _, (row, column), _ in rooms])
+    solid = np.stack([room.kinds >= WALL for room in rooms])
+    return Keeps(np.stack([picture(room) for room in rooms]), solid, np.array([3 * TILE, 3 * TILE]), burrows)
+
+
+def make_rooms(seed: int) -> list[Room]:
+    """The four rooms of a keep."""
     rng = np.random.default_rng([int(seed), 0x6EE9])
     doors = rng.integers(1, 6, 4)  # first of two tiles, for each doorway
     hues = (rng.uniform() + np.array([0, 0.27, 0.5, 0.77]) + rng.uniform(-0.06, 0.06, 4))[rng.permutation(4)]
-    rooms = [_make_room(rng, hue, *_openings(doors, room), room == 0) for room, hue in enumerate(hues)]
-    pictures, solid, burrows = (np.stack(part) for part in zip(*rooms, strict=True))
-    return Keeps(pictures, solid, np.array([3 * TILE, 3 * TILE]), burrows)
+    return [_make_room(rng, hue, *_openings(doors, room), room == 0) for room, hue in enumerate(hues)]
 
 
 def _openings(doors: np.ndarray, room: int) -> tuple[list[tuple[int, int]], ...]:
@@ -52,16 +81,14 @@ def _openings(doors: np.ndarray, room: int) -> tuple[list[tuple[int, int]], ...]
     return [(beside, wall), (beside + 1, wall)], [(edge, across), (edge, across + 1)]
 
 
-def _make_room(rng, hue, beside, across, has_spawn):
-    """One room: its picture, what is solid, and the burrow (x, y)."""
+def _make_room(rng, hue, beside, across, has_spawn) -> Room:
     free = [*beside, *across, *([(3, 3)] if has_spawn else [])]
     for _ in range(TRIES):
         kinds = _furnish(rng, free)
         burrow = _burrow(rng, kinds, has_spawn)
         if burrow is not None and _connected(kinds, [*free, burrow]):
             break
-    picture = _draw(rng, hue, kinds, burrow)
-    return picture, kinds >= WALL, np.array([burrow[1] * TILE, burrow[0] * TILE])
+    return Room(kinds, burrow, make_style(rng, hue))
 
 
 FLOOR, RUG, WALL, PILLAR, WATER, PLANT, CRATE = range(7)
@@ -113,19 +140,27 @@ def _colour(lightness: float, chroma: float, hue: float) -> np.ndarray:
     return np.round(oklch(lightness, chroma, hue % 1) * 255)
 
 
-def _draw(rng, hue, kinds, burrow) -> np.ndarray:
-    """The room's picture, uint8 [64, 64, 3]."""
-    y, x = np.mgrid[:SCREEN, :SCREEN]
+def make_style(rng: np.random.Generator, hue: float) -> Style:
+    """Colours round a hue (1 is once round the wheel), and patterns."""
     floor_light = rng.uniform(0.5, 0.8)
     wall_light = rng.choice([floor_light - 0.25, min(floor_light + 0.14, 0.92), 0.42])
     floor, floor2 = _colour(floor_light, 0.09, hue), _colour(floor_light - 0.07, 0.09, hue + rng.uniform(-0.05, 0.05))
     wall, joint = _colour(wall_light, 0.10, hue + rng.uniform(0.05, 0.2)), _colour(wall_light - 0.15, 0.08, hue)
-    picture = np.where(_floor_pattern(rng, y, x)[..., None], floor, floor2)
-    tiles = kinds.repeat(TILE, 0).repeat(TILE, 1)
+    floor_pattern = int(rng.integers(FLOOR_PATTERNS))
     rug, fringe = _colour(rng.uniform(0.4, 0.65), 0.15, hue + 0.5), _colour(0.82, 0.1, hue + 0.55)
-    picture = np.where((tiles == RUG)[..., None], np.where(((x + y) % 4 == 0)[..., None], fringe, rug), picture)
-    bricks = _wall_pattern(rng, y, x)
-    picture = np.where((tiles == WALL)[..., None], np.where(bricks[..., None], joint, wall), picture)
+    return Style(hue, floor, floor2, wall, joint, rug, fringe, floor_pattern, int(rng.integers(WALL_PATTERNS)))
+
+
+def picture(room: Room) -> np.ndarray:
+    """The room with nobody in it, uint8 [64, 64, 3]."""
+    y, x = np.mgrid[:SCREEN, :SCREEN]
+    kinds, burrow, style = room
+    picture = np.where(_floor_pattern(style.floor_pattern, y, x)[..., None], style.floor, style.floor2)
+    tiles = kinds.repeat(TILE, 0).repeat(TILE, 1)
+    rug = np.where(((x + y) % 4 == 0)[..., None], style.fringe, style.rug)
+    picture = np.where((tiles == RUG)[..., None], rug, picture)
+    bricks = _wall_pattern(style.wall_pattern, y, x)
+    picture = np.where((tiles == WALL)[..., None], np.where(bricks[..., None], style.joint, style.wall), picture)
     water, foam = _colour(0.55, 0.13, 0.68), _colour(0.78, 0.08, 0.6)
     waves = (y % 4 == 1) & ((x + 2 * (y // 4)) % 8 < 3)
     picture = np.where((tiles == WATER)[..., None], np.where(waves[..., None], foam, water), picture)
@@ -133,7 +168,7 @@ def _draw(rng, hue, kinds, burrow) -> np.ndarray:
     picture = np.where(shade[..., None], picture * 0.72, picture)  # what stands throws a shadow
     for kind, stamp in STAMPS.items():
         for row, column in np.argwhere(kinds == kind):
-            _stamp(picture, row, column, stamp, _stamp_colours(kind, hue))
+            _stamp(picture, row, column, stamp, _stamp_colours(kind, style.hue))
     _stamp(picture, *burrow, BURROW, [_colour(0.3, 0.05, 0.3), _colour(0.62, 0.14, 0.36)])
     picture[_rims(kinds >= WALL)] = OUTLINE
     return picture.astype(np.uint8)
@@ -149,7 +184,7 @@ def _rims(solid: np.ndarray) -> np.ndarray:
     return inside & np.any(free, 0)
 
 
-def _floor_pattern(rng, y, x) -> np.ndarray:
+def _floor_pattern(number, y, x) -> np.ndarray:
     patterns = (
         (x // 4 + y // 4) % 2 == 0,
         (x // 8 + y // 8) % 2 == 0,
@@ -160,10 +195,10 @@ def _floor_pattern(rng, y, x) -> np.ndarray:
         x % 8 >= 2,
         (abs(x % 8 - 4) + abs(y % 8 - 4)) >= 3,
     )
-    return patterns[rng.integers(len(patterns))]
+    return patterns[number]
 
 
-def _wall_pattern(rng, y, x) -> np.ndarray:
+def _wall_pattern(number, y, x) -> np.ndarray:
     patterns = (
         (y % 4 == 3) | ((x + 4 * (y // 4 % 2)) % 8 == 0),
         (x % 8 == 7) | (y % 8 == 7) | ((x % 8 == 3) & (y % 8 == 3)),
@@ -172,7 +207,7 @@ def _wall_pattern(rng, y, x) -> np.ndarray:
         (y % 8 >= 6) | ((x % 4 == 0) & (y % 8 < 3)),
         (abs(x % 8 - 3.5) + abs(y % 8 - 3.5)) < 3,
     )
-    return patterns[rng.integers(len(patterns))]
+    return patterns[number]
 
 
 def art(text: str) -> np.ndarray:

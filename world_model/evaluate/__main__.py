@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import gymnasium
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from world_model.checkpoint import WEIGHTS, CheckpointError, digest
+from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
 from world_model.config import WORLDS, ConfigError
 from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import report as reports
@@ -62,6 +62,8 @@ def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, An
     """The neural game, the real one, the reader of keys and the teacher; the last two may be None."""
     from world_model.evaluate import inverse_dynamics, teacher
 
+    named = describe(arguments.checkpoint / WEIGHTS)[0].name if arguments.checkpoint else "keep"
+    arguments.world = arguments.world or named
     neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
     real, device = open_game(neural.config.world), neural.runtime.device
     homes = [folder / INVERSE for folder in (neural.folder, WORLDS / arguments.world)]
@@ -86,7 +88,7 @@ def parsed() -> argparse.Namespace:
         prog="python -m world_model.evaluate",
         description="Measure a world against the real game under the same keys. Prints a table with 95 %% intervals.",
     )
-    parser.add_argument("--world", default="arena", help="a world in assets/worlds (default: arena)")
+    parser.add_argument("--world", help="a world in assets/worlds (default: the checkpoint's, or keep)")
     parser.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
     parser.add_argument(
         "--suite",
@@ -94,6 +96,9 @@ def parsed() -> argparse.Namespace:
         choices=list(SUITES),
         help="quick: a minute of play in each room, under five minutes on two cores; "
         "full: also ten and sixty minutes, for a GPU or a night (default: quick)",
+    )
+    parser.add_argument(
+        "--rooms", type=_count, metavar="N", help="held-out rooms, instead of the suite's; more are surer, and slower"
     )
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -114,6 +119,12 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= 10**4):
+        raise argparse.ArgumentTypeError(f"{text!r}: should be a number of rooms, from 1 to 10000")
+    return int(text)
+
+
 def _arm(text: str) -> tuple[str, Path]:
     name, _, folder = text.partition("=")
     if not (name and (Path(folder) / WEIGHTS).is_file()):
@@ -121,12 +132,16 @@ def _arm(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
+def _suite(suite: Suite, arguments: argparse.Namespace) -> Suite:
+    return suite if arguments.rooms is None else replace(suite, rooms=arguments.rooms)
+
+
 def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.Report, reports.Gathered]:
     """Both groups of rooms, one after the other: the walks of one are forgotten before the next begin."""
     if arguments.report:
         reports.need_plots()
     neural, real, reader, teacher = opened(arguments)
-    suite = SUITES[arguments.suite]
+    suite = _suite(SUITES[arguments.suite], arguments)
     rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
     rooms = {name: seeds for name, seeds in rooms.items() if seeds}
     if not rooms:
@@ -145,14 +160,15 @@ def ablated(arguments: argparse.Namespace, console: Console) -> None:
     from world_model.evaluate import ablate, teacher
 
     neural, real, reader, _ = opened(arguments)
-    rooms = rooms_of(neural, True, ablate.SUITE.rooms)
+    suite = _suite(ablate.SUITE, arguments)
+    rooms = rooms_of(neural, True, suite.rooms)
     weights = teacher.weights_in(neural.folder)
     arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
     with bars(console) as progress:
-        found = ablate.ablate(arms, Subject(neural, real, rooms, ablate.SUITE, reader, None, watching(progress)))
+        found = ablate.ablate(arms, Subject(neural, real, rooms, suite, reader, None, watching(progress)))
     ablate.show(found, console)
     if arguments.report:
-        told = about(neural, ablate.SUITE) | {"runtime": "torch", "rooms": rooms}
+        told = about(neural, suite) | {"runtime": "torch", "rooms": rooms}
         ablate.write(arguments.report, arms, found, told)
         console.print(f"wrote {arguments.report / 'ablations.md'}")
 

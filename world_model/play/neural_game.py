@@ -259,18 +259,31 @@ class NeuralGame(gymnasium.Env):
         wanted = _snapshot_shapes(self.config)
         if missing := [name for name in wanted if name not in state]:
             raise WorldError(f"not a snapshot of a neural game: it has no {', '.join(missing)}")
-        for name, shape in wanted.items():
+        for name, (kind, shape) in wanted.items():
             array = state[name]
             if len(array.shape) != len(shape) or any(
                 s not in (None, n) for s, n in zip(shape, array.shape, strict=True)
             ):
                 raise WorldError(f"a snapshot of another model: its {name} is {list(array.shape)}, not {list(shape)}")
-            if name != "scene" and not (array.dtype.kind in "iuf" and np.isfinite(array).all()):
-                raise WorldError(f"a damaged snapshot: its {name} does not hold numbers only")
+            if not _holds(array, kind):
+                raise WorldError(f"a damaged snapshot: its {name} does not hold {kind}")
+        if len(state["anchors"]) < self.config.rolling.sink_frames:
+            raise WorldError(f"a damaged snapshot: {len(state['anchors'])} anchors are too few for the sinks")
 
 
-def _snapshot_shapes(config: Config) -> dict[str, tuple[int | None, ...]]:
-    """What ``get_state`` always gives, by name; None is any number of pictures."""
+def _holds(array: np.ndarray, kind: str) -> bool:
+    """Whether an array of a snapshot is what it should be; a backend would fail on it, or play nonsense, much later."""
+    return {
+        "text": array.dtype.kind == "U",
+        "pixels": array.dtype == np.uint8,
+        "numbers": array.dtype == np.float32 and bool(np.isfinite(array).all()),
+        "counts": array.dtype.kind in "iu" and bool((array >= 0).all() and (array < 2**63).all()),
+        "keys": array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()),
+    }[kind]
+
+
+def _snapshot_shapes(config: Config) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """What ``get_state`` always gives, by name: of which kind and shape; None is any number of pictures."""
     roll, size, latent, keys = config.rolling, config.transformer, config.latent_shape, (config.action_size,)
     per_block, tokens = roll.frames_per_block, latent[1] * latent[2] // size.patch**2
     heads = size.heads, roll.context_blocks * per_block * tokens, size.width // size.heads
@@ -281,12 +294,19 @@ def _snapshot_shapes(config: Config) -> dict[str, tuple[int | None, ...]]:
         "clean": (1, per_block, *latent),
         "clean_action": (1, *keys),
         "sinks": (1, roll.sink_frames, *latent),
-        "tick": (1,),
     }
     frame = config.world.height, config.world.width, 3
     pictures = {"frame": frame, "pending": (None, *frame), "anchors": (None, *frame)}
-    named = {f"rolling.{name}": shape for name, shape in rolling.items()}
-    return named | pictures | {"seed": (), "block": (), "scene": (), "held": keys, "tapped": keys}
+    return {
+        **{f"rolling.{name}": ("numbers", shape) for name, shape in rolling.items()},
+        **{name: ("pixels", shape) for name, shape in pictures.items()},
+        "rolling.tick": ("counts", (1,)),
+        "seed": ("counts", ()),
+        "block": ("counts", ()),
+        "scene": ("text", ()),
+        "held": ("keys", keys),
+        "tapped": ("keys", keys),
+    }
 
 
 def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
