@@ -13,6 +13,8 @@ examples
   python play.py                                    the shipped neural keep, in a window: four rooms of pixel art
   python play.py --world arena                      the other shipped world: a room in first person
   python play.py --engine                           the real keep, by the very same loop
+  python play.py --draw                             draw a keep and walk in it, inside the network
+  python play.py --map a.png b.png c.png d.png      four pictures of yours as its rooms
   python play.py --engine --record                  record yourself in it, into recordings/
   python play.py --engine --bot mix --headless --sessions 500 --record data/keep
                                                     a data set, on all cores; train.py takes it from there
@@ -27,6 +29,7 @@ examples
 keys in the window: those of the world (W A S D or arrows, Space, E), and
   Esc quit   P pause   N next room   Home start again   R record   H hide the panel   F full screen   F1 help
   Backspace, held: time runs back   F5 save this moment   F9 back to it
+  Tab draw the map with the mouse   T the same moment in another map   a picture dropped on the window is a room
 """
 
 
@@ -44,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="with --replay: compare every frame; exit code 1 if one differs"
     )
     what.add_argument("--seed", type=int, default=0, help="the real game's room; the neural game's scene and noise (0)")
+    what.add_argument(
+        "--map", type=Path, nargs="+", metavar="PICTURE", help="four pictures, any size: the keep's rooms"
+    )
+    what.add_argument("--draw", action="store_true", help="draw the keep's map while you play in it (Tab in the game)")
     how = p.add_argument_group("how")
     how.add_argument("--fps", type=float, metavar="N", help="ticks a second (the world's); 0: as fast as it goes")
     how.add_argument("--scale", type=int, metavar="N", help="window pixels a frame pixel (what makes 640, if it fits)")

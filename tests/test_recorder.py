@@ -113,6 +113,8 @@ def test_start_and_stop_in_mid_game(tmp_path):
     assert recorder.seconds == pytest.approx(0.4)
     assert recorder.stop() == f"Recorded 5 frames to {recorder.path}"
     assert recorder.stop() == "Not recording"
+    recorder.start()
+    assert "Nothing was played" in recorder.stop() and not recorder.path.exists()
     play(recorder, 4)
     recorder.reset(seed=8)
     play(recorder, 4)

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from game.draw import plan as planning
 from game.play.hands import BotHands, RecordedHands, Remembered
 from game.play.player import Options, Player
 from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_start, write_report
@@ -52,6 +53,9 @@ def check(flags: Namespace) -> None:
         and (flags.engine or flags.record or flags.bot),
         "--checkpoint is a neural game's: leave out --engine": flags.checkpoint and flags.engine,
         "--config goes with --engine": flags.config and not flags.engine,
+        "--map and --draw are a neural game's: leave out --engine and --replay": (flags.map or flags.draw)
+        and (flags.engine or flags.replay),
+        "--draw needs a window: leave out --headless": flags.draw and flags.headless,
         "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
         and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
@@ -103,6 +107,7 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
     left.callback(recorder.close)  # however the game ends, its recording is finished
     hands = BotHands(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
     options = _options(flags, source, world, "real game" if flags.engine else "neural")
+    options.map, options.draws = _map(flags, source), flags.draw
     player = Player(recorder, _screen(flags, source, left), options, hands, recorder, _film(flags, source, left))
     try:
         _run(flags, player, source)
@@ -129,6 +134,19 @@ def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: Exi
         return 0
     print(f"{session.path}: {replay.verdict}")
     return 0 if replay.verdict.holds else 1
+
+
+def _map(flags: Namespace, source: gymnasium.Env) -> np.ndarray | None:
+    """The pictures of ``--map`` at the game's size. PlayError where they are too few, or none at all."""
+    if not flags.map:
+        return None
+    wanted = source.unwrapped.config.rolling.sink_frames
+    if len(flags.map) != wanted:
+        raise PlayError(f"--map takes {wanted} pictures for this world, here are {len(flags.map)}")
+    try:
+        return planning.read(flags.map, source.observation_space.shape[:2])
+    except planning.PlanError as error:
+        raise PlayError(f"--map {error}") from error
 
 
 def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:

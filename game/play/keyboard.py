@@ -22,6 +22,9 @@ COMMANDS = {
     "f1": "help",
     "f5": "save",
     "f9": "load",
+    "tab": "draw",
+    "t": "teleport",
+    "u": "undo",
 }
 
 REWIND = "backspace"
@@ -35,9 +38,13 @@ ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}
 class Event:
     """One thing the window reports. ``at`` is when it reached us, in seconds of perf_counter."""
 
-    kind: str  # "down", "up", "blur" (the window lost the keyboard) or "quit" (its close button)
-    key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"
+    kind: (
+        str  # "down", "up", "blur" (the window lost the keyboard), "quit" (its close button), or the mouse's: "press",
+    )
+    # "erase" (with its right button), "drag", "let_go", "drop" (a file)
+    key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"; of a drop, the file
     at: float = 0.0
+    where: tuple[float, float] = (0.0, 0.0)  # on the board, in units of its side
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class Keyboard:
                 self.rewinding = False
             elif event.kind == "quit":
                 self._commands.append("close")
+            elif event.kind == "drop":
+                self._commands.append("drop")
 
     def sample(self) -> Sample:
         """The action of this tick. Forgets the taps and the arrivals: they belong to this tick alone."""

@@ -9,6 +9,7 @@ import numpy as np
 import pygame
 
 from game.actions import MEANINGS
+from game.draw.board import BUTTONS, ROOM_BOXES, Box
 from game.play.screen import Hud
 
 BACKGROUND = (17, 19, 24)
@@ -36,6 +37,8 @@ HELP = (
     ("Backspace", "hold: time runs back"),
     ("F5", "save this moment"),
     ("F9", "back to the saved one"),
+    ("Tab", "draw the map"),
+    ("T", "into another map"),
     ("F1", "this help"),
 )
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -136,6 +139,29 @@ def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
         _draw_anchors(surface, inner, y + pen.px(24), hud, pen)
     _draw_collapse(surface, inner, hud, pen)
     _draw_recording(surface, inner, hud, pen)
+
+
+def draw_board(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
+    """The map being drawn: four rooms, what can be put down, what can be done."""
+    board = hud.board
+    surface.fill(BACKGROUND, area)
+
+    def placed(box: Box) -> pygame.Rect:
+        x, y, width, height = (round(length * area.height) for length in (box.x, box.y, box.width, box.height))
+        return pygame.Rect(area.left + x, area.top + y, width, height)
+
+    for number, box in enumerate(ROOM_BOXES):
+        place = placed(box)
+        border = ACCENT if number == hud.present else MUTED if number == board.room else LINE
+        pygame.draw.rect(surface, border, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
+        big = cv2.resize(board.pictures[number], place.size, interpolation=cv2.INTER_NEAREST)
+        surface.blit(picture_surface(big), place)
+    for name, box in BUTTONS.items():
+        _draw_cap(surface, placed(box), name, name == board.kind or (name == "fill" and board.filling), pen)
+    pen.text(surface, "right button: floor", (placed(BUTTONS["save"]).left, placed(ROOM_BOXES[2]).top), 15, MUTED)
+    pen.text(
+        surface, "U undo, Tab back", (placed(BUTTONS["save"]).left, placed(ROOM_BOXES[2]).top + pen.px(20)), 15, MUTED
+    )
 
 
 def draw_overlays(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:

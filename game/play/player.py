@@ -10,6 +10,7 @@ step ends, and the latency figures are of the real waits.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,18 +21,23 @@ from typing import Protocol
 import gymnasium
 import numpy as np
 
-from game.play.keyboard import Keyboard, Sample
+from game.draw import plan as planning
+from game.draw.board import Board
+from game.draw.plan import Plan, PlanError
+from game.play.keyboard import Event, Keyboard, Sample
 from game.play.past import SAVES, Past, SaveError, load, save
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.screen import Hud, Screen
+from game.worlds.keep_rooms import SCREEN
 from game.worlds.sources import asked
-from world_model.evaluate.metrics import nearest
+from world_model.play.maps import nearest
 
 SLICE = 0.001  # between two looks at the window, seconds: how exactly an event's arrival is known
 SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is spun
 PAUSED_FPS = 20
 FIGURES_EVERY = 10  # ticks; figures that change at every tick cannot be read
 NOTICE_SECONDS = 3.0
+MAPS = Path("maps")
 OVER = "Home plays it again, Esc closes"
 
 now = time.perf_counter
@@ -76,7 +82,8 @@ class Pacer:
 
 @dataclass
 class Options:
-    """How to play. ``frames``: stop after so many ticks; with ``lingers`` the last stays to be looked at until the
+    """How to play. ``map``: four pictures uint8 [4, H, W, 3] for the first place's own; ``draws``: with the board open.
+    ``frames``: stop after so many ticks; with ``lingers`` the last stays to be looked at until the
     person closes it, or begins again. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
 
     keys: tuple[str, ...]
@@ -88,6 +95,8 @@ class Options:
     hud: bool = True
     game_fps: int = 20
     lingers: bool = False
+    map: np.ndarray | None = None
+    draws: bool = False
 
 
 class Player:
@@ -115,19 +124,25 @@ class Player:
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
         self._seed, self._ends = options.seed, options.frames
-        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
+        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False, "board": None}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
         self._past: Past | None = Past() if hands is None and hasattr(source.unwrapped, "get_state") else None
         self._rewound, self._resumes = 0, False
+        self._teleports, self._dropped = 0, ""
 
     def run(self) -> Ledger:
         with ThreadPoolExecutor(1, "step") as self._stepper:
             self._new_room(self._seed)
+            if self.options.map is not None:
+                self._change_map(self.options.map)
+            if self.options.draws:
+                self._on_draw()
             pacer = Pacer(self.options.fps, now())
             while self._goes_on():
                 self._listen_until(pacer.next(now()))
                 self._obey()
+                self._draw_on()
                 if self._hud["paused"] or self._hud["help"] or self._over():
                     self._rest()
                     pacer.restart(now())
@@ -211,6 +226,7 @@ class Player:
     def _continue(self, state: dict[str, np.ndarray]) -> None:
         """Show the moment of ``state``; no key of the time that is given up counts."""
         self.source.unwrapped.set_state(state)
+        self._look_around()
         self.ledger.cut()
         self.keyboard.new_room(self._seed)
         self._show(self.source.unwrapped.render(), np.zeros(len(self.options.keys), dtype=np.int8))
@@ -221,6 +237,40 @@ class Player:
         said = asked(self.source, "provenance", {})
         room = said.get("scene") or said.get("seed", self._seed)
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
+
+        board = self._hud["board"]
+        if board is not None and not np.array_equal(self._anchors, board.pictures):
+            self._hud["board"] = self._new_board()
+
+    def _new_board(self) -> Board:
+        """For the map as it is: a keep's own tiles where it is a keep's, its pictures elsewhere."""
+        scene = str(asked(self.source, "provenance", {}).get("scene"))
+        plan = Plan.of_seed(int(scene)) if scene.isdecimal() else None
+        if plan is None or not np.array_equal(plan.pictures(), self._anchors):
+            plan = Plan.of_pictures(self._anchors)
+        return Board(plan, self._save_map)
+
+    def _draw_on(self) -> None:
+        """What was drawn since the last tick is in the sinks before the next."""
+        board = self._hud["board"]
+        if board is not None and board.take_change():
+            self._change_map(board.pictures)
+
+    def _change_map(self, pictures: np.ndarray) -> None:
+        """Other sinks between two ticks. A recording ends here, and another one goes on from here."""
+        self._end_recording()
+        self._compute(self.source.unwrapped.redraw, pictures)
+        self._look_around()
+        self._show(self.source.unwrapped.render(), self._shown[1])
+
+    def _save_map(self, pictures: np.ndarray) -> None:
+        names = (MAPS / str(number) for number in itertools.count())
+        folder = next(name for name in names if not name.exists())
+        try:
+            planning.save(folder, pictures)
+            self.say(f"Saved to {folder}; play it again: --map {folder}/*.png")
+        except OSError as error:
+            self.say(str(error))
 
     def _health(self) -> dict:
         """What a neural game says of its picture."""
@@ -277,7 +327,22 @@ class Player:
             pass
 
     def _listen(self) -> None:
-        self.keyboard.feed(self.screen.poll())
+        events = self.screen.poll()
+        self.keyboard.feed(events)
+        for event in events:
+            self._touch(event)
+
+    def _touch(self, event: Event) -> None:
+        """The mouse on the board, or a picture that is dropped on the window."""
+        board = self._hud["board"]
+        if event.kind == "drop":
+            self._dropped = event.key
+        elif board is not None and event.kind in ("press", "erase"):
+            board.press(*event.where, erases=event.kind == "erase")
+        elif board is not None and event.kind == "drag":
+            board.drag(*event.where)
+        elif board is not None and event.kind == "let_go":
+            board.let_go()
 
     def _obey(self) -> None:
         for command in self.keyboard.commands():
@@ -324,13 +389,50 @@ class Player:
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
             self.say(str(error))
             return
-        self._look_around()
         self._remember()
         self.say("Back at the saved moment")
 
     def _slot(self) -> Path:
         kind = asked(self.source, "provenance", {}).get("source", "game")
         return SAVES / f"{self.options.title or 'game'}-{kind}.safetensors"
+
+    def _on_draw(self) -> None:
+        """Open the board, or close it."""
+        if self._hud["board"] is not None:
+            self._hud["board"] = None
+        elif self._can_be_drawn():
+            self._hud["board"] = self._new_board()
+        else:
+            self.say("Only a neural keep's map can be drawn")
+
+    def _can_be_drawn(self) -> bool:
+        fits = self._anchors is not None and self._anchors.shape == (4, SCREEN, SCREEN, 3)
+        return hasattr(self.source.unwrapped, "redraw") and fits
+
+    def _on_undo(self) -> None:
+        if self._hud["board"] is not None:
+            self._hud["board"].undo()
+
+    def _on_teleport(self) -> None:
+        """Into the next place's map, standing as one stands."""
+        if not hasattr(self.source.unwrapped, "redraw"):
+            self.say("Only a neural game can be put into another map")
+            return
+        self._teleports += 1
+        self._change_map(self.source.unwrapped.place(self._seed + self._teleports))
+        self.say("The same moment in another map; Home begins this room again")
+
+    def _on_drop(self) -> None:
+        """A picture becomes the room that one is in."""
+        if not self._can_be_drawn():
+            self.say("Only a neural keep takes pictures")
+            return
+        try:
+            pictures = self._anchors.copy()
+            pictures[self._present() or 0] = planning.read([Path(self._dropped)], pictures.shape[1:3])[0]
+            self._change_map(pictures)
+        except PlanError as error:
+            self.say(str(error))
 
     def _on_help(self) -> None:
         self._hud["help"] = not self._hud["help"]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from game.draw.board import Board
 from game.play.keyboard import Event
 
 
@@ -28,6 +29,7 @@ class Hud:
     reprimes: int = 0  # how often it was begun again
     rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
+    board: Board | None = None  # instead of the panel: the map, being drawn
     notice: str = ""
     paused: bool = False
     visible: bool = True

@@ -10,11 +10,12 @@ import numpy as np
 import pygame
 
 from game.play.keyboard import ARROWS, COMMANDS, REWIND, Event
-from game.play.panel import BACKGROUND, HEIGHT, WIDTH, Pen, draw_overlays, draw_panel, picture_surface
+from game.play.panel import BACKGROUND, HEIGHT, WIDTH, Pen, draw_board, draw_overlays, draw_panel, picture_surface
 from game.play.screen import Hud
 
 REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is drawn for
 PIXEL_ART = 96  # frames up to this many pixels a side are shown as squares
+MOUSE = {1: "press", 3: "erase"}
 DECORATION = 64  # what a desktop's own bars take of its height, window pixels
 NO_DISPLAY = (
     "no display ({}). Play without one: --headless --bot explorer; or give it a virtual one: xvfb-run -a python play.py"
@@ -53,7 +54,7 @@ class Window:
         self._scale = scale or max(1, REFERENCE_HEIGHT // max(frame_shape))
         pixels = pixels or max(frame_shape) <= PIXEL_ART
         self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
-        self._arranged: tuple[bool, bool] | None = None
+        self._arranged: tuple[bool, bool, bool] | None = None
         pygame.display.set_caption(title)
 
     def poll(self) -> list[Event]:
@@ -62,53 +63,75 @@ class Window:
         return [event for event in events if event]
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
-        if (hud.visible, hud.fullscreen) != self._arranged:
-            self._arrange(hud.visible, hud.fullscreen)
+        if (hud.visible, hud.fullscreen, hud.board is not None) != self._arranged:
+            self._arrange(hud.visible, hud.fullscreen, hud.board is not None)
         big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
         self._surface.blit(picture_surface(big), self._frame_area)
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
-        if hud.visible:
+        if hud.board is not None:
+            draw_board(self._surface, self._panel_area, hud, self._pen)
+        elif hud.visible:
             draw_panel(self._surface, self._panel_area, hud, self._pen)
         pygame.display.flip()
 
     def close(self) -> None:
         pygame.quit()
 
-    def _arrange(self, panel: bool, fullscreen: bool) -> None:
-        """Size the window for the frame, with or without the panel, which changes no frame's size; or fill the screen:
-        the largest frame that fits, in the middle of it."""
-        scale = self._fitting(panel, fullscreen)
+    def _arrange(self, panel: bool, fullscreen: bool, board: bool) -> None:
+        """Size the window for the frame, with or without the panel, which changes no frame's size, or with the board,
+        as large as the frame; or fill the screen: the largest frame that fits, in the middle of it."""
+        scale = self._fitting(panel, fullscreen, board)
         height, width = (side * scale for side in self._frame_shape)
         self._frame_size = width, height
         self._pen = Pen(_zoom(height))
-        panel_width = self._pen.px(WIDTH) if panel else 0
-        window_height = max(height, self._pen.px(HEIGHT)) if panel else height
+        panel_width = height if board else self._pen.px(WIDTH) if panel else 0
+        window_height = max(height, self._pen.px(HEIGHT)) if panel and not board else height
         size = self._desktop if fullscreen else (width + panel_width, window_height)
         self._surface = pygame.display.set_mode(size, pygame.FULLSCREEN if fullscreen else 0)
+        if not fullscreen:
+            _keep_on_screen(size, self._desktop)
         self._surface.fill(BACKGROUND)
         left, top = (size[0] - width - panel_width) // 2, (size[1] - window_height) // 2
         self._frame_area = pygame.Rect(left, (size[1] - height) // 2, width, height)
         self._panel_area = pygame.Rect(left + width, top, panel_width, window_height)
-        self._arranged = panel, fullscreen
+        self._arranged = panel, fullscreen, board
 
-    def _fitting(self, panel: bool, fullscreen: bool) -> int:
+    def _fitting(self, panel: bool, fullscreen: bool, board: bool) -> int:
         """Window pixels a frame pixel: what was asked for, if frame and panel fit the desktop with it; in full screen,
         the most that fit."""
         height, width = self._frame_shape
         space = self._desktop[1] - (0 if fullscreen else DECORATION)
         most = min(space // height, self._desktop[0] // width)
-        beside = WIDTH if panel or not fullscreen else 0
-        fit = (n for n in range(most, 0, -1) if n * width + beside * _zoom(n * height) <= self._desktop[0])
+
+        def beside(n: int) -> float:
+            return n * height if board else WIDTH * _zoom(n * height) if panel or not fullscreen else 0
+
+        fit = (n for n in range(most, 0, -1) if n * width + beside(n) <= self._desktop[0])
         return next(fit, 1) if fullscreen else min(self._scale, next(fit, 1))
 
     def _translate(self, event: pygame.event.Event, at: float) -> Event | None:
         if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
             return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
+        if event.type == pygame.MOUSEBUTTONDOWN and event.button in MOUSE:
+            return Event(MOUSE[event.button], at=at, where=self._on_board(event.pos))
+        if event.type == pygame.MOUSEMOTION and any(event.buttons):
+            return Event("drag", at=at, where=self._on_board(event.pos))
+        if event.type == pygame.MOUSEBUTTONUP:
+            return Event("let_go", at=at)
+        if event.type == pygame.DROPFILE:
+            return Event("drop", event.file, at)
         if event.type == pygame.WINDOWFOCUSLOST:
             return Event("blur", at=at)
         if event.type == pygame.QUIT:
             return Event("quit", at=at)
         return None
+
+    def _on_board(self, place: tuple[int, int]) -> tuple[float, float]:
+        """A place of the window in units of the board's side; the board stands where the panel does."""
+        if self._arranged is None:
+            return -1.0, -1.0  # before the first frame
+        area = self._panel_area
+        return (place[0] - area.left) / max(1, area.height), (place[1] - area.top) / max(1, area.height)
 
 
 def _open_display() -> None:
@@ -121,6 +144,14 @@ def _open_display() -> None:
         pygame.display.quit()
         raise DisplayError(NO_DISPLAY.format("none found"))
     pygame.font.init()
+
+
+def _keep_on_screen(size: tuple[int, int], desktop: tuple[int, int]) -> None:
+    """A window that grew over an edge of the screen comes back."""
+    at = pygame.display.get_window_position()
+    inside = tuple(max(0, min(place, whole - side)) for place, side, whole in zip(at, size, desktop, strict=True))
+    if inside != tuple(at):
+        pygame.display.set_window_position(inside)
 
 
 def _zoom(frame_height: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -102,12 +103,17 @@ class Recorder(gymnasium.Wrapper):
         return f"Recording to {self.path}"
 
     def stop(self) -> str:
-        """Finish the session; a later reset does not start another."""
+        """Finish the session, which is none if nothing was played in it; a later reset does not start another."""
         self._wanted = False
         if self._writer is None:
             return "Not recording"
         frames = self._ticks + 1
-        return self._end() or f"Recorded {frames} frames to {self.path}"
+        if problem := self._end():
+            return problem
+        if not self._ticks:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return "Nothing was played, so nothing is recorded"
+        return f"Recorded {frames} frames to {self.path}"
 
     def close(self) -> None:
         self._end()

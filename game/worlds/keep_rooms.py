@@ -46,10 +46,10 @@ class Style(NamedTuple):
 
 
 class Room(NamedTuple):
-    """A room before it is drawn: kinds of its tiles [8, 8], the slime's burrow (row, column), its style."""
+    """A room before it is drawn: kinds of its tiles [8, 8], the slime's burrow (row, column) if any, its style."""
 
     kinds: np.ndarray
-    burrow: tuple[int, int]
+    burrow: tuple[int, int] | None
     style: Style
 
 
@@ -169,7 +169,8 @@ def picture(room: Room) -> np.ndarray:
     for kind, stamp in STAMPS.items():
         for row, column in np.argwhere(kinds == kind):
             _stamp(picture, row, column, stamp, _stamp_colours(kind, style.hue))
-    _stamp(picture, *burrow, BURROW, [_colour(0.3, 0.05, 0.3), _colour(0.62, 0.14, 0.36)])
+    if burrow is not None:
+        _stamp(picture, *burrow, BURROW, [_colour(0.3, 0.05, 0.3), _colour(0.62, 0.14, 0.36)])
     picture[_rims(kinds >= WALL)] = OUTLINE
     return picture.astype(np.uint8)
 

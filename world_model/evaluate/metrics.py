@@ -56,18 +56,6 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255.0**2 / np.maximum(error.mean((-3, -2, -1)), 255.0**2 / 1e6))
 
 
-def nearest(frame: np.ndarray, pictures: np.ndarray) -> int:
-    """Index of the picture [n, H, W, 3] that a frame [H, W, 3] shows most of, in whatever light: by the correlation of
-    each colour's standardised values."""
-
-    def standardised(of: np.ndarray) -> np.ndarray:
-        flat = of.reshape(*of.shape[:-3], -1, 3).astype(np.float32)
-        flat = flat - flat.mean(-2, keepdims=True)
-        return flat / (np.linalg.norm(flat, axis=-2, keepdims=True) + 1.0)
-
-    return int((standardised(pictures) * standardised(frame)).sum((-2, -1)).argmax())
-
-
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Structural similarity of the grey pictures, [n] for frames [n, H, W, 3]; 1 for equal ones (Wang et al. 2004)."""
     return np.array([_ssim(_grey(one), _grey(other)) for one, other in zip(a, b, strict=True)])

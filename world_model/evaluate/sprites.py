@@ -11,9 +11,10 @@ from collections import Counter
 
 import numpy as np
 
-from world_model.evaluate.metrics import measure, nearest
+from world_model.evaluate.metrics import measure
 from world_model.evaluate.picture import next_from_real, past_frames
 from world_model.evaluate.subject import Measures, NotMeasured, Subject, Walk
+from world_model.play.maps import nearest
 
 EQUAL = 8
 """Grey levels within which a cell, all of it, equals the real one."""

@@ -21,6 +21,7 @@ from world_model.model.noise import seeded
 from world_model.play import scenes
 from world_model.play.actions import checked
 from world_model.play.collapse import Collapse
+from world_model.play.maps import nearest, repainted
 from world_model.play.runtime import Runtime, State, WorldError, load_runtime
 from world_model.play.scenes import Scene
 
@@ -162,6 +163,34 @@ class NeuralGame(gymnasium.Env):
             except (KeyError, ValueError, TypeError) as error:
                 raise WorldError(f"not a snapshot of a neural game: its findings cannot be read ({error!r})") from error
         self._warm_up()
+
+    def redraw(self, anchors: np.ndarray) -> None:
+        """Another map, uint8 [n, H, W, 3], under the game as it stands, between two ticks.
+
+        The sinks are replaced; and where the sinks are a map, what the picture shows of the old one is painted over
+        with the new. Nothing else changes. Raises WorldError for pictures that do not fit.
+        """
+        scene = scenes.standing("drawn", np.asarray(anchors))
+        self._check_scene(scene)
+        wanted = self.config.rolling.sink_frames
+        self._state = self.runtime.resink(self._state, self.runtime.encode(scene.anchors[:wanted])[None])
+        if self.config.world.map is not None:
+            self._repaint(self._scene.anchors[:wanted], scene.anchors[:wanted])
+        self._scene, self._watch = scene, self._watcher()
+
+    def place(self, seed: int) -> np.ndarray:
+        """The pictures of the scene that ``reset(seed)`` begins in, as ``redraw`` takes them."""
+        return self._chosen(seed, {}).anchors
+
+    def _repaint(self, old: np.ndarray, new: np.ndarray) -> None:
+        """On the frame that is shown, ``new`` sinks [n, H, W, 3] where it shows ``old`` ones."""
+        last = self._pending[-1] if len(self._pending) else self._frame
+        place = nearest(last, old)
+        painted = repainted(last, old[place], new[place])
+        state = self.runtime.to_numpy(self._state)
+        state["clean"][:, -1] = self.runtime.encode(painted[None])
+        self._state = self.runtime.from_numpy(state)
+        last[...] = painted
 
     def provenance(self) -> dict[str, Any]:
         """What a recording should say about where its frames come from."""
