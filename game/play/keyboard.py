@@ -25,6 +25,9 @@ COMMANDS = {
     "tab": "draw",
     "t": "teleport",
     "u": "undo",
+    "v": "truth",
+    "f11": "film",
+    "f12": "picture",
 }
 
 REWIND = "backspace"

@@ -11,6 +11,7 @@ import pygame
 from game.actions import MEANINGS
 from game.draw.board import BUTTONS, ROOM_BOXES, Box
 from game.play.screen import Hud
+from game.play.truth import CELL, differing
 
 BACKGROUND = (17, 19, 24)
 RAISED = (27, 30, 37)
@@ -39,6 +40,9 @@ HELP = (
     ("F9", "back to the saved one"),
     ("Tab", "draw the map"),
     ("T", "into another map"),
+    ("V", "the real game beside"),
+    ("F11", "film of the last 10 s"),
+    ("F12", "picture"),
     ("F1", "this help"),
 )
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -162,6 +166,22 @@ def draw_board(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
     pen.text(
         surface, "U undo, Tab back", (placed(BUTTONS["save"]).left, placed(ROOM_BOXES[2]).top + pen.px(20)), 15, MUTED
     )
+
+
+def draw_truth(surface, area, real: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:
+    """The real game's frame, as large as it is shown; every cell that the neural frame has otherwise is marked."""
+    surface.blit(picture_surface(real), area)
+    apart = differing(frame, hud.truth)
+    height, width = area.height * CELL / frame.shape[0], area.width * CELL / frame.shape[1]
+    for row, column in np.argwhere(apart):
+        cell = pygame.Rect(round(column * width), round(row * height), round(width), round(height))
+        pygame.draw.rect(surface, RED, cell.move(area.topleft), max(1, pen.px(2)))
+    pygame.draw.line(surface, BACKGROUND, area.topleft, area.bottomleft, pen.px(4))
+    words = f"the real game: {100 * (1 - apart.mean()):.1f} % of the picture equal"
+    chip = pygame.Rect(0, 0, pen.text_width(words, 17) + pen.px(28), pen.px(30))
+    chip.midtop = area.centerx, area.top + pen.px(14)
+    pen.box(surface, chip, BACKGROUND, 8, LINE)
+    pen.text(surface, words, chip.center, 17, TEXT, "center")
 
 
 def draw_overlays(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:

@@ -24,13 +24,16 @@ import numpy as np
 from game.draw import plan as planning
 from game.draw.board import Board
 from game.draw.plan import Plan, PlanError
+from game.play.camera import Camera
 from game.play.keyboard import Event, Keyboard, Sample
 from game.play.past import SAVES, Past, SaveError, load, save
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.screen import Hud, Screen
+from game.play.truth import PREFIX, Truth
 from game.worlds.keep_rooms import SCREEN
 from game.worlds.sources import asked
 from world_model.play.maps import nearest
+from world_model.play.runtime import WorldError
 
 SLICE = 0.001  # between two looks at the window, seconds: how exactly an event's arrival is known
 SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is spun
@@ -130,6 +133,8 @@ class Player:
         self._past: Past | None = Past() if hands is None and hasattr(source.unwrapped, "get_state") else None
         self._rewound, self._resumes = 0, False
         self._teleports, self._dropped = 0, ""
+        self._truth: Truth | None = None
+        self._camera = Camera(options.keys, options.game_fps)
 
     def run(self) -> Ledger:
         with ThreadPoolExecutor(1, "step") as self._stepper:
@@ -167,6 +172,8 @@ class Player:
         self._listen()
         sample, sampled = self.hands.sample(), now()
         frame, _, terminated, truncated, _ = self._compute(self.source.step, sample.action)
+        if self._truth is not None:
+            self._truth.step(sample.action)
         stepped = now()
         self._show(frame, sample.action)
         decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
@@ -175,6 +182,7 @@ class Player:
             self._figures = self.ledger.recent()
         if self.watch:
             self.watch(frame, sample.action)
+        self._camera.look(frame, sample.action)
         self._remember()
         if (terminated or truncated) and self._running and not self._over():
             self._new_room(self._seed + 1)
@@ -185,6 +193,7 @@ class Player:
             self._ends = self.ledger.frames + self.options.frames
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
         self._look_around()
+        self._begin_truth()
         self.hands.new_room(seed)
         self.keyboard.new_room(seed)
         self.ledger.cut()
@@ -192,6 +201,7 @@ class Player:
         self._show(frame, nothing)
         if self.watch:
             self.watch(frame, nothing)
+        self._camera.look(frame, nothing)
         if self._past is not None:
             self._past.clear()
             self._remember()
@@ -199,7 +209,8 @@ class Player:
     def _remember(self) -> None:
         """Keep the present, so that one can come back to it."""
         if self._past is not None:
-            self._past.push(asked(self.source, "get_state"))
+            beside = self._truth.get_state() if self._truth is not None else {}
+            self._past.push(asked(self.source, "get_state") | beside)
 
     def _go_back(self) -> None:
         """One tick towards the past. A recording ends where its future is given up."""
@@ -225,7 +236,10 @@ class Player:
 
     def _continue(self, state: dict[str, np.ndarray]) -> None:
         """Show the moment of ``state``; no key of the time that is given up counts."""
-        self.source.unwrapped.set_state(state)
+        own = {name: array for name, array in state.items() if not name.startswith(PREFIX)}
+        self.source.unwrapped.set_state(own)
+        if self._truth is not None and not self._truth.set_state(state):
+            self._truth = None
         self._look_around()
         self.ledger.cut()
         self.keyboard.new_room(self._seed)
@@ -259,6 +273,7 @@ class Player:
     def _change_map(self, pictures: np.ndarray) -> None:
         """Other sinks between two ticks. A recording ends here, and another one goes on from here."""
         self._end_recording()
+        self._truth = None
         self._compute(self.source.unwrapped.redraw, pictures)
         self._look_around()
         self._show(self.source.unwrapped.render(), self._shown[1])
@@ -292,6 +307,7 @@ class Player:
             anchors=self._anchors,
             present=self._present(),
             recording=self.recording.seconds if self.recording else None,
+            truth=self._truth.frame if self._truth is not None else None,
             notice=self._notice if now() < self._notice_ends else OVER if self._over() else "",
             rewound=self._rewound / self.options.game_fps if self._rewound else None,
             behind=len(self._past or ()) / self.options.game_fps,
@@ -401,13 +417,45 @@ class Player:
         if self._hud["board"] is not None:
             self._hud["board"] = None
         elif self._can_be_drawn():
-            self._hud["board"] = self._new_board()
+            self._hud["board"], self._truth = self._new_board(), None
         else:
             self.say("Only a neural keep's map can be drawn")
 
     def _can_be_drawn(self) -> bool:
         fits = self._anchors is not None and self._anchors.shape == (4, SCREEN, SCREEN, 3)
         return hasattr(self.source.unwrapped, "redraw") and fits
+
+    def _begin_truth(self) -> None:
+        """The real game, if it is to be seen, to where this one has just begun."""
+        if self._truth is not None:
+            try:
+                self._truth.reset()
+            except WorldError as error:
+                self._truth = None
+                self.say(str(error))
+
+    def _on_truth(self) -> None:
+        """The real game beside this one, both from the start of the room; or no more."""
+        if self._truth is not None:
+            self._truth = None
+            return
+        try:
+            self._truth, self._hud["board"] = self._compute(Truth, self.source), None
+            self._new_room(self._seed)
+        except WorldError as error:
+            self.say(str(error))
+
+    def _on_picture(self) -> None:
+        self._capture(self._camera.picture)
+
+    def _on_film(self) -> None:
+        self._capture(self._camera.film)
+
+    def _capture(self, write: Callable[[], Path]) -> None:
+        try:
+            self.say(f"Saved {self._compute(write)}")
+        except OSError as error:
+            self.say(str(error))
 
     def _on_undo(self) -> None:
         if self._hud["board"] is not None:

@@ -30,6 +30,7 @@ class Hud:
     rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
     board: Board | None = None  # instead of the panel: the map, being drawn
+    truth: np.ndarray | None = None  # beside the frame: that of the real game, uint8 [H, W, 3]
     notice: str = ""
     paused: bool = False
     visible: bool = True

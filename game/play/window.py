@@ -10,7 +10,17 @@ import numpy as np
 import pygame
 
 from game.play.keyboard import ARROWS, COMMANDS, REWIND, Event
-from game.play.panel import BACKGROUND, HEIGHT, WIDTH, Pen, draw_board, draw_overlays, draw_panel, picture_surface
+from game.play.panel import (
+    BACKGROUND,
+    HEIGHT,
+    WIDTH,
+    Pen,
+    draw_board,
+    draw_overlays,
+    draw_panel,
+    draw_truth,
+    picture_surface,
+)
 from game.play.screen import Hud
 
 REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is drawn for
@@ -63,13 +73,17 @@ class Window:
         return [event for event in events if event]
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
-        if (hud.visible, hud.fullscreen, hud.board is not None) != self._arranged:
-            self._arrange(hud.visible, hud.fullscreen, hud.board is not None)
+        beside = hud.board is not None or hud.truth is not None
+        if (hud.visible, hud.fullscreen, beside) != self._arranged:
+            self._arrange(hud.visible, hud.fullscreen, beside)
         big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
         self._surface.blit(picture_surface(big), self._frame_area)
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
         if hud.board is not None:
             draw_board(self._surface, self._panel_area, hud, self._pen)
+        elif hud.truth is not None:
+            real = cv2.resize(hud.truth, self._frame_size, interpolation=self._smoothing)
+            draw_truth(self._surface, self._panel_area, real, frame, hud, self._pen)
         elif hud.visible:
             draw_panel(self._surface, self._panel_area, hud, self._pen)
         pygame.display.flip()
@@ -77,15 +91,15 @@ class Window:
     def close(self) -> None:
         pygame.quit()
 
-    def _arrange(self, panel: bool, fullscreen: bool, board: bool) -> None:
-        """Size the window for the frame, with or without the panel, which changes no frame's size, or with the board,
-        as large as the frame; or fill the screen: the largest frame that fits, in the middle of it."""
-        scale = self._fitting(panel, fullscreen, board)
+    def _arrange(self, panel: bool, fullscreen: bool, twice: bool) -> None:
+        """Size the window for the frame, with or without the panel, which changes no frame's size, or with as much
+        again beside it; or fill the screen: the largest frame that fits, in the middle of it."""
+        scale = self._fitting(panel, fullscreen, twice)
         height, width = (side * scale for side in self._frame_shape)
         self._frame_size = width, height
         self._pen = Pen(_zoom(height))
-        panel_width = height if board else self._pen.px(WIDTH) if panel else 0
-        window_height = max(height, self._pen.px(HEIGHT)) if panel and not board else height
+        panel_width = width if twice else self._pen.px(WIDTH) if panel else 0
+        window_height = max(height, self._pen.px(HEIGHT)) if panel and not twice else height
         size = self._desktop if fullscreen else (width + panel_width, window_height)
         self._surface = pygame.display.set_mode(size, pygame.FULLSCREEN if fullscreen else 0)
         if not fullscreen:
@@ -94,9 +108,9 @@ class Window:
         left, top = (size[0] - width - panel_width) // 2, (size[1] - window_height) // 2
         self._frame_area = pygame.Rect(left, (size[1] - height) // 2, width, height)
         self._panel_area = pygame.Rect(left + width, top, panel_width, window_height)
-        self._arranged = panel, fullscreen, board
+        self._arranged = panel, fullscreen, twice
 
-    def _fitting(self, panel: bool, fullscreen: bool, board: bool) -> int:
+    def _fitting(self, panel: bool, fullscreen: bool, twice: bool) -> int:
         """Window pixels a frame pixel: what was asked for, if frame and panel fit the desktop with it; in full screen,
         the most that fit."""
         height, width = self._frame_shape
@@ -104,7 +118,7 @@ class Window:
         most = min(space // height, self._desktop[0] // width)
 
         def beside(n: int) -> float:
-            return n * height if board else WIDTH * _zoom(n * height) if panel or not fullscreen else 0
+            return n * width if twice else WIDTH * _zoom(n * height) if panel or not fullscreen else 0
 
         fit = (n for n in range(most, 0, -1) if n * width + beside(n) <= self._desktop[0])
         return next(fit, 1) if fullscreen else min(self._scale, next(fit, 1))

@@ -1,0 +1,60 @@
+"""The real game beside the neural one: the same place, the same keys, and where the two pictures differ."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from game.worlds.sources import asked
+from world_model.play.real_game import open_game
+from world_model.play.runtime import WorldError
+
+CELL, EQUAL = 4, 8
+"""Pixels a side of what is compared as one; grey levels up to which it is the same."""
+PREFIX = "truth."
+State = dict[str, np.ndarray]
+
+
+class Truth:
+    """The real game of a neural one. ``reset`` it where the neural game began, ``step`` it with the same keys.
+
+    frame: uint8 [H, W, 3]. Raises WorldError where there is no real game, or none of this place.
+    """
+
+    def __init__(self, neural: gymnasium.Env):
+        config = getattr(neural.unwrapped, "config", None)
+        if config is None:
+            raise WorldError("This is the real game")
+        self._neural, self._game = neural, open_game(config.world)
+
+    def reset(self) -> None:
+        """To where the neural game is, which has just begun."""
+        place = str(asked(self._neural, "provenance", {}).get("scene"))
+        self.frame = self._game.reset(seed=int(place))[0] if place.isdecimal() else None
+        if self.frame is None or not np.array_equal(asked(self._game, "anchors"), asked(self._neural, "anchors")):
+            raise WorldError("There is no real game of this map")
+
+    def step(self, action: np.ndarray) -> None:
+        self.frame = self._game.step(action)[0]
+
+    def get_state(self) -> State:
+        """To be kept with the neural game's own."""
+        return {PREFIX + name: array for name, array in asked(self._game, "get_state").items()}
+
+    def set_state(self, state: State) -> bool:
+        """Continue from ``get_state``'s answer, wherever it was kept; whether it was there."""
+        own = {name.removeprefix(PREFIX): array for name, array in state.items() if name.startswith(PREFIX)}
+        if own:
+            self._game.unwrapped.set_state(own)
+            self.frame = self._game.render()
+        return bool(own)
+
+    def close(self) -> None:
+        self._game.close()
+
+
+def differing(made: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Cells in which two frames [H, W, 3] differ, bool [H / CELL, W / CELL]; what is left over at an edge is none."""
+    apart = (np.abs(made.astype(np.int16) - real) > EQUAL).any(-1)
+    height, width = (side // CELL for side in apart.shape)
+    return apart[: height * CELL, : width * CELL].reshape(height, CELL, width, CELL).any((1, 3))

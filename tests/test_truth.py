@@ -1,0 +1,86 @@
+"""The real game beside the neural one, and pictures of what was played."""
+
+import cv2
+import gymnasium
+import numpy as np
+import pytest
+from PIL import Image
+from test_draw import Script
+
+import game.register  # noqa: F401 (registers the worlds)
+from game.actions import KEEP_KEYS
+from game.play.camera import Camera
+from game.play.keyboard import Event
+from game.play.player import Options, Player
+from game.play.truth import differing
+from world_model.play.neural_game import NeuralGame
+
+
+@pytest.fixture(scope="module")
+def neural() -> NeuralGame:
+    return NeuralGame("keep", device="cpu")
+
+
+def down(*keys: str) -> list[Event]:
+    return [Event("down", key) for key in keys]
+
+
+def play(source, plan, **options) -> Script:
+    screen = Script(plan)
+    Player(source, screen, Options(KEEP_KEYS, fps=0, seed=0, **options)).run()
+    return screen
+
+
+def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
+    """Also after going back in time with it."""
+    plan = {3: down("d"), 6: down("v"), 16: down("backspace"), 19: [Event("up", "backspace")], 26: down("escape")}
+    screen = play(neural, plan)
+    begins = next(i for i, hud in enumerate(screen.huds) if hud.truth is not None)
+    truths = [hud.truth for hud in screen.huds[begins:]]
+    assert begins in (6, 7) and all(truth is not None for truth in truths) and any(h.rewound for h in screen.huds)
+    assert not np.array_equal(truths[0], truths[4])
+    apart = [differing(made, real).mean() for made, real in zip(screen.shown[begins:], truths, strict=True)]
+    assert max(apart[:6]) < 0.02 and np.mean(apart) < 0.05
+    fixed = [differing(made, truths[0]).mean() for made in screen.shown[begins:]]
+    assert np.mean(fixed) > np.mean(apart)
+
+
+def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
+    huds = play(neural, {2: down("v"), 8: down("t"), 12: down("v"), 16: down("escape")}).huds
+    assert huds[5].truth is not None and huds[9].truth is None and huds[-1].truth is not None  # from its own start
+    huds = play(neural, {2: down("v"), 8: down("escape")}, map=neural.place(5)).huds
+    assert huds[-1].truth is not None
+    real = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
+    huds = play(real, {2: down("v"), 8: down("escape")}).huds
+    assert huds[-1].truth is None and "real game" in huds[-1].notice
+
+
+def test_where_two_frames_differ():
+    one = np.full((64, 64, 3), 100, np.uint8)
+    other = one.copy()
+    other[5, 9], other[40, 40] = 100 + 8, 100 + 9
+    assert np.argwhere(differing(one, other)).tolist() == [[10, 10]]
+
+
+def test_a_film_and_a_picture_show_what_was_played(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    camera = Camera(KEEP_KEYS, 20)
+    frames = [np.full((64, 64, 3), i, np.uint8) for i in range(230)]
+    for frame in frames:
+        camera.look(frame, np.zeros(len(KEEP_KEYS), np.int8))
+    picture = cv2.imread(str(camera.picture()))
+    assert picture.shape == (512, 512, 3) and (picture == 229).all()
+    path = camera.film()
+    film = cv2.VideoCapture(str(path))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 200 and film.get(cv2.CAP_PROP_FPS) == 20
+    with Image.open(path.with_suffix(".gif")) as moving:
+        assert moving.n_frames == 200 and moving.size == (256, 256) and moving.info["duration"] == 50
+        assert np.asarray(moving.convert("RGB"))[0, 0].tolist() == [30, 30, 30]
+    assert camera.film() != path
+
+
+def test_a_capture_that_cannot_be_written_is_told(neural, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "captures").write_text("in the way")
+    huds = play(neural, {2: down("f12"), 5: down("escape")}).huds
+    assert "captures" in huds[-1].notice
