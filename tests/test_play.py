@@ -370,6 +370,13 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         (("--engine", "--report", "/dev/null"), "/dev/null: is not a file"),
         (("--engine", "--report", "/proc/x/out.json"), "/proc/x"),
         (("--engine", "--scale", "0"), "--scale must be at least 1"),
+        (("--engine", "--map", "a.png"), "leave out --engine"),
+        (
+            ("--headless", "--bot", "mix", "--frames", 1, "--map", "a.png"),
+            "takes 4 pictures for this world, here are 1",
+        ),
+        (("--headless", "--bot", "mix", "--frames", 1, "--map", *["play.py"] * 4), "play.py: no picture"),
+        (("--headless", "--bot", "mix", "--frames", 1, "--draw"), "--draw needs a window"),
         (("--replay", "nowhere"), "nowhere"),
         (("--checkpoint", "nowhere", "--headless", "--bot", "mix", "--frames", 1), "nowhere"),
     ],
