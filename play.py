@@ -23,6 +23,7 @@ examples
                                                     no display: figures and a film
   python play.py --headless --bot explorer --frames 72000 --fps 0 --report hour.json
   python -m game.play.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
+  python play.py --serve                            no screen here: play in a browser, by the address it prints
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?
 
@@ -67,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
         "and the report; reprime: go on from the sink frame that looks most like where you were (watch)"
     )
     how.add_argument("--collapse", default="watch", choices=["ignore", "watch", "reprime"], help=collapse)
+    serve = "a web page instead of a window; who opens it first plays, others watch (port 8000; 0: any that is free)"
+    how.add_argument("--serve", nargs="?", const=8000, type=int, metavar="PORT", help=serve)
+    host = "with --serve: the address to listen on; this machine alone unless told otherwise (127.0.0.1)"
+    how.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     alone = p.add_argument_group("without a person")
     alone.add_argument("--headless", action="store_true", help="no window")
     alone.add_argument("--bot", metavar="NAME", help="who plays: explorer, mix ... (a wrong one lists them)")

@@ -55,7 +55,10 @@ def check(flags: Namespace) -> None:
         "--config goes with --engine": flags.config and not flags.engine,
         "--map and --draw are a neural game's: leave out --engine and --replay": (flags.map or flags.draw)
         and (flags.engine or flags.replay),
-        "--draw needs a window: leave out --headless": flags.draw and flags.headless,
+        "--draw needs a window: leave out --headless and --serve": flags.draw
+        and (flags.headless or flags.serve is not None),
+        "--serve is for a person: leave out --headless": flags.serve is not None and flags.headless,
+        "--serve must be a port, from 0 to 65535": flags.serve is not None and not 0 <= flags.serve < 2**16,
         "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
         and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
@@ -219,6 +222,8 @@ def _config(flags: Namespace) -> Config:
 def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
     if flags.headless:
         return Headless()
+    if flags.serve is not None:
+        return _page(flags, source, left)
     from game.play.window import DisplayError, KeyNameError, Window  # a headless game needs no pygame
 
     try:
@@ -228,6 +233,18 @@ def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
         raise PlayError(str(error)) from error
     left.callback(window.close)
     return window
+
+
+def _page(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
+    try:
+        from game.serve.page import Page  # only who serves needs a server
+    except ImportError as error:
+        raise PlayError(f'--serve needs {error.name}: pip install -e ".[serve]"') from error
+    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve)
+    left.callback(lambda: print(f"key to photon in the page: {page.latency()}"))
+    left.callback(page.close)
+    print(f"play at {page.address}   (Ctrl-C ends it)", flush=True)
+    return page
 
 
 def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable[[str], None]) -> Recorder:

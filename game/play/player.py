@@ -175,7 +175,7 @@ class Player:
         if self._truth is not None:
             self._truth.step(sample.action)
         stepped = now()
-        self._show(frame, sample.action)
+        self._show(frame, sample.action, sample.arrivals)
         decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
         self.ledger.add(Tick(sampled, stepped, now(), decode, sample.arrivals, **self._health()), frame)
         if self.ledger.frames % FIGURES_EVERY == 0:
@@ -292,14 +292,15 @@ class Player:
         place = self.source.unwrapped
         return {"collapse": getattr(place, "collapse", None), "reprimes": getattr(place, "reprimes", 0)}
 
-    def _show(self, frame: np.ndarray, held: np.ndarray) -> None:
+    def _show(self, frame: np.ndarray, held: np.ndarray, answers: tuple[float, ...] = ()) -> None:
         self._shown = frame, held
-        self.screen.show(frame, self._draw_list(held))
+        self.screen.show(frame, self._draw_list(held, answers))
         if self.first_frame_s is None:
             self.first_frame_s = seconds_since_start()
 
-    def _draw_list(self, held: np.ndarray) -> Hud:
+    def _draw_list(self, held: np.ndarray, answers: tuple[float, ...]) -> Hud:
         return Hud(
+            answers=answers,
             title=self.options.title,
             place=self._place,
             keys=self.options.keys,

@@ -25,6 +25,7 @@ class Hud:
     tick_ms: float | None = None
     key_to_photon_ms: float | None = None
     recording: float | None = None  # seconds so far; None while not recording
+    answers: tuple[float, ...] = ()  # when the key events came that this frame shows for the first time
     collapse: str | None = None  # what became of the picture; None while it lives, and where nobody looks
     reprimes: int = 0  # how often it was begun again
     rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards

@@ -1,0 +1,269 @@
+"""The game on a page: who may play, who watches, what is refused; and in a browser, where there is one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from game.play.screen import Hud
+from game.serve.page import HEADER, Page
+from world_model.episode import Session, find_sessions
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAME = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def page():
+    with closing(Page(("w", "e"), "keep", "127.0.0.1", 0)) as page:
+        yield page
+
+
+@contextmanager
+def visitor(page: Page | str, token: str | None = None):
+    address, right = (page if isinstance(page, str) else page.address).split("#")
+    with connect(address.replace("http", "ws") + "game", max_size=2**22) as socket:
+        socket.send(right if token is None else token)
+        yield socket
+
+
+def words(socket, key: str) -> dict:
+    """The next words that say something of ``key``."""
+    while True:
+        message = socket.recv(timeout=20)
+        if isinstance(message, str) and key in (said := json.loads(message)):
+            return said
+
+
+def frame(socket) -> tuple[int, np.ndarray]:
+    """The next frame, and the number of the key event that it answers."""
+    while True:
+        message = socket.recv(timeout=20)
+        if isinstance(message, bytes):
+            return HEADER.unpack(message[:8])[0], cv2.imdecode(np.frombuffer(message[8:], np.uint8), 1)[..., ::-1]
+
+
+def polled(page: Page, count: int = 1) -> list:
+    events, end = [], time.monotonic() + 20
+    while len(events) < count and time.monotonic() < end:
+        events += page.poll()
+    return events
+
+
+def closes(socket) -> int:
+    """The code with which the server ends a connection."""
+    with pytest.raises(ConnectionClosed) as error:
+        for _ in itertools.count():
+            socket.recv(timeout=20)
+    return error.value.rcvd.code
+
+
+def test_the_player_gets_frames_and_gives_keys(page):
+    with visitor(page) as socket:
+        assert words(socket, "keys")["keys"] == ["w", "e"]
+        assert words(socket, "plays")["plays"]
+        socket.send(json.dumps({"key": "w", "down": True, "number": 7}))
+        (event,) = polled(page)
+        assert (event.kind, event.key) == ("down", "w")
+        page.show(FRAME, Hud(keys=("w", "e"), held=np.array([1, 0]), notice="hello", answers=(event.at,)))
+        assert words(socket, "notice")["held"] == [0]
+        newest, seen = frame(socket)
+        assert newest == 7 and np.array_equal(seen, FRAME)
+        page.show(FRAME, Hud())
+        assert frame(socket)[0] == 0
+        socket.send(json.dumps({"seen": 12.5}))
+        socket.send(json.dumps({"key": "w", "down": False, "number": 8}))
+        assert polled(page)[0].kind == "up" and list(page.latencies_ms) == [12.5]
+
+
+@pytest.mark.parametrize("token", ["", "x", "ü" * 40, "0" * 24])
+def test_nobody_comes_in_without_the_token(page, token):
+    with visitor(page, token) as socket:
+        assert closes(socket) == 4401
+    assert page.poll() == []
+
+
+JUNK = ["", "x", "[]", "{}", "[" * 400, b"\0" * 9, '{"seen": NaN}', '{"seen": "a"}',
+        '{"key": "q", "down": true, "number": 1}', '{"key": "escape", "down": true, "number": 1}',
+        '{"key": "w", "down": 1, "number": 1}', '{"key": "w", "down": true, "number": 1e99}']  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_a_message_that_no_page_sends_ends_the_visit(page, junk):
+    with visitor(page) as socket:
+        words(socket, "plays")
+        socket.send(junk)
+        assert closes(socket) == 4400
+    assert [event.kind for event in polled(page)] == ["blur"] and not page.latencies_ms
+
+
+def test_a_message_of_any_length_ends_the_visit(page):
+    with visitor(page) as socket:
+        words(socket, "plays")
+        socket.send("x" * 100_000)
+        assert closes(socket) == 1009
+
+
+def test_one_plays_and_the_others_watch_until_the_player_leaves(page):
+    with visitor(page) as first:
+        words(first, "plays")
+        with visitor(page) as second:
+            assert words(second, "plays") == {"plays": False, "watching": 1}
+            second.send(json.dumps({"key": "w", "down": True, "number": 1}))
+            page.show(FRAME, Hud())
+            assert np.array_equal(frame(second)[1], FRAME) and np.array_equal(frame(first)[1], FRAME)
+            assert page.poll() == []
+            first.close()
+            assert words(second, "plays")["plays"]
+            assert [event.kind for event in polled(page)] == ["blur"]  # no key stays down
+            second.send(json.dumps({"key": "e", "down": True, "number": 2}))
+            assert polled(page)[0].key == "e"
+
+
+def test_who_fetches_slowly_gets_the_newest_and_not_everything(page):
+    big = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    with visitor(page) as slow, visitor(page) as fast:
+        words(slow, "plays"), words(fast, "plays")
+        for tick in range(400):
+            page.show(big, Hud(place=str(tick)))
+            frame(fast)
+        ticks = []
+        while not ticks or ticks[-1] < 400:
+            message = slow.recv(timeout=20)
+            ticks += [HEADER.unpack(message[:8])[1]] if isinstance(message, bytes) else []
+    assert len(ticks) < 200 and ticks == sorted(ticks)
+
+
+def test_what_was_said_is_told_to_who_comes_later(page):
+    page.poll()
+    page.show(FRAME, Hud(place="room 3"))
+    with visitor(page) as socket:
+        assert words(socket, "place")["place"] == "room 3" and np.array_equal(frame(socket)[1], FRAME)
+
+
+def test_a_port_that_is_taken_is_told():
+    with closing(Page(("w",), "keep", "127.0.0.1", 0)) as page:
+        port = page.address.split(":")[2].split("/")[0]
+        done = subprocess.run([sys.executable, "play.py", "--engine", "--serve", port], cwd=ROOT, capture_output=True,
+                              text=True, timeout=120)  # fmt: skip
+    assert (
+        done.returncode == 2 and f"cannot serve on 127.0.0.1:{port}" in done.stderr and "Traceback" not in done.stderr
+    )
+
+
+@pytest.fixture
+def served(tmp_path):
+    """play.py on a page: its address, and the folder that it records into."""
+    command = [sys.executable, "play.py", "--engine", "--config", "configs/tiny_keep.yaml", "--serve", "0", "--record"]
+
+    def heard():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    game = subprocess.Popen(
+        [*command, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
+    address = re.search(r"http://\S+", game.stdout.readline())[0]
+    yield address, tmp_path
+    game.send_signal(signal.SIGINT)
+    out, said = game.communicate(timeout=60)
+    assert "Traceback" not in said and "recorded to" in out and "key to photon" in out, said
+
+
+def pressed(folder: Path) -> np.ndarray:
+    """How often each key was held in the recording so far."""
+    return Session.open(find_sessions(folder)[0]).actions.sum(0)
+
+
+def test_the_whole_game_is_played_through_a_socket(served):
+    address, folder = served
+    assert b"<canvas" in urllib.request.urlopen(address.split("#")[0], timeout=20).read()
+    with visitor(address) as socket:
+        words(socket, "plays")
+        before = frame(socket)[1]
+        socket.send(json.dumps({"key": "right", "down": True, "number": 1}))  # stands for d
+        while frame(socket)[0] != 1:
+            pass
+        for _ in range(25):
+            after = frame(socket)[1]
+        assert not np.array_equal(before, after)
+        assert pressed(folder)[3] > 5
+        socket.send(json.dumps({"seen": 40}))
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+class Browser:
+    """Chromium by its own protocol: open a page, press keys, ask what is there."""
+
+    def __init__(self, home: Path):
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--remote-debugging-port=0")  # fmt: skip
+        self.process = subprocess.Popen([CHROMIUM, *flags, f"--user-data-dir={home}", "about:blank"],
+                                        stderr=subprocess.PIPE, text=True)  # fmt: skip
+        url = next(line.split()[-1] for line in self.process.stderr if "DevTools listening" in line)
+        host = url.split("/")[2]
+        with urllib.request.urlopen(f"http://{host}/json", timeout=20) as pages:
+            target = next(one for one in json.load(pages) if one["type"] == "page")
+        self.open, self.calls = ExitStack(), itertools.count(1)
+        self.socket = self.open.enter_context(connect(target["webSocketDebuggerUrl"], max_size=2**24))
+
+    def call(self, method: str, **parameters) -> dict:
+        number = next(self.calls)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while (answer := json.loads(self.socket.recv(timeout=30))).get("id") != number:
+            pass
+        return answer["result"]
+
+    def ask(self, script: str):
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def until(self, script: str) -> None:
+        end = time.monotonic() + 30
+        while not self.ask(script):
+            assert time.monotonic() < end, f"waited in vain for {script}; {self.ask('document.body.innerText')}"
+            time.sleep(0.05)
+
+    def key(self, kind: str, key: str) -> None:
+        self.call("Input.dispatchKeyEvent", type=kind, key=key)
+
+    def close(self) -> None:
+        self.open.close()
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_person_plays_in_a_browser(served, tmp_path_factory):
+    address, folder = served
+    with closing(Browser(tmp_path_factory.mktemp("chromium"))) as browser:
+        browser.call("Page.navigate", url=address)
+        browser.until("document.body.dataset.plays === 'true' && Number(at('screen').dataset.frames) > 5")
+        browser.key("keyDown", "d")
+        browser.until("document.querySelectorAll('#keys .held').length === 1")
+        browser.until("waits.length > 0")
+        browser.key("keyUp", "d")
+        browser.until("document.querySelectorAll('#keys .held').length === 0")
+        assert pressed(folder)[3] > 0 and browser.ask("waits[0]") > 0
+        browser.call("Page.navigate", url="about:blank")
+        browser.call("Page.navigate", url=address)
+        browser.until("document.body.dataset.plays === 'true' && Number(at('screen').dataset.frames) > 5")
+        browser.call("Page.navigate", url="about:blank")
+        browser.call("Page.navigate", url=address.split("#")[0] + "#wrong")
+        browser.until("at('notice').textContent.includes('token')")
