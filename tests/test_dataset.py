@@ -24,11 +24,12 @@ def paper() -> Config:
     return toy.load("paper_shape")
 
 
-def record(path: Path, config: Config, frames: int, anchors=None, fps: int | None = None, **settings) -> Session:
+def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=None, **settings) -> Session:
     """A session of grey frames, each as bright as its number; key 0 is held in every other frame."""
     world = config.world
     meta = SessionMeta(
-        world=config.name, env=world.env, keys=world.keys, fps=fps or world.fps, height=world.height, width=world.width,
+        world=config.name, env=env or world.env, keys=world.keys, fps=fps or world.fps,
+        height=world.height, width=world.width,
         anchors=0 if anchors is None else len(anchors), seed=settings.pop("seed", 7), source="engine",
         code_version="test", player="masher", created="now",
     )  # fmt: skip
@@ -49,6 +50,12 @@ def encode(frames: np.ndarray) -> np.ndarray:
 def test_another_frame_rate_is_refused(tmp_path, tiny):
     record(tmp_path / "fast", tiny, 20, fps=60)
     with pytest.raises(DataError, match="recorded at 60 frames a second, the configuration wants 20"):
+        Footage.open(tmp_path, tiny)
+
+
+def test_another_game_is_refused(tmp_path, tiny):
+    record(tmp_path / "other", tiny, 20, env="rollplay/Keep-v0")
+    with pytest.raises(DataError, match="recorded from the game 'rollplay/Keep-v0', the configuration is for"):
         Footage.open(tmp_path, tiny)
 
 
