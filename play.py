@@ -31,6 +31,7 @@ keys in the window: those of the world (W A S D or arrows, Space, E), and
   Esc quit   P pause   N next room   Home start again   R record   H hide the panel   F full screen   F1 help
   Backspace, held: time runs back   F5 save this moment   F9 back to it
   V the real game beside   F12 picture   F11 the last ten seconds as a film
+  G pin this view as a sink frame   a gamepad walks, too
   Tab draw the map with the mouse   T the same moment in another map   a picture dropped on the window is a room
 """
 

@@ -212,6 +212,14 @@ def test_a_stroke_is_in_the_picture_and_stays_when_walked_over(neural, tmp_path)
         assert replay.verdict.holds
 
 
+def test_a_pinned_view_is_a_sink_from_then_on(neural):
+    screen = Script({4: [Event("down", "g")], 8: [Event("down", "escape")]})
+    Player(neural, screen, Options(KEEP_KEYS, fps=0, seed=0)).run()
+    pinned = screen.huds[-1].anchors
+    assert sum(np.array_equal(pinned[0], frame) for frame in screen.shown) >= 1
+    assert not np.array_equal(pinned[0], neural.place(0)[0]) and np.array_equal(pinned[1:], neural.place(0)[1:])
+
+
 def test_the_real_game_is_not_drawn():
     game = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     plan = {2: [Event("down", "tab"), Event("down", "t")], 4: [Event("down", "escape")]}

@@ -151,6 +151,28 @@ def test_events_are_named_and_stamped(window):
     assert all(isinstance(event, Event) and event.at > 0 for event in events)
 
 
+def test_a_pad_and_the_mouse_are_heard(window):
+    shown(window)
+    window.poll()
+    place = window._panel_area.center
+    for event in (
+        pygame.event.Event(pygame.JOYHATMOTION, value=(-1, 0)),
+        pygame.event.Event(pygame.JOYAXISMOTION, axis=1, value=-0.9),
+        pygame.event.Event(pygame.JOYBUTTONDOWN, button=0),
+        pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=3, pos=place),
+        pygame.event.Event(pygame.MOUSEMOTION, buttons=(0, 0, 1), pos=window._panel_area.topleft),
+        pygame.event.Event(pygame.MOUSEBUTTONUP, button=3, pos=place),
+        pygame.event.Event(pygame.DROPFILE, file="a.png"),
+    ):
+        pygame.event.post(event)
+    events = window.poll()
+    said = [(event.kind, event.key) for event in events]
+    assert said == [("down", "left"), ("down", "w"), ("down", "space"), ("erase", ""), ("drag", ""), ("let_go", ""),
+                    ("drop", "a.png")]  # fmt: skip
+    assert 0 < events[3].where[0] < 1 and events[3].where[1] == pytest.approx(0.5, abs=0.01)
+    assert events[4].where == (0, 0)
+
+
 def test_a_key_that_no_keyboard_has_is_named(driver):
     with pytest.raises(KeyNameError, match="jumpp"):
         Window(("w", "jumpp"), (128, 128), SCALE)

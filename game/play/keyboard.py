@@ -24,6 +24,7 @@ COMMANDS = {
     "f9": "load",
     "tab": "draw",
     "t": "teleport",
+    "g": "pin",
     "u": "undo",
     "v": "truth",
     "f11": "film",

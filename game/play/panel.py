@@ -40,6 +40,7 @@ HELP = (
     ("F9", "back to the saved one"),
     ("Tab", "draw the map"),
     ("T", "into another map"),
+    ("G", "pin this view"),
     ("V", "the real game beside"),
     ("F11", "film of the last 10 s"),
     ("F12", "picture"),

@@ -471,6 +471,16 @@ class Player:
         self._change_map(self.source.unwrapped.place(self._seed + self._teleports))
         self.say("The same moment in another map; Home begins this room again")
 
+    def _on_pin(self) -> None:
+        """The picture that is shown becomes the sink frame that is most like it, for ever."""
+        if self._anchors is None or not hasattr(self.source.unwrapped, "redraw"):
+            self.say("Only a neural game has sinks to pin a view to")
+            return
+        pictures, place = self._anchors.copy(), nearest(self._shown[0], self._anchors)
+        pictures[place] = self._shown[0]
+        self._change_map(pictures)
+        self.say(f"Pinned: sink frame {place + 1} is this view from now on; Home begins this room again")
+
     def _on_drop(self) -> None:
         """A picture becomes the room that one is in."""
         if not self._can_be_drawn():

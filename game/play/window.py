@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pygame
 
+from game.play.gamepad import Changes, Gamepad
 from game.play.keyboard import ARROWS, COMMANDS, REWIND, Event
 from game.play.panel import (
     BACKGROUND,
@@ -64,13 +65,13 @@ class Window:
         self._scale = scale or max(1, REFERENCE_HEIGHT // max(frame_shape))
         pixels = pixels or max(frame_shape) <= PIXEL_ART
         self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
+        self._gamepad, self._pads = Gamepad(keys), {}
         self._arranged: tuple[bool, bool, bool] | None = None
         pygame.display.set_caption(title)
 
     def poll(self) -> list[Event]:
         at = time.perf_counter()
-        events = (self._translate(event, at) for event in pygame.event.get())
-        return [event for event in events if event]
+        return [ours for event in pygame.event.get() for ours in self._translated(event, at)]
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
         beside = hud.board is not None or hud.truth is not None
@@ -123,6 +124,24 @@ class Window:
         fit = (n for n in range(most, 0, -1) if n * width + beside(n) <= self._desktop[0])
         return next(fit, 1) if fullscreen else min(self._scale, next(fit, 1))
 
+    def _translated(self, event: pygame.event.Event, at: float) -> list[Event]:
+        if event.type == pygame.JOYDEVICEADDED:
+            pad = pygame.joystick.Joystick(event.device_index)
+            self._pads[pad.get_instance_id()] = pad  # which is closed when it is forgotten
+        changes = self._of_pad(event)
+        ours = [Event(kind, key, at) for kind, key in changes] or [self._translate(event, at)]
+        return [event for event in ours if event]
+
+    def _of_pad(self, event: pygame.event.Event) -> Changes:
+        if event.type == pygame.JOYHATMOTION:
+            across, up = event.value
+            return self._gamepad.lean("cross", 0, across) + self._gamepad.lean("cross", 1, -up)
+        if event.type == pygame.JOYAXISMOTION:
+            return self._gamepad.lean("stick", event.axis, event.value)
+        if event.type in (pygame.JOYBUTTONDOWN, pygame.JOYBUTTONUP):
+            return self._gamepad.press(event.button, event.type == pygame.JOYBUTTONDOWN)
+        return []
+
     def _translate(self, event: pygame.event.Event, at: float) -> Event | None:
         if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
             return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
@@ -158,6 +177,7 @@ def _open_display() -> None:
         pygame.display.quit()
         raise DisplayError(NO_DISPLAY.format("none found"))
     pygame.font.init()
+    pygame.joystick.init()
 
 
 def _keep_on_screen(size: tuple[int, int], desktop: tuple[int, int]) -> None:
