@@ -10,7 +10,6 @@ step ends, and the latency figures are of the real waits.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -21,16 +20,13 @@ from typing import Protocol
 import gymnasium
 import numpy as np
 
-from game.draw import plan as planning
-from game.draw.board import Board
-from game.draw.plan import Plan, PlanError
+from game.draw.desk import Desk, DeskError
 from game.play.camera import Camera
-from game.play.keyboard import Event, Keyboard, Sample
+from game.play.keyboard import Keyboard, Sample
 from game.play.past import SAVES, Past, SaveError, load, save
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.screen import Hud, Screen
 from game.play.truth import PREFIX, Truth
-from game.worlds.keep_rooms import SCREEN
 from game.worlds.sources import asked
 from world_model.play.maps import nearest
 from world_model.play.runtime import WorldError
@@ -40,7 +36,6 @@ SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is s
 PAUSED_FPS = 20
 FIGURES_EVERY = 10  # ticks; figures that change at every tick cannot be read
 NOTICE_SECONDS = 3.0
-MAPS = Path("maps")
 OVER = "Home plays it again, Esc closes"
 
 now = time.perf_counter
@@ -127,12 +122,12 @@ class Player:
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
         self._seed, self._ends = options.seed, options.frames
-        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False, "board": None}
+        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
         self._past: Past | None = Past() if hands is None and hasattr(source.unwrapped, "get_state") else None
         self._rewound, self._resumes = 0, False
-        self._teleports, self._dropped = 0, ""
+        self._desk = Desk(source, self.say)
         self._truth: Truth | None = None
         self._camera = Camera(options.keys, options.game_fps)
 
@@ -142,12 +137,12 @@ class Player:
             if self.options.map is not None:
                 self._change_map(self.options.map)
             if self.options.draws:
-                self._on_draw()
+                self._do("draw")
             pacer = Pacer(self.options.fps, now())
             while self._goes_on():
                 self._listen_until(pacer.next(now()))
                 self._obey()
-                self._draw_on()
+                self._draw()
                 if self._hud["paused"] or self._hud["help"] or self._over():
                     self._rest()
                     pacer.restart(now())
@@ -251,24 +246,12 @@ class Player:
         said = asked(self.source, "provenance", {})
         room = said.get("scene") or said.get("seed", self._seed)
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
+        self._desk.look_around()
 
-        board = self._hud["board"]
-        if board is not None and not np.array_equal(self._anchors, board.pictures):
-            self._hud["board"] = self._new_board()
-
-    def _new_board(self) -> Board:
-        """For the map as it is: a keep's own tiles where it is a keep's, its pictures elsewhere."""
-        scene = str(asked(self.source, "provenance", {}).get("scene"))
-        plan = Plan.of_seed(int(scene)) if scene.isdecimal() else None
-        if plan is None or not np.array_equal(plan.pictures(), self._anchors):
-            plan = Plan.of_pictures(self._anchors)
-        return Board(plan, self._save_map)
-
-    def _draw_on(self) -> None:
+    def _draw(self) -> None:
         """What was drawn since the last tick is in the sinks before the next."""
-        board = self._hud["board"]
-        if board is not None and board.take_change():
-            self._change_map(board.pictures)
+        if (pictures := self._desk.drawn()) is not None:
+            self._change_map(pictures)
 
     def _change_map(self, pictures: np.ndarray) -> None:
         """Other sinks between two ticks. A recording ends here, and another one goes on from here."""
@@ -277,15 +260,6 @@ class Player:
         self._compute(self.source.unwrapped.redraw, pictures)
         self._look_around()
         self._show(self.source.unwrapped.render(), self._shown[1])
-
-    def _save_map(self, pictures: np.ndarray) -> None:
-        names = (MAPS / str(number) for number in itertools.count())
-        folder = next(name for name in names if not name.exists())
-        try:
-            planning.save(folder, pictures)
-            self.say(f"Saved to {folder}; play it again: --map {folder}/*.png")
-        except OSError as error:
-            self.say(str(error))
 
     def _health(self) -> dict:
         """What a neural game says of its picture."""
@@ -308,6 +282,7 @@ class Player:
             anchors=self._anchors,
             present=self._present(),
             recording=self.recording.seconds if self.recording else None,
+            board=self._desk.board,
             truth=self._truth.frame if self._truth is not None else None,
             notice=self._notice if now() < self._notice_ends else OVER if self._over() else "",
             rewound=self._rewound / self.options.game_fps if self._rewound else None,
@@ -347,23 +322,18 @@ class Player:
         events = self.screen.poll()
         self.keyboard.feed(events)
         for event in events:
-            self._touch(event)
-
-    def _touch(self, event: Event) -> None:
-        """The mouse on the board, or a picture that is dropped on the window."""
-        board = self._hud["board"]
-        if event.kind == "drop":
-            self._dropped = event.key
-        elif board is not None and event.kind in ("press", "erase"):
-            board.press(*event.where, erases=event.kind == "erase")
-        elif board is not None and event.kind == "drag":
-            board.drag(*event.where)
-        elif board is not None and event.kind == "let_go":
-            board.let_go()
+            self._desk.touch(event)
 
     def _obey(self) -> None:
         for command in self.keyboard.commands():
+            self._do(command)
+
+    def _do(self, command: str) -> None:
+        """What a command asks for; what cannot be done is told, and the game goes on."""
+        try:
             getattr(self, f"_on_{command}")()
+        except (DeskError, OSError, SaveError, WorldError) as error:
+            self.say(str(error))
 
     def _on_quit(self) -> None:
         """Esc: out of the help, if it is open, or of the game."""
@@ -386,112 +356,70 @@ class Player:
         self._hud["fullscreen"] = not self._hud["fullscreen"]
 
     def _on_save(self) -> None:
-        if self._past is None:
-            self.say("Only a game that a person plays can be saved")
-            return
-        try:
-            save(self._slot(), asked(self.source, "get_state"), asked(self.source, "provenance", {}))
-            self.say(f"Saved to {self._slot()}; F9 comes back to it")
-        except SaveError as error:
-            self.say(str(error))
+        self._need_past()
+        save(self._slot(), asked(self.source, "get_state"), asked(self.source, "provenance", {}))
+        self.say(f"Saved to {self._slot()}; F9 comes back to it")
 
     def _on_load(self) -> None:
-        if self._past is None:
-            self.say("Only a game that a person plays can be loaded")
-            return
+        self._need_past()
         try:
             state = load(self._slot(), asked(self.source, "provenance", {}))
             self._end_recording()
             self._continue(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
-            self.say(str(error))
-            return
+            raise SaveError(str(error)) from error
         self._remember()
         self.say("Back at the saved moment")
+
+    def _need_past(self) -> None:
+        if self._past is None:
+            raise SaveError("Only a game that a person plays can be saved and loaded")
 
     def _slot(self) -> Path:
         kind = asked(self.source, "provenance", {}).get("source", "game")
         return SAVES / f"{self.options.title or 'game'}-{kind}.safetensors"
 
     def _on_draw(self) -> None:
-        """Open the board, or close it."""
-        if self._hud["board"] is not None:
-            self._hud["board"] = None
-        elif self._can_be_drawn():
-            self._hud["board"], self._truth = self._new_board(), None
-        else:
-            self.say("Only a neural keep's map can be drawn")
+        self._desk.toggle()
+        self._truth = None
 
-    def _can_be_drawn(self) -> bool:
-        fits = self._anchors is not None and self._anchors.shape == (4, SCREEN, SCREEN, 3)
-        return hasattr(self.source.unwrapped, "redraw") and fits
+    def _on_undo(self) -> None:
+        if self._desk.board is not None:
+            self._desk.board.undo()
 
-    def _begin_truth(self) -> None:
-        """The real game, if it is to be seen, to where this one has just begun."""
-        if self._truth is not None:
-            try:
-                self._truth.reset()
-            except WorldError as error:
-                self._truth = None
-                self.say(str(error))
+    def _on_teleport(self) -> None:
+        self._change_map(self._desk.elsewhere(self._seed))
+        self.say("The same moment in another map; Home begins this room again")
+
+    def _on_pin(self) -> None:
+        self._change_map(self._desk.pinned(self._shown[0]))
+        self.say("This view is a sink frame from now on; Home begins this room again")
+
+    def _on_drop(self) -> None:
+        self._change_map(self._desk.dropped(self._shown[0]))
 
     def _on_truth(self) -> None:
         """The real game beside this one, both from the start of the room; or no more."""
         if self._truth is not None:
             self._truth = None
             return
+        self._truth, self._desk.board = self._compute(Truth, self.source), None
+        self._new_room(self._seed)
+
+    def _begin_truth(self) -> None:
+        """The real game, if it is to be seen, to where this one has just begun."""
         try:
-            self._truth, self._hud["board"] = self._compute(Truth, self.source), None
-            self._new_room(self._seed)
+            if self._truth is not None:
+                self._truth.reset()
         except WorldError as error:
+            self._truth = None
             self.say(str(error))
 
     def _on_picture(self) -> None:
-        self._capture(self._camera.picture)
+        self.say(f"Saved {self._compute(self._camera.picture)}")
 
     def _on_film(self) -> None:
-        self._capture(self._camera.film)
-
-    def _capture(self, write: Callable[[], Path]) -> None:
-        try:
-            self.say(f"Saved {self._compute(write)}")
-        except OSError as error:
-            self.say(str(error))
-
-    def _on_undo(self) -> None:
-        if self._hud["board"] is not None:
-            self._hud["board"].undo()
-
-    def _on_teleport(self) -> None:
-        """Into the next place's map, standing as one stands."""
-        if not hasattr(self.source.unwrapped, "redraw"):
-            self.say("Only a neural game can be put into another map")
-            return
-        self._teleports += 1
-        self._change_map(self.source.unwrapped.place(self._seed + self._teleports))
-        self.say("The same moment in another map; Home begins this room again")
-
-    def _on_pin(self) -> None:
-        """The picture that is shown becomes the sink frame that is most like it, for ever."""
-        if self._anchors is None or not hasattr(self.source.unwrapped, "redraw"):
-            self.say("Only a neural game has sinks to pin a view to")
-            return
-        pictures, place = self._anchors.copy(), nearest(self._shown[0], self._anchors)
-        pictures[place] = self._shown[0]
-        self._change_map(pictures)
-        self.say(f"Pinned: sink frame {place + 1} is this view from now on; Home begins this room again")
-
-    def _on_drop(self) -> None:
-        """A picture becomes the room that one is in."""
-        if not self._can_be_drawn():
-            self.say("Only a neural keep takes pictures")
-            return
-        try:
-            pictures = self._anchors.copy()
-            pictures[self._present() or 0] = planning.read([Path(self._dropped)], pictures.shape[1:3])[0]
-            self._change_map(pictures)
-        except PlanError as error:
-            self.say(str(error))
+        self.say(f"Saved {self._compute(self._camera.film)}")
 
     def _on_help(self) -> None:
         self._hud["help"] = not self._hud["help"]
