@@ -145,7 +145,8 @@ def test_strange_flags_of_play_are_used_or_refused(data, tmp_path, capsys, monke
               "--seed": NUMBERS, "--scale": NUMBERS, "--rooms": NUMBERS, "--policy": ["hold", "reforce"],
               "--runtime": ["onnx", "torch"], "--device": ["cpu", "cuda"], "--collapse": ["ignore", "reprime"],
               "--config": PLACES, "--checkpoint": PLACES, "--replay": PLACES, "--report": PLACES,
-              "--record": ["out"], "--map": PLACES, "--video": [*PLACES, "a.mp4"]}  # fmt: skip
+              "--record": ["out"], "--map": PLACES,
+              "--serve": ["x", "-1", "70000"], "--host": PLACES, "--video": [*PLACES, "a.mp4"]}  # fmt: skip
     plain = {"--help", "--engine", "--verify", "--pixels", "--headless", "--draw"}
     assert flags_of(play) == plain | set(values) | set(short)
     words = data.draw(words_of(flags_of(play) - set(short), values))

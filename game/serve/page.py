@@ -25,7 +25,7 @@ COMMANDS = ("p", "n", "home", "r", "f5", "f9", "f11", "f12", "t")
 HEADER = struct.Struct("<II")
 """Before each PNG: the number of the newest key event that it shows for the first time, 0 for none; and the tick."""
 KEPT = 10_000  # latencies
-LONELY = 0.5  # seconds to wait for somebody to come, before looking at the game again
+LONELY = 0.1  # seconds to wait for somebody to come, before looking at the game again
 
 
 @dataclass(frozen=True)
