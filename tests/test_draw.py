@@ -9,7 +9,7 @@ import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
 from game.draw import plan as planning
 from game.draw.board import BUTTONS, ROOM_BOXES, tile_at
-from game.draw.plan import BURROW, Plan, PlanError
+from game.draw.plan import BURROW, KEPT, Plan, PlanError
 from game.play.keyboard import Event
 from game.play.player import Options, Player
 from game.record.recorder import Recorder
@@ -40,7 +40,9 @@ def test_a_stroke_changes_its_tile_and_is_taken_back():
     assert not plan.put((0, 3, 3), CRATE)
     plan.put((0, 3, 4), CRATE)
     plan.put((0, 3, 5), CRATE, begins=False)
-    assert plan.undo() and plan.undo() and not plan.undo()
+    plan.put((0, 3, 3), KEPT)
+    assert (0, 3, 3) not in changed(before, plan.pictures())  # as it was
+    assert plan.undo() and plan.undo() and plan.undo() and not plan.undo()
     assert np.array_equal(plan.pictures(), before)
 
 

@@ -12,7 +12,7 @@ from game.actions import KEEP_KEYS
 from game.play.camera import Camera
 from game.play.keyboard import Event
 from game.play.player import Options, Player
-from game.play.truth import differing
+from world_model.evaluate.metrics import cells_apart
 from world_model.play.neural_game import NeuralGame
 
 
@@ -39,17 +39,19 @@ def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
     truths = [hud.truth for hud in screen.huds[begins:]]
     assert begins in (6, 7) and all(truth is not None for truth in truths) and any(h.rewound for h in screen.huds)
     assert not np.array_equal(truths[0], truths[4])
-    apart = [differing(made, real).mean() for made, real in zip(screen.shown[begins:], truths, strict=True)]
+    apart = [cells_apart(made, real).mean() for made, real in zip(screen.shown[begins:], truths, strict=True)]
     assert max(apart[:6]) < 0.02 and np.mean(apart) < 0.05
-    fixed = [differing(made, truths[0]).mean() for made in screen.shown[begins:]]
+    fixed = [cells_apart(made, truths[0]).mean() for made in screen.shown[begins:]]
     assert np.mean(fixed) > np.mean(apart)
 
 
 def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
     huds = play(neural, {2: down("v"), 8: down("t"), 12: down("v"), 16: down("escape")}).huds
     assert huds[5].truth is not None and huds[9].truth is None and huds[-1].truth is not None  # from its own start
-    huds = play(neural, {2: down("v"), 8: down("escape")}, map=neural.place(5)).huds
-    assert huds[-1].truth is not None
+    drawn = neural.place(5)
+    huds = play(neural, {2: down("v"), 8: down("home"), 14: down("escape")}, map=drawn).huds
+    assert all(hud.truth is None for hud in huds[8:]) and "no real game" in huds[7].notice
+    assert np.array_equal(huds[7].anchors, drawn) and np.array_equal(huds[-1].anchors, drawn)  # from its start, too
     real = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     huds = play(real, {2: down("v"), 8: down("escape")}).huds
     assert huds[-1].truth is None and "real game" in huds[-1].notice
@@ -59,7 +61,7 @@ def test_where_two_frames_differ():
     one = np.full((64, 64, 3), 100, np.uint8)
     other = one.copy()
     other[5, 9], other[40, 40] = 100 + 8, 100 + 9
-    assert np.argwhere(differing(one, other)).tolist() == [[10, 10]]
+    assert np.argwhere(cells_apart(one, other)).tolist() == [[10, 10]]
 
 
 def test_a_film_and_a_picture_show_what_was_played(tmp_path, monkeypatch):

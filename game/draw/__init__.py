@@ -1,1 +1,1 @@
-"""Drawing a keep: its map as data (``plan.py``) and the board that a person draws it on (``board.py``)."""
+"""Drawing a keep: its map as data (``plan.py``), the board (``board.py``), what a person does to it (``desk.py``)."""

@@ -56,6 +56,7 @@ class Board:
         self.pictures = plan.pictures()
         self._changed = False
         self._drawing: str | None = None  # the kind of the stroke that goes on
+        self._begun = False  # whether that stroke changed anything yet
 
     def press(self, x: float, y: float, erases: bool = False) -> None:
         """A button is pressed, or a stroke begins; ``erases`` puts down floor, whatever is chosen."""

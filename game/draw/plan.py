@@ -5,13 +5,14 @@ The four pictures are all that a neural keep needs: they are its sinks. Nothing 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from game.worlds.keep_rooms import FLOOR, SCREEN, SIDE, TILE, WALL, Room, make_rooms, make_style, picture
+from game.worlds.keep_rooms import FLOOR, SIDE, TILE, WALL, Room, make_rooms, make_style, picture
 
 KEPT, BURROW = -1, 7
 """Kinds beside those of the rooms: a tile of an opened picture, as it is; where the slime lives."""
@@ -40,13 +41,15 @@ class Plan:
     """Four rooms being drawn: ``put`` or ``fill`` tiles, ``mirror`` or ``recolour`` a room, ``undo``; ``pictures``."""
 
     def __init__(self, moment: Moment):
-        self._now, self._before = moment, []
+        self._now: Moment = moment
+        self._before: deque[Moment] = deque(maxlen=HISTORY)
         self._colours = 0
 
     @classmethod
     def of_seed(cls, seed: int) -> Plan:
         """The map of a keep."""
-        return cls(Moment(tuple(make_rooms(seed)), np.zeros((ROOMS, SCREEN, SCREEN, 3), np.uint8)))
+        rooms = tuple(make_rooms(seed))
+        return cls(Moment(rooms, np.stack([picture(room) for room in rooms])))
 
     @classmethod
     def of_pictures(cls, pictures: np.ndarray) -> Plan:
@@ -108,7 +111,6 @@ class Plan:
 
     def _together(self, at: Tile, kind: int) -> list[Tile]:
         """The tiles that change with one: both sides of a doorway; none of the walls around it all."""
-        room, row, column = at
         if not _at_wall(at):
             return [at]
         beyond = _beyond(at)
@@ -133,7 +135,7 @@ class Plan:
         if _same(moment, self._now):
             return False
         if begins:
-            self._before = [*self._before[1 - HISTORY :], self._now]
+            self._before.append(self._now)
         self._now = moment
         return True
 

@@ -11,7 +11,7 @@ import pygame
 from game.actions import MEANINGS
 from game.draw.board import BUTTONS, ROOM_BOXES, Box
 from game.play.screen import Hud
-from game.play.truth import CELL, differing
+from world_model.evaluate.metrics import CELL, cells_apart
 
 BACKGROUND = (17, 19, 24)
 RAISED = (27, 30, 37)
@@ -172,7 +172,7 @@ def draw_board(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
 def draw_truth(surface, area, real: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:
     """The real game's frame, as large as it is shown; every cell that the neural frame has otherwise is marked."""
     surface.blit(picture_surface(real), area)
-    apart = differing(frame, hud.truth)
+    apart = cells_apart(frame, hud.truth)
     height, width = area.height * CELL / frame.shape[0], area.width * CELL / frame.shape[1]
     for row, column in np.argwhere(apart):
         cell = pygame.Rect(round(column * width), round(row * height), round(width), round(height))

@@ -134,8 +134,6 @@ class Player:
     def run(self) -> Ledger:
         with ThreadPoolExecutor(1, "step") as self._stepper:
             self._new_room(self._seed)
-            if self.options.map is not None:
-                self._change_map(self.options.map)
             if self.options.draws:
                 self._do("draw")
             pacer = Pacer(self.options.fps, now())
@@ -197,6 +195,8 @@ class Player:
         if self.watch:
             self.watch(frame, nothing)
         self._camera.look(frame, nothing)
+        if self.options.map is not None and seed == self.options.seed:
+            self._change_map(self.options.map)
         if self._past is not None:
             self._past.clear()
             self._remember()
@@ -256,7 +256,9 @@ class Player:
     def _change_map(self, pictures: np.ndarray) -> None:
         """Other sinks between two ticks. A recording ends here, and another one goes on from here."""
         self._end_recording()
-        self._truth = None
+        if self._truth is not None:
+            self._truth = None
+            self.say("There is no real game of this map")
         self._compute(self.source.unwrapped.redraw, pictures)
         self._look_around()
         self._show(self.source.unwrapped.render(), self._shown[1])

@@ -1,4 +1,4 @@
-"""The real game beside the neural one: the same place, the same keys, and where the two pictures differ."""
+"""The real game beside the neural one: the same place, the same keys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from game.worlds.sources import asked
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
-CELL, EQUAL = 4, 8
-"""Pixels a side of what is compared as one; grey levels up to which it is the same."""
 PREFIX = "truth."
 State = dict[str, np.ndarray]
 
@@ -51,10 +49,3 @@ class Truth:
 
     def close(self) -> None:
         self._game.close()
-
-
-def differing(made: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Cells in which two frames [H, W, 3] differ, bool [H / CELL, W / CELL]; what is left over at an edge is none."""
-    apart = (np.abs(made.astype(np.int16) - real) > EQUAL).any(-1)
-    height, width = (side // CELL for side in apart.shape)
-    return apart[: height * CELL, : width * CELL].reshape(height, CELL, width, CELL).any((1, 3))

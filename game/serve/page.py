@@ -47,8 +47,8 @@ class Page:
     def __init__(self, keys: tuple[str, ...], title: str, host: str, port: int):
         self.latencies_ms: deque[float] = deque(maxlen=KEPT)
         self._allowed = {*keys, *COMMANDS, REWIND, *ARROWS}
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._numbers: dict[float, int] = {}
+        self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
+        self._numbers: dict[float, int] = {}  # of events that no frame answered yet; touched by the game's thread alone
         self._ticks = 0
         self._watched = threading.Event()
         hello = {"keys": keys, "commands": COMMANDS, "rewind": REWIND, "title": title}
@@ -61,13 +61,16 @@ class Page:
             self._watched.wait(LONELY)
         found = []
         while not self._events.empty():
-            found.append(self._events.get())
+            event, number = self._events.get()
+            self._numbers[event.at] = number
+            found.append(event)
         return found
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
         self._ticks += 1
-        newest = self._numbers.get(max(hud.answers, default=0.0), 0)
-        self._numbers = {at: n for at, n in self._numbers.items() if n > newest}
+        answered = max(hud.answers, default=0.0)
+        newest = self._numbers.get(answered, 0)
+        self._numbers = {at: number for at, number in self._numbers.items() if at > answered}
         _, png = cv2.imencode(".png", frame[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
         self._server.publish(HEADER.pack(newest, self._ticks % 2**32) + png.tobytes(), json.dumps(_words(hud)))
 
@@ -84,7 +87,7 @@ class Page:
     def _heard(self, text: str | None) -> bool:
         """A message of the player, None when the player left; whether it was one that a page sends."""
         if text is None:
-            self._events.put(Event("blur", at=time.perf_counter()))
+            self._events.put((Event("blur", at=time.perf_counter()), 0))
             return True
         told = _told(text)
         if told is None or (told.seen_ms is None and told.key not in self._allowed):
@@ -92,9 +95,7 @@ class Page:
         if told.seen_ms is not None:
             self.latencies_ms.append(told.seen_ms)
             return True
-        at = time.perf_counter()
-        self._numbers[at] = told.number
-        self._events.put(Event("down" if told.down else "up", told.key, at))
+        self._events.put((Event("down" if told.down else "up", told.key, time.perf_counter()), told.number))
         return True
 
     def _count(self, viewers: int) -> None:

@@ -50,6 +50,17 @@ def ratio(made, real, resamples: int = 1000) -> Measure:
     return Measure(float(made.sum() / max(real.sum(), 1e-9)), float(low), float(high), len(made))
 
 
+CELL, EQUAL = 4, 8
+"""Pixels a side of what is compared as one; grey levels within which all of it equals the real one."""
+
+
+def cells_apart(made: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Cells in which two frames [H, W, 3] differ, bool [H / CELL, W / CELL]; what is left over at an edge is none."""
+    apart = (np.abs(made.astype(np.int16) - real) > EQUAL).any(-1)
+    height, width = (side // CELL for side in apart.shape)
+    return apart[: height * CELL, : width * CELL].reshape(height, CELL, width, CELL).any((1, 3))
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB, [...]; equal frames count 60."""
     error = (a.astype(np.float32) - b.astype(np.float32)) ** 2

@@ -11,15 +11,11 @@ from collections import Counter
 
 import numpy as np
 
-from world_model.evaluate.metrics import measure
+from world_model.evaluate.metrics import cells_apart, measure
 from world_model.evaluate.picture import next_from_real, past_frames
 from world_model.evaluate.subject import Measures, NotMeasured, Subject, Walk
 from world_model.play.maps import nearest
 
-EQUAL = 8
-"""Grey levels within which a cell, all of it, equals the real one."""
-CELL = 4
-"""Pixels a cell side."""
 REACH = 2
 """Pixels within which a sprite is where it should be."""
 ALIKE = 24
@@ -121,9 +117,7 @@ def _seen(frame: np.ndarray, looks: list[tuple[np.ndarray, np.ndarray]]) -> bool
 
 def _equal(made: np.ndarray, real: np.ndarray) -> float:
     """Share of the cells that are the real ones."""
-    wrong = (np.abs(made.astype(int) - real) > EQUAL).any(-1)
-    height, width = wrong.shape
-    return float(1 - wrong.reshape(height // CELL, CELL, width // CELL, CELL).any((1, 3)).mean())
+    return float(1 - cells_apart(made, real).mean())
 
 
 def _lit(frame: np.ndarray, room: np.ndarray) -> bool:
