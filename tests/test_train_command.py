@@ -117,11 +117,11 @@ def test_dmd_without_a_teacher_is_refused_before_any_work(left, tiny_data, tmp_p
 
 
 def test_minutes_end_a_run_that_plays_and_say_how_to_go_on(trained, tiny_data, tmp_path):
-    out, short = tmp_path / "mine", ("--minutes", 0.5, "--steps-scale", 500, "--precision", "float32")
+    out, short = tmp_path / "mine", ("--minutes", 0.25, "--steps-scale", 500, "--precision", "float32")
     done = run_train("--config", TINY, "--data", tiny_data, "--resume", trained, "--out", out, *short)
     said = done.stdout.replace("\n", " ")
     assert f"go on: python train.py --config {TINY} --data {tiny_data} --out {out} --resume {trained}" in said
-    assert "--minutes 0.5 --precision float32 --steps-scale 500" in said
+    assert "--minutes 0.25 --precision float32 --steps-scale 500" in said
     steps = int(checkpoint.describe(out / checkpoint.WEIGHTS)[1]["steps"])
     assert 1 <= steps < 500 * 40 and list((out / "student_init").glob("sample_*"))
     game = NeuralGame(checkpoint=out)
