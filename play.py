@@ -10,8 +10,8 @@ from pathlib import Path
 
 TEACH = """
 examples
-  python play.py                                    the shipped neural keep, in a window: four rooms of pixel art
-  python play.py --world arena                      the other shipped world: a room in first person
+  python play.py                                    a menu of the worlds, each playing itself
+  python play.py --world keep                       the shipped neural keep: four rooms of pixel art
   python play.py --engine                           the real keep, by the very same loop
   python play.py --draw                             draw a keep and walk in it, inside the network
   python play.py --map a.png b.png c.png d.png      four pictures of yours as its rooms

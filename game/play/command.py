@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from game.draw import plan as planning
+from game.play import menu
 from game.play.hands import BotHands, RecordedHands, Remembered
 from game.play.player import Options, Player
 from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_start, write_report
@@ -70,6 +71,7 @@ def check(flags: Namespace) -> None:
         "--sessions must be at least 1": flags.sessions is not None and flags.sessions < 1,
         "--rooms must be at least 1": flags.rooms is not None and flags.rooms < 1,
         "--video is an MP4 file: its name must end in .mp4": flags.video and flags.video.suffix.lower() != ".mp4",
+        "--report is a JSON file: its name must end in .json": flags.report and flags.report.suffix.lower() != ".json",
     }
     for words, is_wrong in wrong.items():
         if is_wrong:
@@ -78,7 +80,9 @@ def check(flags: Namespace) -> None:
 
 def play(flags: Namespace) -> int:
     """Do what the flags say; the exit code."""
-    flags.world = flags.world or _default_world(flags)
+    flags.world = flags.world or (_chosen(flags) if _asks(flags) else _default_world(flags))
+    if flags.world is None:
+        return 0
     if flags.sessions:
         return _collect(flags)
     if flags.report:
@@ -91,6 +95,20 @@ def play(flags: Namespace) -> int:
     with ExitStack() as left:
         left.callback(source.close)
         return _play(flags, source, world, left) if session is None else _replay(flags, source, session, left)
+
+
+def _asks(flags: Namespace) -> bool:
+    """Whether nothing says what to play, and a person is there to choose."""
+    said = flags.checkpoint, flags.config, flags.replay, flags.map, flags.sessions, flags.frames, flags.bot
+    return not (any(said) or flags.engine or flags.draw or flags.headless or flags.serve is not None)
+
+
+def _chosen(flags: Namespace) -> str | None:
+    """The world that a person picks in the menu, each playing itself there; None when they leave."""
+    with ExitStack() as left:
+        window = _window(flags, menu.KEYS, menu.SIZE, left)
+        how = flags.runtime, flags.device, flags.policy, flags.collapse
+        return menu.choose(window, menu.worlds(SHIPPED), lambda world: neural_game(Neural(world, None, *how)))
 
 
 def _default_world(flags: Namespace) -> str:
@@ -224,11 +242,14 @@ def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
         return Headless()
     if flags.serve is not None:
         return _page(flags, source, left)
+    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], left)
+
+
+def _window(flags: Namespace, keys: Sequence[str], size: tuple[int, int], left: ExitStack) -> Screen:
     from game.play.window import DisplayError, KeyNameError, Window  # a headless game needs no pygame
 
     try:
-        height, width, _ = source.observation_space.shape
-        window = Window(source.metadata["keys"], (height, width), flags.scale, pixels=flags.pixels)
+        window = Window(keys, size, flags.scale, pixels=flags.pixels)
     except (DisplayError, KeyNameError) as error:
         raise PlayError(str(error)) from error
     left.callback(window.close)

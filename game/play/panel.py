@@ -10,7 +10,7 @@ import pygame
 
 from game.actions import MEANINGS
 from game.draw.board import BUTTONS, ROOM_BOXES, Box
-from game.play.screen import Hud
+from game.play.screen import Hud, Menu
 from world_model.evaluate.metrics import CELL, cells_apart
 
 BACKGROUND = (17, 19, 24)
@@ -101,6 +101,17 @@ class Pen:
     def text_width(self, text, size=18) -> int:
         return self._text(text, self.px(size), TEXT).get_width()
 
+    def wrapped(self, text, width, size=18) -> list[str]:
+        """The text in lines that are no wider."""
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and self.text_width(longer, size) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        return lines
+
     def box(self, surface, area, fill, radius, border=None) -> None:
         """A filled box with round corners and, if asked for, a thin border."""
         surface.blit(self._box(area.size, fill, self.px(radius), border), area)
@@ -167,6 +178,31 @@ def draw_board(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
     pen.text(
         surface, "U undo, Tab back", (placed(BUTTONS["save"]).left, placed(ROOM_BOXES[2]).top + pen.px(20)), 15, MUTED
     )
+
+
+def draw_menu(surface: pygame.Surface, area: pygame.Rect, menu: Menu, pen: Pen) -> None:
+    """The worlds, one below the other: a picture that lives, number and name, a few words; the chosen one is framed."""
+    surface.fill(BACKGROUND, area)
+    inner = area.inflate(-pen.px(40), -pen.px(40))
+    pen.text(surface, "Rollplay", (inner.left, inner.top + pen.px(9)), 27)
+    y, side = inner.top + pen.px(44), pen.px(72)
+    for number, entry in enumerate(menu.entries):
+        place = pygame.Rect(inner.left, y, side, side)
+        pen.box(surface, place, RAISED, 4, LINE)
+        if entry.picture is not None:
+            small = cv2.resize(entry.picture, place.size, interpolation=cv2.INTER_AREA)
+            surface.blit(picture_surface(small), place)
+        if number == menu.chosen:
+            pygame.draw.rect(surface, ACCENT, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
+        left = place.right + pen.px(12)
+        color = TEXT if number == menu.chosen else MUTED
+        pen.text(surface, f"{number + 1}  {entry.name}", (left, y + pen.px(10)), 19, color)
+        lines = pen.wrapped(entry.about, inner.right - left, 14)[:4]
+        for line, words in enumerate(lines):
+            pen.text(surface, words, (left, y + pen.px(28 + 14 * line)), 14, MUTED)
+        y += side + pen.px(14)
+    for words, up in (("up, down or a number", 30), ("Enter plays, Esc leaves", 10)):
+        pen.text(surface, words, (inner.left, inner.bottom - pen.px(up)), 16, MUTED)
 
 
 def draw_truth(surface, area, real: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:

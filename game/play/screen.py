@@ -12,6 +12,23 @@ from game.play.keyboard import Event
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A world in the menu: its name, a line about it, and its picture, uint8 [H, W, 3], once there is one."""
+
+    name: str
+    about: str
+    picture: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Menu:
+    """The worlds that can be chosen, and the number of the one that would be."""
+
+    entries: tuple[Entry, ...]
+    chosen: int
+
+
+@dataclass(frozen=True)
 class Hud:
     """Everything drawn on and beside a frame. Figures are None until they are known."""
 
@@ -31,6 +48,7 @@ class Hud:
     rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
     board: Board | None = None  # instead of the panel: the map, being drawn
+    menu: Menu | None = None  # instead of the panel: worlds to choose from
     truth: np.ndarray | None = None  # beside the frame: that of the real game, uint8 [H, W, 3]
     notice: str = ""
     paused: bool = False

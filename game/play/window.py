@@ -17,6 +17,7 @@ from game.play.panel import (
     WIDTH,
     Pen,
     draw_board,
+    draw_menu,
     draw_overlays,
     draw_panel,
     draw_truth,
@@ -80,7 +81,9 @@ class Window:
         big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
         self._surface.blit(picture_surface(big), self._frame_area)
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
-        if hud.board is not None:
+        if hud.menu is not None:
+            draw_menu(self._surface, self._panel_area, hud.menu, self._pen)
+        elif hud.board is not None:
             draw_board(self._surface, self._panel_area, hud, self._pen)
         elif hud.truth is not None:
             real = cv2.resize(hud.truth, self._frame_size, interpolation=self._smoothing)

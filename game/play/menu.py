@@ -1,0 +1,115 @@
+"""The menu: every world there is, each playing itself until one is chosen. The window draws it (``Hud.menu``)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from game.play.screen import Entry, Hud, Menu, Screen
+from game.worlds.bots import make_bot
+from world_model import config as configuration
+from world_model.checkpoint import WEIGHTS
+
+CHOOSES = ("return", "space")
+NUMBERS = tuple("123456789")
+KEYS = (*CHOOSES, *NUMBERS)
+SIZE = 64, 64
+"""Of a frame, for the window that shows a menu: it makes any picture as large."""
+BOT, FPS, ROOM_TICKS = "masher", 20, 200
+TRAIN = "no weights yet: record it with --engine --world {0} --record, train it with train.py --config configs/{0}.yaml"
+LOADING = "loading"
+
+
+@dataclass(frozen=True)
+class World:
+    """A world by name, what its configuration's first line says of it, and whether it has weights."""
+
+    name: str
+    about: str
+    ready: bool
+
+
+def worlds(first: Sequence[str]) -> list[World]:
+    """All that have weights, those of ``first`` before others, and then those that have a configuration alone."""
+    ready = sorted(path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}"))
+    ready.sort(key=lambda name: first.index(name) if name in first else len(first))
+    configured = (path for path in sorted(configuration.CONFIGS.glob("*.yaml")) if path.stem not in ready)
+    others = [path.stem for path in configured if configuration.load(path).name == path.stem]
+    return [World(name, _about(configuration.CONFIGS / f"{name}.yaml"), name in ready) for name in (*ready, *others)]
+
+
+def _about(path: Path) -> str:
+    """The comment that a configuration begins with."""
+    first = path.read_text().partition("\n")[0] if path.is_file() else ""
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+class Demo:
+    """A game that a bot plays, room after room, to be looked at."""
+
+    def __init__(self, game: gymnasium.Env):
+        self._game, self._ticks, self._seed = game, 0, 0
+        self.frame = self._begin()
+
+    def _begin(self) -> np.ndarray:
+        self._bot = make_bot(BOT, self._seed, self._game.metadata["keys"])
+        return self._game.reset(seed=self._seed)[0]
+
+    def step(self) -> None:
+        self._ticks += 1
+        if self._ticks % ROOM_TICKS == 0:
+            self._seed += 1
+            self.frame = self._begin()
+        else:
+            self.frame = self._game.step(self._bot.act(self.frame, {}))[0]
+
+
+def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymnasium.Env]) -> str | None:
+    """The name of the world that a person picks on ``screen``; None when they leave. ``opened`` gives the game of a
+    world that is ready; it is asked on another thread, so that the menu is there at once."""
+    chosen, said = 0, ""
+    with ThreadPoolExecutor(1) as loader:
+        demos = {w.name: loader.submit(lambda name: Demo(opened(name)), w.name) for w in listed if w.ready}
+        while True:
+            due = time.perf_counter() + 1 / FPS
+            for wish, number in _wishes(screen, chosen, len(listed)):
+                if wish == "leave" or (wish == "play" and listed[number].ready):
+                    loader.shutdown(wait=False, cancel_futures=True)
+                    return listed[number].name if wish == "play" else None
+                chosen, said = number, TRAIN.format(listed[number].name) if wish == "play" else ""
+            entries = tuple(_entry(world, demos.get(world.name)) for world in listed)
+            frame = entries[chosen].picture
+            notice = said or (LOADING if frame is None and listed[chosen].ready else "")
+            frame = np.zeros((*SIZE, 3), np.uint8) if frame is None else frame
+            screen.show(frame, Hud(menu=Menu(entries, chosen), notice=notice))
+            time.sleep(max(0.0, due - time.perf_counter()))
+
+
+def _wishes(screen: Screen, chosen: int, count: int) -> Iterable[tuple[str, int]]:
+    """What the person's events ask for: leave, look at a world or play it, by its number."""
+    for event in screen.poll():
+        if event.kind == "quit" or (event.kind == "down" and event.key == "escape"):
+            yield "leave", chosen
+        elif event.kind == "down" and event.key in ("up", "down"):
+            chosen = (chosen + (1 if event.key == "down" else -1)) % count
+            yield "look", chosen
+        elif event.kind == "down" and event.key in CHOOSES:
+            yield "play", chosen
+        elif event.kind == "down" and event.key in NUMBERS[:count]:
+            yield "play", NUMBERS.index(event.key)
+
+
+def _entry(world: World, demo: Future | None) -> Entry:
+    """What the menu shows of a world: its next frame, once it plays; or why it does not."""
+    if demo is None or not demo.done():
+        return Entry(world.name, world.about, None)
+    if error := demo.exception():
+        return Entry(world.name, str(error), None)
+    demo.result().step()
+    return Entry(world.name, world.about, demo.result().frame)

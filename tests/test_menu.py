@@ -1,0 +1,140 @@
+"""The menu: what is listed, what a person's keys choose, and what a world that cannot be played says."""
+
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from game.play import command, menu
+from game.play.keyboard import Event
+from play import parser
+from world_model import config as configuration
+from world_model.play.runtime import WorldError
+
+
+class Counting(gymnasium.Env):
+    """Every frame is brighter by one."""
+
+    metadata = {"keys": ("w", "a"), "render_fps": 20}  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        self.frame = np.zeros((8, 8, 3), np.uint8)
+        return self.frame, {}
+
+    def step(self, action):
+        self.frame = self.frame + 1
+        return self.frame, 0.0, False, False, {}
+
+
+class Script:
+    """A screen on which keys are pressed one by one, each once every world that can play is there to be seen."""
+
+    def __init__(self, *keys: str, plays: int = 2):
+        self.keys, self.plays, self.seen, self.shown = list(keys), plays, [], None
+
+    def poll(self):
+        if self.shown is None or sum(entry.picture is not None for entry in self.shown.menu.entries) < self.plays:
+            return []
+        self.seen.append(self.shown)
+        key = self.keys.pop(0)
+        return [Event("quit")] if key == "close" else [Event("down", key)] if key else []
+
+    def show(self, frame, hud):
+        self.frame, self.shown = frame, hud
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(menu, "FPS", 1000)
+
+
+WORLDS = [menu.World("one", "the first", True), menu.World("two", "", True), menu.World("new", "", False)]
+
+
+def chosen(*keys: str, opened=lambda name: Counting(), plays: int = 2):
+    screen = Script(*keys, plays=plays)
+    return menu.choose(screen, WORLDS, opened), screen
+
+
+@pytest.mark.parametrize(
+    "keys, name",
+    [
+        (["return"], "one"),
+        (["down", "return"], "two"),
+        (["up", "up", "space"], "two"),
+        (["2"], "two"),
+        (["3", "1"], "one"),  # the third cannot be played
+        (["9", "escape"], None),
+        (["close"], None),
+    ],
+)
+def test_what_keys_choose(keys, name):
+    assert chosen(*keys)[0] == name
+
+
+def test_worlds_play_while_one_looks_and_the_one_that_is_looked_at_is_large():
+    _, screen = chosen("down", "", "", "escape")
+    first, last = screen.seen[0].menu, screen.seen[-1].menu
+    assert (first.chosen, last.chosen) == (0, 1)
+    assert all(last.entries[i].picture.max() > first.entries[i].picture.max() for i in (0, 1))
+    assert screen.frame is last.entries[1].picture
+
+
+def test_a_world_without_weights_says_how_to_get_them():
+    _, screen = chosen("3", "", "escape")
+    assert "train.py --config configs/new.yaml" in screen.shown.notice and screen.shown.menu.entries[2].picture is None
+
+
+def test_a_world_that_cannot_be_opened_says_why_and_the_others_play():
+    def opened(name):
+        if name == "one":
+            raise WorldError("its weights are damaged")
+        return Counting()
+
+    name, screen = chosen("", "2", opened=opened, plays=1)
+    assert name == "two" and screen.shown.menu.entries[0].about == "its weights are damaged"
+
+
+def test_who_leaves_does_not_wait_for_what_is_loading():
+    opened = []
+
+    def slowly(name):
+        opened.append(name)
+        time.sleep(0.3)
+        return Counting()
+
+    assert chosen("escape", opened=slowly, plays=0)[0] is None
+    assert opened in ([], ["one"])
+
+
+def test_all_worlds_are_listed_those_that_play_first(tmp_path, monkeypatch):
+    for name in ("b", "keep"):
+        (tmp_path / "worlds" / name).mkdir(parents=True)
+        (tmp_path / "worlds" / name / "weights.safetensors").touch()
+    shipped = (configuration.CONFIGS / "keep.yaml").read_text()
+    (tmp_path / "keep.yaml").write_text("# Four rooms.\n" + shipped)
+    (tmp_path / "mine.yaml").write_text(shipped.replace("name: keep", "name: mine"))
+    (tmp_path / "toy.yaml").write_text(shipped)  # keep, at another size
+    monkeypatch.setattr(configuration, "WORLDS", tmp_path / "worlds")
+    monkeypatch.setattr(configuration, "CONFIGS", tmp_path)
+    listed = menu.worlds(("keep",))
+    assert [(world.name, world.ready) for world in listed] == [("keep", True), ("b", True), ("mine", False)]
+    assert listed[0].about == "Four rooms." and listed[1].about == ""
+
+
+@pytest.mark.parametrize("flags", [(), ("--record",), ("--scale", "4")])
+def test_who_does_not_say_what_to_play_is_asked(flags, monkeypatch):
+    monkeypatch.setattr(command, "_chosen", lambda flags: None)
+    assert command.play(parser().parse_args(flags)) == 0, "who leaves the menu plays nothing"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--world", "keep"), ("--checkpoint", "x"), ("--engine",), ("--draw",), ("--serve",), ("--frames", "3")],
+)
+def test_who_says_what_to_play_is_not_asked(flags, monkeypatch):
+    monkeypatch.setattr(command, "_chosen", lambda flags: pytest.fail("asked"))
+    monkeypatch.setattr(command, "_source", lambda *_: (_ for _ in ()).throw(WorldError("played")))
+    with pytest.raises(WorldError, match="played"):
+        command.play(parser().parse_args(flags))
