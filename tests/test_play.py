@@ -93,12 +93,6 @@ def test_next_room_counts_up_and_quit_ends():
     assert source.resets == [7, 8]
 
 
-def test_the_end_of_a_recording_stays_to_be_looked_at_and_can_be_played_again():
-    source, screen = play({6: [Event("down", "home")], 14: [Event("down", "escape")]}, frames=3, lingers=True)
-    assert len(source.resets) == 2 and len(source.actions) == 6
-    assert "again" in screen.huds[5].notice and "again" in screen.huds[-1].notice and not screen.huds[2].notice
-
-
 def test_a_key_pressed_before_there_is_a_picture_counts_as_no_latency():
     class Slow(Counter):
         def reset(self, **options):

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from game.draw import plan as planning
-from game.play import menu
+from game.play import menu, viewer
 from game.play.hands import BotHands, RecordedHands, Remembered
 from game.play.player import Options, Player
 from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_start, write_report
@@ -91,6 +91,8 @@ def play(flags: Namespace) -> int:
     if flags.verify and (damage := session.check()):
         print("\n".join(f"{session.path}: {problem}" for problem in damage))
         return 1
+    if session is not None and _looks(flags):
+        return _look(flags, session)
     source, world = _source(flags, session)
     with ExitStack() as left:
         left.callback(source.close)
@@ -138,12 +140,24 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
     return 0
 
 
+def _looks(flags: Namespace) -> bool:
+    """Whether a person wants to see a recording, and not that it is made anew."""
+    makes = flags.headless or flags.verify or flags.report or flags.video or flags.frames or flags.serve is not None
+    return not makes
+
+
+def _look(flags: Namespace, session: Session) -> int:
+    with ExitStack() as left:
+        window = _window(flags, viewer.KEYS, (session.meta.height, session.meta.width), left)
+        viewer.Viewer(session, window).run()
+    return 0
+
+
 def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: ExitStack) -> int:
     """The recorded keys play again; with --verify, every frame is held to the recording."""
     replay = Replay(source, session)
     options = _options(flags, source, session.meta.world, "replay")
     options.frames = min(flags.frames or len(session), len(session) - 1)
-    options.lingers = not (flags.headless or flags.verify or flags.frames)
     if not options.frames:
         raise PlayError(f"{session.path}: has only the first frame, there is nothing to play")
     hands = RecordedHands(session)

@@ -49,6 +49,7 @@ class Event:
     key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"; of a drop, the file
     at: float = 0.0
     where: tuple[float, float] = (0.0, 0.0)  # on the board, in units of its side
+    over: tuple[float, float] = (-1.0, -1.0)  # the frame, in units of its sides
 
 
 @dataclass(frozen=True)

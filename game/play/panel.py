@@ -233,6 +233,9 @@ def draw_overlays(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen
         pen.text(surface, "P to go on", (x, y + pen.px(22)), 20, TEXT, "center")
     if hud.rewound is not None:
         _draw_time(surface, area, hud, pen)
+    if hud.timeline is not None:
+        _draw_timeline(surface, area, hud.timeline, pen)
+        area = area.inflate(0, -2 * pen.px(56))
     if hud.notice:
         _draw_notice(surface, area, hud.notice, pen)
 
@@ -356,6 +359,23 @@ def _draw_time(surface, area, hud, pen) -> None:
     chip.midtop = area.centerx, area.top + pen.px(14)
     pen.box(surface, chip, BACKGROUND, 8, LINE)
     pen.text(surface, f"{hud.rewound:.1f} s back", chip.center, 17, TEXT, "center")
+
+
+def _draw_timeline(surface, area, timeline, pen) -> None:
+    """A recording from end to end: what is behind, where damage is, and how late it is there."""
+    line = pygame.Rect(area.left + pen.px(28), area.bottom - pen.px(44), area.width - pen.px(56), pen.px(8))
+    last = max(1, timeline.length - 1)
+    pen.box(surface, line.inflate(pen.px(28), pen.px(44)).move(0, pen.px(8)), BACKGROUND, 8, LINE)
+    pen.box(surface, line, RAISED, 3, LINE)
+    done = max(line.height, round(line.width * timeline.at / last))
+    pen.box(surface, pygame.Rect(*line.topleft, done, line.height), ACCENT, 3)
+    for frame in timeline.damaged:
+        x = line.left + round(line.width * frame / last)
+        pygame.draw.line(surface, RED, (x, line.top - pen.px(3)), (x, line.bottom + pen.px(3)), max(1, pen.px(2)))
+    words = f"{timeline.at / timeline.fps:.2f} of {last / timeline.fps:.2f} s    frame {timeline.at} of {last}"
+    if timeline.damaged:
+        words += f"    {len(timeline.damaged)} damaged"
+    pen.text(surface, words, (line.centerx, line.bottom + pen.px(16)), 16, TEXT, "center")
 
 
 def _draw_notice(surface, area, notice, pen) -> None:

@@ -36,7 +36,6 @@ SPIN = 0.0003  # sleeps end late by about this much; the last bit of a wait is s
 PAUSED_FPS = 20
 FIGURES_EVERY = 10  # ticks; figures that change at every tick cannot be read
 NOTICE_SECONDS = 3.0
-OVER = "Home plays it again, Esc closes"
 
 now = time.perf_counter
 
@@ -81,8 +80,7 @@ class Pacer:
 @dataclass
 class Options:
     """How to play. ``map``: four pictures uint8 [4, H, W, 3] for the first place's own; ``draws``: with the board open.
-    ``frames``: stop after so many ticks; with ``lingers`` the last stays to be looked at until the
-    person closes it, or begins again. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
+    ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
 
     keys: tuple[str, ...]
     fps: float = 20.0
@@ -92,7 +90,6 @@ class Options:
     kind: str = ""
     hud: bool = True
     game_fps: int = 20
-    lingers: bool = False
     map: np.ndarray | None = None
     draws: bool = False
 
@@ -121,7 +118,7 @@ class Player:
         self.ledger = Ledger(options.game_fps)
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
-        self._seed, self._ends = options.seed, options.frames
+        self._seed = options.seed
         self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
@@ -141,7 +138,7 @@ class Player:
                 self._listen_until(pacer.next(now()))
                 self._obey()
                 self._draw()
-                if self._hud["paused"] or self._hud["help"] or self._over():
+                if self._hud["paused"] or self._hud["help"]:
                     self._rest()
                     pacer.restart(now())
                 elif self.keyboard.rewinding and self._past is not None:
@@ -156,10 +153,10 @@ class Player:
         self._notice, self._notice_ends = notice, now() + NOTICE_SECONDS
 
     def _goes_on(self) -> bool:
-        return self._running and (self.options.lingers or not self._over())
+        return self._running and not self._over()
 
     def _over(self) -> bool:
-        return self._ends is not None and self.ledger.frames >= self._ends
+        return self.options.frames is not None and self.ledger.frames >= self.options.frames
 
     def _tick(self) -> None:
         self._listen()
@@ -182,8 +179,6 @@ class Player:
 
     def _new_room(self, seed: int) -> None:
         self._seed = seed
-        if self.options.lingers:
-            self._ends = self.ledger.frames + self.options.frames
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
         self._look_around()
         self._begin_truth()
@@ -286,7 +281,7 @@ class Player:
             recording=self.recording.seconds if self.recording else None,
             board=self._desk.board,
             truth=self._truth.frame if self._truth is not None else None,
-            notice=self._notice if now() < self._notice_ends else OVER if self._over() else "",
+            notice=self._notice if now() < self._notice_ends else "",
             rewound=self._rewound / self.options.game_fps if self._rewound else None,
             behind=len(self._past or ()) / self.options.game_fps,
             **self._health(),

@@ -29,6 +29,16 @@ class Menu:
 
 
 @dataclass(frozen=True)
+class Timeline:
+    """Where in a recording one is: frame ``at`` of ``length``, and the frames known to be damaged."""
+
+    at: int
+    length: int
+    fps: int
+    damaged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Hud:
     """Everything drawn on and beside a frame. Figures are None until they are known."""
 
@@ -48,6 +58,7 @@ class Hud:
     rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
     board: Board | None = None  # instead of the panel: the map, being drawn
+    timeline: Timeline | None = None  # over the frame: of a recording that is looked at
     menu: Menu | None = None  # instead of the panel: worlds to choose from
     truth: np.ndarray | None = None  # beside the frame: that of the real game, uint8 [H, W, 3]
     notice: str = ""

@@ -149,9 +149,9 @@ class Window:
         if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
             return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
         if event.type == pygame.MOUSEBUTTONDOWN and event.button in MOUSE:
-            return Event(MOUSE[event.button], at=at, where=self._on_board(event.pos))
+            return Event(MOUSE[event.button], at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
         if event.type == pygame.MOUSEMOTION and any(event.buttons):
-            return Event("drag", at=at, where=self._on_board(event.pos))
+            return Event("drag", at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
         if event.type == pygame.MOUSEBUTTONUP:
             return Event("let_go", at=at)
         if event.type == pygame.DROPFILE:
@@ -168,6 +168,13 @@ class Window:
             return -1.0, -1.0  # before the first frame
         area = self._panel_area
         return (place[0] - area.left) / max(1, area.height), (place[1] - area.top) / max(1, area.height)
+
+    def _over_frame(self, place: tuple[int, int]) -> tuple[float, float]:
+        """A place of the window in units of the frame's sides."""
+        if self._arranged is None:
+            return -1.0, -1.0
+        area = self._frame_area
+        return (place[0] - area.left) / area.width, (place[1] - area.top) / area.height
 
 
 def _open_display() -> None:

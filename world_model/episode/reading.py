@@ -8,7 +8,9 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -133,13 +135,25 @@ class Session:
                 problems.append(str(error).removeprefix(f"{self.path}{os.sep}"))
         return list(dict.fromkeys(problems))
 
+    def damaged(self) -> Iterator[np.ndarray]:
+        """Numbers of the frames that are not what was recorded or cannot be read, chunk after chunk, as they are
+        decoded."""
+        for i, (begin, end) in enumerate(pairwise(self._starts.tolist())):
+            try:
+                yield self._wrong(i)
+            except EpisodeError:
+                yield np.arange(begin, end)
+
     def _compare(self, i: int) -> None:
+        wrong = self._wrong(i)
+        if len(wrong):
+            words = f"{len(wrong)} frames are not what was recorded, the first is frame {wrong[0]}"
+            raise EpisodeError(f"{chunk_file(self.path, i)}: {words}")
+
+    def _wrong(self, i: int) -> np.ndarray:
         begin = int(self._starts[i])
         found = np.array([zlib.crc32(frame) for frame in self._chunk(i)])
-        wrong = np.flatnonzero(found != self._crc[begin : begin + len(found)])
-        if len(wrong):
-            words = f"{len(wrong)} frames are not what was recorded, the first is frame {begin + wrong[0]}"
-            raise EpisodeError(f"{chunk_file(self.path, i)}: {words}")
+        return begin + np.flatnonzero(found != self._crc[begin : begin + len(found)])
 
     def _look_at_anchors(self) -> None:
         black = np.flatnonzero(~self.anchors.any((1, 2, 3)))  # they have no checksum, but no place is all black

@@ -1,0 +1,141 @@
+"""A recording looked at: frame by frame as it was recorded, with its keys, a line to drag along, its damage marked.
+
+Nothing is computed anew: neither the game nor the weights need be at hand. ``--verify`` is what plays it again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from game.play.keyboard import Event
+from game.play.screen import Hud, Screen, Timeline
+from world_model.episode import EpisodeError, Session
+
+KEYS = ("space", "left", "right", "end", "page up", "page down", "j")
+HELP = "Space plays, left and right step, Page a second, J next damage, or drag the line"
+HOLD = 0.35  # seconds that a step's key is held before it repeats
+MARGIN = 0.045  # of the frame's width, beside the line that is dragged
+LINE = 0.85  # of the frame's height, from which on a press is meant for the line
+
+
+class Viewer:
+    """``run`` shows a session on a screen until the person leaves. Raises EpisodeError for one without frames."""
+
+    def __init__(self, session: Session, screen: Screen):
+        if not len(session):
+            raise EpisodeError(
+                f"{session.path}: no frame of it can be read; {'; '.join(session.damage) or 'it has none'}"
+            )
+        self.session, self.screen = session, screen
+        self.at, self.playing = 0, True
+        try:
+            self._anchors = session.anchors
+        except EpisodeError:
+            self._anchors = None  # what there is can be looked at
+        self._goes_on, self._dragging = True, False
+        self._hud = {"visible": True, "fullscreen": False}
+        self._stepping: tuple[int, float] | None = None  # frames a tick, and since when its key is down
+        self._damaged: list[int] = []
+        self._actions = {
+            "escape": self._leave,
+            "space": self._pause,
+            "p": self._pause,
+            "f1": self._pause,
+            "j": self._to_damage,
+        }
+        self._steps = {"left": -1, "right": 1, "page up": -session.meta.fps, "page down": session.meta.fps}
+
+    def run(self) -> None:
+        threading.Thread(target=self._look_for_damage, daemon=True).start()
+        while self._goes_on:
+            due = time.perf_counter() + 1 / self.session.meta.fps
+            for event in self.screen.poll():
+                self._obey(event)
+            self._repeat()
+            self.screen.show(*self._shown())
+            time.sleep(max(0.0, due - time.perf_counter()))
+            if self.playing:
+                self._go(self.at + 1)
+                self.playing = self.at < len(self.session) - 1
+
+    def _look_for_damage(self) -> None:
+        """All of it is decoded once, on a thread and a file handle of its own."""
+        for frames in Session.open(self.session.path).damaged():
+            self._damaged += frames.tolist()
+
+    def _shown(self) -> tuple[np.ndarray, Hud]:
+        meta, notice = self.session.meta, "" if self.playing else HELP
+        try:
+            frame = self.session.frames(self.at, self.at + 1)[0]
+        except EpisodeError as error:
+            frame, notice = np.zeros((meta.height, meta.width, 3), np.uint8), str(error)
+        timeline = Timeline(self.at, len(self.session), meta.fps, tuple(self._damaged))
+        hud = Hud(
+            title=meta.world,
+            place=self.session.path.name,
+            keys=meta.keys,
+            anchors=self._anchors,
+            fps=meta.fps,
+            held=self.session.actions[self.at],
+            timeline=timeline,
+            notice=notice,
+            **self._hud,
+        )
+        return frame, hud
+
+    def _obey(self, event: Event) -> None:
+        if event.kind == "quit":
+            self._leave()
+        elif event.kind == "down":
+            self._press(event.key)
+        elif event.kind in ("up", "blur"):
+            self._stepping = None
+        elif event.kind == "press" and event.over[1] > LINE:
+            self._dragging = True
+        elif event.kind == "let_go":
+            self._dragging = False
+        if self._dragging and event.kind in ("press", "drag"):
+            share = (event.over[0] - MARGIN) / (1 - 2 * MARGIN)
+            self._jump(round(share * (len(self.session) - 1)))
+
+    def _press(self, key: str) -> None:
+        if key in self._steps:
+            self._stepping = self._steps[key], time.perf_counter()
+            self._jump(self.at + self._steps[key])
+        elif key in ("home", "end"):
+            self._jump(0 if key == "home" else len(self.session))
+        elif key in ("h", "f"):
+            name = {"h": "visible", "f": "fullscreen"}[key]
+            self._hud[name] = not self._hud[name]
+        elif key in self._actions:
+            self._actions[key]()
+
+    def _repeat(self) -> None:
+        """A step's key that stays down goes on stepping."""
+        if self._stepping and time.perf_counter() - self._stepping[1] > HOLD:
+            self._go(self.at + self._stepping[0])
+
+    def _go(self, frame: int) -> None:
+        self.at = min(max(frame, 0), len(self.session) - 1)
+
+    def _jump(self, frame: int) -> None:
+        self.playing = False
+        self._go(frame)
+
+    def _leave(self) -> None:
+        self._goes_on = False
+
+    def _pause(self) -> None:
+        """Play on, from the start where the end is reached, or stop."""
+        self.playing = not self.playing
+        if self.playing and self.at == len(self.session) - 1:
+            self.at = 0
+
+    def _to_damage(self) -> None:
+        """To the next damaged frame; behind the last, to the first."""
+        known = sorted(self._damaged)
+        if known:
+            self._jump(next((frame for frame in known if frame > self.at), known[0]))
