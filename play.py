@@ -24,6 +24,7 @@ examples
   python play.py --headless --bot explorer --frames 72000 --fps 0 --report hour.json
   python -m game.play.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
   python play.py --serve                            no screen here: play in a browser, by the address it prints
+  python play.py --replay recordings/SESSION        look at it: a timeline, step by step, its damage marked
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?
 
@@ -31,6 +32,7 @@ keys in the window: those of the world (W A S D or arrows, Space, E), and
   Esc quit   P pause   N next room   Home start again   R record   H hide the panel   F full screen   F1 help
   Backspace, held: time runs back   F5 save this moment   F9 back to it
   V the real game beside   F12 picture   F11 the last ten seconds as a film
+  B another future of this moment beside; B again, and the arrows steer it; Enter takes it
   G pin this view as a sink frame   a gamepad walks, too
   Tab draw the map with the mouse   T the same moment in another map   a picture dropped on the window is a room
 """
@@ -45,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
     what.add_argument("--engine", action="store_true", help="the real game")
     what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")
-    what.add_argument("--replay", type=Path, metavar="SESSION", help="a recorded session")
+    what.add_argument("--replay", type=Path, metavar="SESSION", help="look at a recorded session")
     what.add_argument(
-        "--verify", action="store_true", help="with --replay: compare every frame; exit code 1 if one differs"
+        "--verify", action="store_true", help="with --replay: make it anew; exit code 1 if a frame differs"
     )
     what.add_argument("--seed", type=int, default=0, help="the real game's room; the neural game's scene and noise (0)")
     what.add_argument(

@@ -54,6 +54,11 @@ def test_a_key_twice(tmp_path, data):
     assert "twice" in refusal(tmp_path, data)
 
 
+def test_a_key_that_stands_for_none(tmp_path, data):
+    data["world"]["stands_for"] = {"z": "nothing"}
+    assert "nothing is none of the world's keys" in refusal(tmp_path, data)
+
+
 def test_a_size_that_does_not_fit_the_patches(tmp_path, data):
     data["world"]["height"] = 40
     assert "multiple of" in refusal(tmp_path, data)

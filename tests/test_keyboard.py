@@ -67,3 +67,11 @@ def test_commands_are_not_keys_and_keys_are_not_commands():
     assert keyboard.commands() == ["quit", "help", "close"], "P belongs to this world"
     assert np.array_equal(keyboard.sample().action, [0, 1])
     assert keyboard.commands() == []
+
+
+def test_a_key_stands_for_one_of_the_worlds_and_for_no_command_then():
+    keyboard = Keyboard(("w", "a", "e"), {"z": "w", "p": "e"})
+    keyboard.feed([Event("down", "z"), Event("down", "p"), Event("down", "left")])
+    assert keyboard.sample().action.tolist() == [1, 1, 1] and keyboard.commands() == []
+    keyboard.feed([Event("up", "z")])
+    assert keyboard.sample().action.tolist() == [0, 1, 1]

@@ -35,8 +35,8 @@ def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
     """Also after going back in time with it."""
     plan = {3: down("d"), 6: down("v"), 16: down("backspace"), 19: [Event("up", "backspace")], 26: down("escape")}
     screen = play(neural, plan)
-    begins = next(i for i, hud in enumerate(screen.huds) if hud.truth is not None)
-    truths = [hud.truth for hud in screen.huds[begins:]]
+    begins = next(i for i, hud in enumerate(screen.huds) if hud.beside is not None)
+    truths = [hud.beside[1] for hud in screen.huds[begins:]]
     assert begins in (6, 7) and all(truth is not None for truth in truths) and any(h.rewound for h in screen.huds)
     assert not np.array_equal(truths[0], truths[4])
     apart = [cells_apart(made, real).mean() for made, real in zip(screen.shown[begins:], truths, strict=True)]
@@ -47,14 +47,14 @@ def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
 
 def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
     huds = play(neural, {2: down("v"), 8: down("t"), 12: down("v"), 16: down("escape")}).huds
-    assert huds[5].truth is not None and huds[9].truth is None and huds[-1].truth is not None  # from its own start
+    assert huds[5].beside is not None and huds[9].beside is None and huds[-1].beside is not None  # from its own start
     drawn = neural.place(5)
     huds = play(neural, {2: down("v"), 8: down("home"), 14: down("escape")}, map=drawn).huds
-    assert all(hud.truth is None for hud in huds[8:]) and "no real game" in huds[7].notice
+    assert all(hud.beside is None for hud in huds[8:]) and "no real game" in huds[7].notice
     assert np.array_equal(huds[7].anchors, drawn) and np.array_equal(huds[-1].anchors, drawn)  # from its start, too
     real = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     huds = play(real, {2: down("v"), 8: down("escape")}).huds
-    assert huds[-1].truth is None and "real game" in huds[-1].notice
+    assert huds[-1].beside is None and "real game" in huds[-1].notice
 
 
 def test_where_two_frames_differ():

@@ -35,11 +35,16 @@ class World(Strict):
     fps: int = Field(gt=0, description="ticks per second")
     keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
     map: tuple[int, int] | None = Field(None, description="rows and columns, where the sinks are a map of the place")
+    stands_for: dict[str, str] = Field(  # a keyboard is the person's: no weights tell of it
+        {}, exclude=True, description="keys of a keyboard, and the one of the world's that each is"
+    )
 
     @model_validator(mode="after")
     def _keys_are_distinct(self):
         if len(set(self.keys)) != len(self.keys):
             raise ValueError(f"keys: {self.keys} names a key twice")
+        if unknown := set(self.stands_for.values()) - set(self.keys):
+            raise ValueError(f"stands_for: {', '.join(sorted(unknown))} is none of the world's keys {self.keys}")
         return self
 
 

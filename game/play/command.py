@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,14 @@ def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> 
         world,
         kind,
         game_fps=source.metadata["render_fps"],
+        stands_for=_stands_for(flags),
     )
+
+
+def _stands_for(flags: Namespace) -> dict[str, str]:
+    """Other keys for the world's, from the world's YAML: a keyboard is the person's, not the weights'."""
+    file = flags.config or configuration.CONFIGS / f"{flags.world}.yaml"
+    return configuration.load(file).world.stands_for if file.is_file() else {}
 
 
 def _fps(flags: Namespace, source: gymnasium.Env) -> float:
@@ -256,14 +263,16 @@ def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
         return Headless()
     if flags.serve is not None:
         return _page(flags, source, left)
-    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], left)
+    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], left, _stands_for(flags))
 
 
-def _window(flags: Namespace, keys: Sequence[str], size: tuple[int, int], left: ExitStack) -> Screen:
+def _window(
+    flags: Namespace, keys: Sequence[str], size: tuple[int, int], left: ExitStack, also: Iterable[str] = ()
+) -> Screen:
     from game.play.window import DisplayError, KeyNameError, Window  # a headless game needs no pygame
 
     try:
-        window = Window(keys, size, flags.scale, pixels=flags.pixels)
+        window = Window(keys, size, flags.scale, pixels=flags.pixels, also=also)
     except (DisplayError, KeyNameError) as error:
         raise PlayError(str(error)) from error
     left.callback(window.close)
@@ -275,7 +284,7 @@ def _page(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
         from game.serve.page import Page  # only who serves needs a server
     except ImportError as error:
         raise PlayError(f'--serve needs {error.name}: pip install -e ".[serve]"') from error
-    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve)
+    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve, _stands_for(flags))
     left.callback(lambda: print(f"key to photon in the page: {page.latency()}"))
     left.callback(page.close)
     print(f"play at {page.address}   (Ctrl-C ends it)", flush=True)

@@ -6,7 +6,7 @@ counts as held for a tick when it is down at the sample or was pressed at any ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ COMMANDS = {
     "g": "pin",
     "u": "undo",
     "v": "truth",
+    "b": "branch",
+    "return": "swap",
     "f11": "film",
     "f12": "picture",
 }
@@ -68,12 +70,14 @@ class Keyboard:
 
     ``feed`` takes events as they come, ``sample`` gives a tick its action, ``commands`` what else was asked;
     ``rewinding`` says whether time is to run backwards.
-    Where a world uses a command's key itself, the world has it. Arrows walk where letters do (``ARROWS``).
+    Where a world uses a command's key itself, the world has it. Arrows walk where letters do (``ARROWS``);
+    ``stands_for``: other keys for the world's, before all else.
     """
 
-    def __init__(self, keys: Sequence[str]):
+    def __init__(self, keys: Sequence[str], stands_for: Mapping[str, str] | None = None):
         self.keys = tuple(keys)
-        self._stands_for = {} if set(ARROWS) & set(keys) else {k: v for k, v in ARROWS.items() if v in keys}
+        arrows = {} if set(ARROWS) & set(keys) else {k: v for k, v in ARROWS.items() if v in keys}
+        self._stands_for = arrows | dict(stands_for or {})
         self.rewinding = False
         self._held: set[str] = set()
         self._tapped: set[str] = set()

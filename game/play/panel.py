@@ -42,6 +42,8 @@ HELP = (
     ("T", "into another map"),
     ("G", "pin this view"),
     ("V", "the real game beside"),
+    ("B", "another future beside"),
+    ("Enter", "take that one"),
     ("F11", "film of the last 10 s"),
     ("F12", "picture"),
     ("F1", "this help"),
@@ -205,16 +207,17 @@ def draw_menu(surface: pygame.Surface, area: pygame.Rect, menu: Menu, pen: Pen) 
         pen.text(surface, words, (inner.left, inner.bottom - pen.px(up)), 16, MUTED)
 
 
-def draw_truth(surface, area, real: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:
-    """The real game's frame, as large as it is shown; every cell that the neural frame has otherwise is marked."""
-    surface.blit(picture_surface(real), area)
-    apart = cells_apart(frame, hud.truth)
+def draw_beside(surface, area, other: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:
+    """Another frame, as large as it is shown; every cell that the first has otherwise is marked."""
+    whose, small = hud.beside
+    surface.blit(picture_surface(other), area)
+    apart = cells_apart(frame, small)
     height, width = area.height * CELL / frame.shape[0], area.width * CELL / frame.shape[1]
     for row, column in np.argwhere(apart):
         cell = pygame.Rect(round(column * width), round(row * height), round(width), round(height))
         pygame.draw.rect(surface, RED, cell.move(area.topleft), max(1, pen.px(2)))
     pygame.draw.line(surface, BACKGROUND, area.topleft, area.bottomleft, pen.px(4))
-    words = f"the real game: {100 * (1 - apart.mean()):.1f} % of the picture equal"
+    words = f"{whose}: {100 * (1 - apart.mean()):.1f} % of the picture equal"
     chip = pygame.Rect(0, 0, pen.text_width(words, 17) + pen.px(28), pen.px(30))
     chip.midtop = area.centerx, area.top + pen.px(14)
     pen.box(surface, chip, BACKGROUND, 8, LINE)

@@ -11,9 +11,9 @@ step ends, and the latency figures are of the real waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 
 from game.draw.desk import Desk, DeskError
+from game.play.branch import Branch
 from game.play.camera import Camera
 from game.play.keyboard import Keyboard, Sample
 from game.play.past import SAVES, Past, SaveError, load, save
@@ -80,7 +81,8 @@ class Pacer:
 @dataclass
 class Options:
     """How to play. ``map``: four pictures uint8 [4, H, W, 3] for the first place's own; ``draws``: with the board open.
-    ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own."""
+    ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own.
+    ``stands_for``: a keyboard's other keys for the world's."""
 
     keys: tuple[str, ...]
     fps: float = 20.0
@@ -90,6 +92,7 @@ class Options:
     kind: str = ""
     hud: bool = True
     game_fps: int = 20
+    stands_for: Mapping[str, str] = field(default_factory=dict)
     map: np.ndarray | None = None
     draws: bool = False
 
@@ -112,7 +115,7 @@ class Player:
         watch: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ):
         self.source, self.screen, self.options = source, screen, options
-        self.keyboard = Keyboard(options.keys)
+        self.keyboard = Keyboard(options.keys, options.stands_for)
         self.hands = hands or self.keyboard
         self.recording, self.watch = recording, watch
         self.ledger = Ledger(options.game_fps)
@@ -126,6 +129,7 @@ class Player:
         self._rewound, self._resumes = 0, False
         self._desk = Desk(source, self.say)
         self._truth: Truth | None = None
+        self._branch: Branch | None = None
         self._camera = Camera(options.keys, options.game_fps)
 
     def run(self) -> Ledger:
@@ -164,6 +168,8 @@ class Player:
         frame, _, terminated, truncated, _ = self._compute(self.source.step, sample.action)
         if self._truth is not None:
             self._truth.step(sample.action)
+        if self._branch is not None:
+            self._compute(self._branch.step, sample.action)
         stepped = now()
         self._show(frame, sample.action, sample.arrivals)
         decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
@@ -178,7 +184,7 @@ class Player:
             self._new_room(self._seed + 1)
 
     def _new_room(self, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._branch = seed, None
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
         self._look_around()
         self._begin_truth()
@@ -206,6 +212,7 @@ class Player:
         """One tick towards the past. A recording ends where its future is given up."""
         self._listen()
         self._end_recording()
+        self._branch = None
         if (state := self._past.back()) is not None:
             self._rewound += 1
             self._continue(state)
@@ -251,6 +258,7 @@ class Player:
     def _change_map(self, pictures: np.ndarray) -> None:
         """Other sinks between two ticks. A recording ends here, and another one goes on from here."""
         self._end_recording()
+        self._branch = None
         if self._truth is not None:
             self._truth = None
             self.say("There is no real game of this map")
@@ -280,7 +288,7 @@ class Player:
             present=self._present(),
             recording=self.recording.seconds if self.recording else None,
             board=self._desk.board,
-            truth=self._truth.frame if self._truth is not None else None,
+            beside=self._beside(),
             notice=self._notice if now() < self._notice_ends else "",
             rewound=self._rewound / self.options.game_fps if self._rewound else None,
             behind=len(self._past or ()) / self.options.game_fps,
@@ -288,6 +296,11 @@ class Player:
             **self._figures,
             **self._hud,
         )
+
+    def _beside(self) -> tuple[str, np.ndarray] | None:
+        if self._truth is not None:
+            return "the real game", self._truth.frame
+        return ("another future", self._branch.frame) if self._branch is not None else None
 
     def _present(self) -> int | None:
         """Where on the map the picture is, if the source's pictures of its place are one."""
@@ -317,6 +330,8 @@ class Player:
 
     def _listen(self) -> None:
         events = self.screen.poll()
+        if self._branch is not None:
+            events = self._branch.listen(events)
         self.keyboard.feed(events)
         for event in events:
             self._desk.touch(event)
@@ -363,6 +378,7 @@ class Player:
             state = load(self._slot(), asked(self.source, "provenance", {}))
             self._end_recording()
             self._continue(state)
+            self._branch = None
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
             raise SaveError(str(error)) from error
         self._remember()
@@ -370,7 +386,7 @@ class Player:
 
     def _need_past(self) -> None:
         if self._past is None:
-            raise SaveError("Only a game that a person plays can be saved and loaded")
+            raise SaveError("Only a game that a person plays can be saved, loaded and branched")
 
     def _slot(self) -> Path:
         kind = asked(self.source, "provenance", {}).get("source", "game")
@@ -378,7 +394,7 @@ class Player:
 
     def _on_draw(self) -> None:
         self._desk.toggle()
-        self._truth = None
+        self._truth = self._branch = None
 
     def _on_undo(self) -> None:
         if self._desk.board is not None:
@@ -402,6 +418,26 @@ class Player:
             return
         self._truth, self._desk.board = self._compute(Truth, self.source), None
         self._new_room(self._seed)
+
+    def _on_branch(self) -> None:
+        """Two futures of this moment under the same keys; then the arrows steer the second; then it ends."""
+        self._need_past()
+        if self._branch is None:
+            self._branch, self._truth, self._desk.board = Branch(self.source, self.options.keys), None, None
+            self.say("Two futures of this moment under the same keys; B: the arrows steer the second; Enter takes it")
+        elif self._branch.can_be_steered:
+            self._branch.steer()
+            self.say("Letters steer the first future, arrows the second; Enter takes it")
+        else:
+            self._branch = None
+
+    def _on_swap(self) -> None:
+        if self._branch is None:
+            raise SaveError("There is one future; B begins another")
+        self._end_recording()
+        frame = self._compute(self._branch.swap)
+        self._past.clear()
+        self._show(frame, self._shown[1])
 
     def _begin_truth(self) -> None:
         """The real game, if it is to be seen, to where this one has just begun."""

@@ -60,7 +60,7 @@ class Hud:
     board: Board | None = None  # instead of the panel: the map, being drawn
     timeline: Timeline | None = None  # over the frame: of a recording that is looked at
     menu: Menu | None = None  # instead of the panel: worlds to choose from
-    truth: np.ndarray | None = None  # beside the frame: that of the real game, uint8 [H, W, 3]
+    beside: tuple[str, np.ndarray] | None = None  # another frame, uint8 [H, W, 3], and whose it is
     notice: str = ""
     paused: bool = False
     visible: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -16,11 +16,11 @@ from game.play.panel import (
     HEIGHT,
     WIDTH,
     Pen,
+    draw_beside,
     draw_board,
     draw_menu,
     draw_overlays,
     draw_panel,
-    draw_truth,
     picture_surface,
 )
 from game.play.screen import Hud
@@ -45,8 +45,8 @@ class KeyNameError(ValueError):
 class Window:
     """A pygame window. ``poll`` gives the events since the last poll, ``show`` draws and flips.
 
-    keys: the world's keys, as pygame names them. frame_shape: (H, W). scale: window pixels a frame pixel; None, about
-    640 for the frame. What does not fit the screen is made as large as fits.
+    keys: the world's keys, as pygame names them; also: others that it tells of. frame_shape: (H, W). scale: window
+    pixels a frame pixel; None, about 640 for the frame. What does not fit the screen is made as large as fits.
     Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares, as
     small frames, which are drawn pixel by pixel, do by themselves.
     Raises DisplayError without a display, KeyNameError for a key that pygame does not know.
@@ -59,9 +59,10 @@ class Window:
         scale: int | None = None,
         title: str = "Rollplay",
         pixels: bool = False,
+        also: Iterable[str] = (),
     ):
         _open_display()
-        self._names = {_key_code(key): key for key in (*COMMANDS, REWIND, *ARROWS, *keys)}
+        self._names = {_key_code(key): key for key in (*COMMANDS, REWIND, *ARROWS, *keys, *also)}
         self._desktop, self._frame_shape = pygame.display.get_desktop_sizes()[0], frame_shape
         self._scale = scale or max(1, REFERENCE_HEIGHT // max(frame_shape))
         pixels = pixels or max(frame_shape) <= PIXEL_ART
@@ -75,7 +76,7 @@ class Window:
         return [ours for event in pygame.event.get() for ours in self._translated(event, at)]
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
-        beside = hud.board is not None or hud.truth is not None
+        beside = hud.board is not None or hud.beside is not None
         if (hud.visible, hud.fullscreen, beside) != self._arranged:
             self._arrange(hud.visible, hud.fullscreen, beside)
         big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
@@ -85,9 +86,9 @@ class Window:
             draw_menu(self._surface, self._panel_area, hud.menu, self._pen)
         elif hud.board is not None:
             draw_board(self._surface, self._panel_area, hud, self._pen)
-        elif hud.truth is not None:
-            real = cv2.resize(hud.truth, self._frame_size, interpolation=self._smoothing)
-            draw_truth(self._surface, self._panel_area, real, frame, hud, self._pen)
+        elif hud.beside is not None:
+            other = cv2.resize(hud.beside[1], self._frame_size, interpolation=self._smoothing)
+            draw_beside(self._surface, self._panel_area, other, frame, hud, self._pen)
         elif hud.visible:
             draw_panel(self._surface, self._panel_area, hud, self._pen)
         pygame.display.flip()

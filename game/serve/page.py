@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -41,17 +42,17 @@ class Told:
 class Page:
     """The page as a Screen. ``latencies_ms`` are key to photon, on the player's own clock, the network's way included.
 
-    keys: the world's. Raises OSError where ``host`` and ``port`` cannot be listened on.
+    keys: the world's; also: others that it tells of. Raises OSError where ``host`` and ``port`` cannot be listened on.
     """
 
-    def __init__(self, keys: tuple[str, ...], title: str, host: str, port: int):
+    def __init__(self, keys: tuple[str, ...], title: str, host: str, port: int, also: Iterable[str] = ()):
         self.latencies_ms: deque[float] = deque(maxlen=KEPT)
-        self._allowed = {*keys, *COMMANDS, REWIND, *ARROWS}
+        self._allowed = {*keys, *COMMANDS, REWIND, *ARROWS, *also}
         self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
         self._numbers: dict[float, int] = {}  # of events that no frame answered yet; touched by the game's thread alone
         self._ticks = 0
         self._watched = threading.Event()
-        hello = {"keys": keys, "commands": COMMANDS, "rewind": REWIND, "title": title}
+        hello = {"keys": keys, "also": list(also), "commands": COMMANDS, "rewind": REWIND, "title": title}
         self._server = Server(host, port, hello, self._heard, self._count)
         self.address = self._server.address
 
