@@ -58,19 +58,20 @@ def chosen(*keys: str, opened=lambda name: Counting(), plays: int = 2):
 
 
 @pytest.mark.parametrize(
-    "keys, name",
+    "keys, picked",
     [
-        (["return"], "one"),
-        (["down", "return"], "two"),
-        (["up", "up", "space"], "two"),
-        (["2"], "two"),
-        (["3", "1"], "one"),  # the third cannot be played
+        (["return"], ("play", "one")),
+        (["down", "return"], ("play", "two")),
+        (["up", "up", "space"], ("play", "two")),
+        (["2"], ("play", "two")),
+        (["3", "1"], ("play", "one")),  # the third cannot be played
+        (["down", "d"], ("draw", "two")),
         (["9", "escape"], None),
         (["close"], None),
     ],
 )
-def test_what_keys_choose(keys, name):
-    assert chosen(*keys)[0] == name
+def test_what_keys_choose(keys, picked):
+    assert chosen(*keys)[0] == picked
 
 
 def test_worlds_play_while_one_looks_and_the_one_that_is_looked_at_is_large():
@@ -92,8 +93,8 @@ def test_a_world_that_cannot_be_opened_says_why_and_the_others_play():
             raise WorldError("its weights are damaged")
         return Counting()
 
-    name, screen = chosen("", "2", opened=opened, plays=1)
-    assert name == "two" and screen.shown.menu.entries[0].about == "its weights are damaged"
+    picked, screen = chosen("", "2", opened=opened, plays=1)
+    assert picked == ("play", "two") and screen.shown.menu.entries[0].about == "its weights are damaged"
 
 
 def test_who_leaves_does_not_wait_for_what_is_loading():
@@ -116,11 +117,13 @@ def test_all_worlds_are_listed_those_that_play_first(tmp_path, monkeypatch):
     (tmp_path / "keep.yaml").write_text("# Four rooms.\n" + shipped)
     (tmp_path / "mine.yaml").write_text(shipped.replace("name: keep", "name: mine"))
     (tmp_path / "toy.yaml").write_text(shipped)  # keep, at another size
+    (tmp_path / "wrong.yaml").write_text("name: [")
     monkeypatch.setattr(configuration, "WORLDS", tmp_path / "worlds")
     monkeypatch.setattr(configuration, "CONFIGS", tmp_path)
     listed = menu.worlds(("keep",))
-    assert [(world.name, world.ready) for world in listed] == [("keep", True), ("b", True), ("mine", False)]
-    assert listed[0].about == "Four rooms." and listed[1].about == ""
+    found = [(world.name, world.ready) for world in listed]
+    assert found == [("keep", True), ("b", True), ("mine", False), ("wrong", False)]
+    assert listed[0].about == "Four rooms." and listed[1].about == "" and "wrong.yaml" in listed[3].about
 
 
 @pytest.mark.parametrize("flags", [(), ("--record",), ("--scale", "4")])

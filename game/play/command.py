@@ -106,11 +106,15 @@ def _asks(flags: Namespace) -> bool:
 
 
 def _chosen(flags: Namespace) -> str | None:
-    """The world that a person picks in the menu, each playing itself there; None when they leave."""
+    """The world that a person picks in the menu, in which each plays itself; None when they leave."""
     with ExitStack() as left:
         window = _window(flags, menu.KEYS, menu.SIZE, left)
         how = flags.runtime, flags.device, flags.policy, flags.collapse
-        return menu.choose(window, menu.worlds(SHIPPED), lambda world: neural_game(Neural(world, None, *how)))
+        picked = menu.choose(window, menu.worlds(SHIPPED), lambda world: neural_game(Neural(world, None, *how)))
+    if picked is None:
+        return None
+    flags.draw = picked[0] == "draw"
+    return picked[1]
 
 
 def _default_world(flags: Namespace) -> str:

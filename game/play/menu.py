@@ -16,7 +16,7 @@ from game.worlds.bots import make_bot
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS
 
-CHOOSES = ("return", "space")
+CHOOSES = {"return": "play", "space": "play", "d": "draw"}
 NUMBERS = tuple("123456789")
 KEYS = (*CHOOSES, *NUMBERS)
 SIZE = 64, 64
@@ -39,9 +39,19 @@ def worlds(first: Sequence[str]) -> list[World]:
     """All that have weights, those of ``first`` before others, and then those that have a configuration alone."""
     ready = sorted(path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}"))
     ready.sort(key=lambda name: first.index(name) if name in first else len(first))
-    configured = (path for path in sorted(configuration.CONFIGS.glob("*.yaml")) if path.stem not in ready)
-    others = [path.stem for path in configured if configuration.load(path).name == path.stem]
-    return [World(name, _about(configuration.CONFIGS / f"{name}.yaml"), name in ready) for name in (*ready, *others)]
+    others = (_untrained(path) for path in sorted(configuration.CONFIGS.glob("*.yaml")) if path.stem not in ready)
+    return [World(name, _about(configuration.CONFIGS / f"{name}.yaml"), True) for name in ready] + list(
+        filter(None, others)
+    )
+
+
+def _untrained(path: Path) -> World | None:
+    """The world of a configuration; None for another shape of a world that has one of its own."""
+    try:
+        named = configuration.load(path).name == path.stem
+    except configuration.ConfigError as error:
+        return World(path.stem, str(error), False)
+    return World(path.stem, _about(path), False) if named else None
 
 
 def _about(path: Path) -> str:
@@ -70,19 +80,19 @@ class Demo:
             self.frame = self._game.step(self._bot.act(self.frame, {}))[0]
 
 
-def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymnasium.Env]) -> str | None:
-    """The name of the world that a person picks on ``screen``; None when they leave. ``opened`` gives the game of a
-    world that is ready; it is asked on another thread, so that the menu is there at once."""
+def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymnasium.Env]) -> tuple[str, str] | None:
+    """What a person picks on ``screen``: "play" or "draw", and a world's name; None when they leave. ``opened`` gives
+    the game of a world that is ready; it is asked on another thread, so that the menu is there at once."""
     chosen, said = 0, ""
     with ThreadPoolExecutor(1) as loader:
         demos = {w.name: loader.submit(lambda name: Demo(opened(name)), w.name) for w in listed if w.ready}
         while True:
             due = time.perf_counter() + 1 / FPS
             for wish, number in _wishes(screen, chosen, len(listed)):
-                if wish == "leave" or (wish == "play" and listed[number].ready):
+                if wish == "leave" or (wish != "look" and listed[number].ready):
                     loader.shutdown(wait=False, cancel_futures=True)
-                    return listed[number].name if wish == "play" else None
-                chosen, said = number, TRAIN.format(listed[number].name) if wish == "play" else ""
+                    return None if wish == "leave" else (wish, listed[number].name)
+                chosen, said = number, "" if wish == "look" else TRAIN.format(listed[number].name)
             entries = tuple(_entry(world, demos.get(world.name)) for world in listed)
             frame = entries[chosen].picture
             notice = said or (LOADING if frame is None and listed[chosen].ready else "")
@@ -92,7 +102,7 @@ def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymn
 
 
 def _wishes(screen: Screen, chosen: int, count: int) -> Iterable[tuple[str, int]]:
-    """What the person's events ask for: leave, look at a world or play it, by its number."""
+    """What the person's events ask for: leave, or look at a world, play it or draw its map, by its number."""
     for event in screen.poll():
         if event.kind == "quit" or (event.kind == "down" and event.key == "escape"):
             yield "leave", chosen
@@ -100,7 +110,7 @@ def _wishes(screen: Screen, chosen: int, count: int) -> Iterable[tuple[str, int]
             chosen = (chosen + (1 if event.key == "down" else -1)) % count
             yield "look", chosen
         elif event.kind == "down" and event.key in CHOOSES:
-            yield "play", chosen
+            yield CHOOSES[event.key], chosen
         elif event.kind == "down" and event.key in NUMBERS[:count]:
             yield "play", NUMBERS.index(event.key)
 

@@ -203,7 +203,7 @@ def draw_menu(surface: pygame.Surface, area: pygame.Rect, menu: Menu, pen: Pen) 
         for line, words in enumerate(lines):
             pen.text(surface, words, (left, y + pen.px(28 + 14 * line)), 14, MUTED)
         y += side + pen.px(14)
-    for words, up in (("up, down or a number", 30), ("Enter plays, Esc leaves", 10)):
+    for words, up in (("up, down or a number", 50), ("Enter plays, D draws", 30), ("Esc leaves", 10)):
         pen.text(surface, words, (inner.left, inner.bottom - pen.px(up)), 16, MUTED)
 
 
