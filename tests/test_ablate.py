@@ -106,7 +106,7 @@ def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
     picked = {}
     for name, arm in {"all": TorchRuntime(tmp_path, "cpu"), "mixed": ablate.Mixed(tmp_path, "cpu")}.items():
         picked[name] = arm._student.local(frame, *nothing, sinks)
-    for kind in ("last", "copy", "palette"):
+    for kind in ("last", "moved", "copy", "palette"):
         arm = ablate.Without(tmp_path, "cpu", kind)
         arm._student.local(frame, *nothing, sinks)
         shares = arm._student.local.offered.shares.softmax(1)

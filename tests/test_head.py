@@ -28,15 +28,16 @@ def darkened(made: LocalHead, latents: torch.Tensor) -> torch.Tensor:
     return made._into(torch.full(latents.shape[:2], NIGHT), latents)
 
 
-def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
+def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor, grad: bool = False) -> torch.Tensor:
     width, keys = KEEP.transformer.width, KEEP.action_size
     nothing = torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width), torch.zeros(1, 1, keys)
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         return made(last, *nothing, sinks)
 
 
-def only(made: LocalHead, source: int) -> LocalHead:
-    """All shares on one source: a displacement by its number, then the sink copy, the palette, what is drawn."""
+def only(made: LocalHead, kind: str, number: int = 0) -> LocalHead:
+    """All shares on one source of a kind."""
+    source = made.kinds[kind][number]
     made.out.bias.data.zero_()
     made.out.bias.data[source * CELL : (source + 1) * CELL] = 40.0
     return made
@@ -47,6 +48,14 @@ def choosing(made: LocalHead, sink: int | None = None, light: int | None = None)
     for layer, number, count in ((made.next_sink, sink, made.sinks), (made.next_light, light, 4)):
         if number is not None:
             layer.bias.data = (40.0 * torch.eye(count)[number]).repeat(count)
+    return made
+
+
+def electing(made: LocalHead, moves: list[tuple[int, int]]) -> LocalHead:
+    """Every cell says to each mover: this displacement."""
+    made.ballots.weight.data.zero_()
+    words = torch.stack([torch.eye(len(made.moves))[made.moves.index(move)] for move in moves])
+    made.ballots.bias.data = torch.cat([torch.zeros(made.movers), 40.0 * words.flatten()])
     return made
 
 
@@ -71,7 +80,7 @@ def test_a_room_is_known_again_in_any_light():
 def test_the_sink_copy_is_the_room_that_is_seen_in_the_light_that_is():
     """Before it has learned anything, and exactly."""
     made, sinks = head(), pictures(4)
-    only(made, len(made.moves))
+    only(made, "copy")
     for index in range(4):
         assert torch.equal(asked(made, sinks[:, index : index + 1], sinks)[0, 0], sinks[0, index])
         night = darkened(made, sinks[:, index : index + 1])
@@ -81,17 +90,78 @@ def test_the_sink_copy_is_the_room_that_is_seen_in_the_light_that_is():
 def test_another_room_is_a_choice():
     made, sinks = head(), pictures(4)
     for index in range(4):
-        x0 = asked(choosing(only(made, len(made.moves)), sink=index), sinks[:, :1], sinks)
+        x0 = asked(choosing(only(made, "copy"), sink=index), sinks[:, :1], sinks)
         assert torch.equal(x0[0, 0], sinks[0, index])
 
 
-def test_a_displacement_moves_every_pixel():
-    """All shares on one displacement: the last frame comes out shifted, and nothing of the other sources."""
+def test_a_mover_moves_every_pixel_as_it_was_elected():
+    """All shares on one mover: the last frame comes out shifted as that one chose, and nothing of the other sources."""
     made, last = head(), pictures(1, seed=5)[:, :1]
     for dy, dx in ((0, 0), (0, 2), (-2, 0), (0, 8)):  # the last is a leap: off one edge, on at the other
-        x0 = asked(only(made, made.moves.index((dy, dx))), last, pictures(4, seed=6))
-        moved = canvas(last[0, 0], 4).roll((dy, dx), (1, 2))
-        torch.testing.assert_close(canvas(x0[0, 0], 4), moved, atol=1e-5, rtol=0)
+        for mover in range(made.movers):
+            chosen = [(0, -2)] * made.movers
+            chosen[mover] = dy, dx
+            x0 = asked(electing(only(made, "moved", mover), chosen), last, pictures(4, seed=6))
+            moved = canvas(last[0, 0], 4).roll((dy, dx), (1, 2))
+            torch.testing.assert_close(canvas(x0[0, 0], 4), moved, atol=1e-5, rtol=0)
+
+
+def test_a_cell_whose_word_counts_decides_for_the_whole():
+    """Most cells would stay; one, whose word counts, would go: the mover goes."""
+    made, h = head(), torch.zeros(1, KEEP.head.width, 16, 16)
+    h[:, 0], h[0, :2, 3, 3] = 1.0, torch.tensor([0.0, 1.0])
+    made.ballots.weight.data.zero_(), made.ballots.bias.data.zero_()
+    weight, words = made.ballots.weight.data[: made.movers], made.ballots.weight.data[made.movers :]
+    stays, goes = made.moves.index((0, 0)), made.moves.index((0, 2))
+    words[stays, 0] = words[goes, 1] = 5.0
+    assert made._elected(h)[0, 0].argmax() == stays
+    weight[0, 1] = 10.0
+    assert made._elected(h)[0, 0].argmax() == goes and made._elected(h)[0, 1].argmax() == stays
+
+
+def with_bars(sink: torch.Tensor, bars: dict[int, float]) -> torch.Tensor:
+    """A sink [C, h, w] -> latents [1, 1, C, h, w] with bars on it: column -> value, that no sink has anywhere."""
+    picture = canvas(sink[None], 4).clone()
+    for column, value in bars.items():
+        picture[..., 8:24, column : column + 2] = value
+    return cells(picture, 4)[None]
+
+
+def test_what_movers_should_have_chosen_is_learned_and_a_wrong_choice_excuses_the_elements():
+    """A bar goes two pixels to the right; who has chosen otherwise has the elements excused and learns his choice."""
+    made, sinks = head(), pictures(4)
+    last, true = with_bars(sinks[0, 0], {20: 1.7}), with_bars(sinks[0, 0], {22: 1.7})
+    stays, goes = made.moves.index((0, 0)), made.moves.index((0, 2))
+    found = {}
+    for move in (stays, goes):
+        electing(made, [made.moves[move]] * 2).ballots.bias.data *= 0.1
+        made.ballots.bias.grad = None
+        asked(made, last, sinks, grad=True)
+        elements, choice = made.surprise(true, sinks)
+        choice.sum().backward()
+        found[move] = elements.item(), choice.item(), made.ballots.bias.grad[made.movers :].clone()
+    assert found[stays][0] == 0 < found[goes][0]
+    assert found[goes][1] + 2 < found[stays][1]
+    slope = found[stays][2].unflatten(0, (made.movers, -1))[0]
+    assert slope.argmin() == goes and slope.argmax() == stays
+
+
+def test_each_thing_is_matched_with_a_mover_of_its_own():
+    """Two bars part: movers that are alike get one each; one that has a bar's elements gets that."""
+    made, sinks = head(), pictures(4)
+    last, true = (with_bars(sinks[0, 0], bars) for bars in ({20: 1.7, 40: 1.9}, {22: 1.7, 38: 1.9}))
+    goal = canvas(true[0], 4)
+    asked(made, last, sinks)
+    right, left = made.moves.index((0, 2)), made.moves.index((0, -2))
+    assert sorted(made._went(made.offered, goal)[0].tolist()) == sorted([right, left])
+    has = cells(9.0 * ((goal == 1.7).float() - (goal == 1.9).float())[:, :1], 4)
+    for sign in (1, -1):
+        shares = torch.zeros_like(made.offered.shares)
+        shares[:, made.kinds["moved"][0]] = sign * has
+        offered = made.offered._replace(shares=shares)
+        assert made._went(offered, goal)[0].tolist() == [right, left][::sign]
+        both = made._went(offered, offered.last)[0].tolist()
+        assert both == [made.moves.index((0, 0))] * 2  # what stays is one thing, of two movers
 
 
 def test_what_stands_in_a_room_changes_light_with_it():
@@ -99,20 +169,20 @@ def test_what_stands_in_a_room_changes_light_with_it():
     made, sinks = head(), pictures(4)
     bright = sinks[:, :1].clone()
     bright[..., 4:6, 4:6] = 1.5
-    x0 = asked(choosing(only(made, 0), light=0), darkened(made, bright), sinks)
+    x0 = asked(choosing(only(made, "last"), light=0), darkened(made, bright), sinks)
     torch.testing.assert_close(x0, bright, atol=1e-5, rtol=0)
 
 
 def test_a_colour_of_the_palette_fills_what_picks_it():
     made, sinks = head(), pictures(4)
-    x0 = asked(only(made, len(made.moves) + 1 + 3), sinks[:, :1], sinks)
+    x0 = asked(only(made, "palette", 3), sinks[:, :1], sinks)
     assert torch.equal(canvas(x0[0, 0], 4), made.palette[3][:, None, None].expand(3, 64, 64))
 
 
 def test_surprise_is_least_for_what_was_offered():
     """None for a frame that some source makes, more the farther it is; and none of its elements in a wrong room."""
     made, sinks = head(), pictures(4)
-    asked(only(made, 0), sinks[:, :1], sinks)
+    asked(only(made, "last"), sinks[:, :1], sinks)
     elements = [made.surprise(sinks[:, :1] + far, sinks)[0].item() for far in (EXACT, 2 * EXACT, 4 * EXACT)]
     assert 0 <= elements[0] < 1 < elements[1] < elements[2]
     stays, leaves = (made.surprise(sinks[:, i : i + 1], sinks) for i in (0, 1))

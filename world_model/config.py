@@ -86,7 +86,8 @@ class HeadSize(Strict):
     """How x0 is made from tokens and sources (``head.py``)."""
 
     width: int = Field(gt=0, description="features a latent cell")
-    blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions")
+    blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
+    movers: int = Field(gt=0, description="things that may move each in its own way in a tick")
     steps: tuple[int, ...] = Field((), description="pixels that things may move in a tick, along an axis")
     diagonals: tuple[int, ...] = Field((), description="... and along both")
     leap: int = Field(gt=0, description="... and at once by who walks off one edge of the screen and on at the other")

@@ -238,7 +238,7 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
         *(levels(count) for count in (2, 3, 4, 5) if count != own),
     ]
     if checkpoint.describe(folder / WEIGHTS)[0].head is not None:
-        kinds = {"last": "the last frame, moved", "copy": "the sink copy", "palette": "the palette"}
+        kinds = {"last": "the last frame", "moved": "the movers", "copy": "the sink copy", "palette": "the palette"}
         for kind, named in kinds.items():
             without = other(lambda kind=kind: Without(folder, device, kind))
             made.append(Arm(f"no {kind}", f"nothing is picked from {named}", without))

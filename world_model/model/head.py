@@ -1,14 +1,19 @@
 """The local head: every picture element of x0 is picked from what is known, moved or copied, or from what can be drawn.
 
 The sources of an element are
-- the last clean frame, moved: each of a few displacements is a source of its own (a flow as a distribution over whole
-  elements: dynamic neural advection, Finn et al., arXiv 1605.07157);
+- the last clean frame where it is, and the last clean frame as each of a few *movers* takes it: a mover chooses one
+  displacement for the whole frame, the elements choose among movers (transformations and masks: convolutional dynamic
+  neural advection, Finn et al., arXiv 1605.07157);
 - the *sink copy*: the same place of the sink that this frame shows, so that a room comes back exactly, minutes later;
 - the colours of a palette, which are counted in the recordings (``training/student_rollout.py``);
 - one colour that is predicted.
 Training holds the shares of all sources to what came, by the likelihood of a mixture whose components are the sources
 (Bishop 1994, "Mixture density networks"); x0 is the source with the largest share. A pick is exact: nothing fades, and
 the model's own frames are as crisp as recorded ones.
+
+A mover's displacement is elected: every cell says how much its word counts and what it would choose. A head that is
+unsure whether who walks there is stopped then sets him down here or there, and never half of him here and half there.
+What follows from the choice (a foot, a turn) is picked by elements that know it.
 
 Which sink a frame shows, and in which *light* (a gain and an offset of every colour, one of a few that are learned), is
 found in closed form in the last clean frame and chosen for the next one, as a whole. Everything between is done in the
@@ -42,6 +47,10 @@ TOLERANCE = 0.1
 """Scale of the mixture's Laplace components, in a latent's units: some six grey levels."""
 EXACT = 0.02
 """What is this near is exact: a dark picture's grey levels, rounded, are farther apart in the sinks' own light."""
+GROUP = 10
+"""Elements that went the same way, from which on they are a thing that a mover should have taken along."""
+OWN = 0.2
+"""A mover's mean share, among the movers, of the elements of a thing that can be its own."""
 TILES = 8
 """What chooses sink and light sees the frame as so many by so many tiles, each by its strongest features."""
 SUMMARY = 16
@@ -50,17 +59,21 @@ SUMMARY = 16
 
 class Pass(NamedTuple):
     """What a pass offered for each of M = N * F frames: logits of the sources' shares [M, sources, unfold^2, h, w], for
-    each element of a cell; the last clean frame, the sink copy and what is drawn as canvases [M, colours, H, W], all in
-    the sinks' light; logits of the next sink [M, S] and light [M, LIGHTS], and what was chosen, by number [M]."""
+    each element of a cell; the last clean frame, the sink copy and what is drawn as canvases [M, colours, H, W], and
+    the last as each mover takes it [M, movers, colours, H, W], all in the sinks' light; logits of the next sink [M, S],
+    light [M, LIGHTS] and the movers' displacements [M, movers, D], and what was chosen, by number [M], [M, movers]."""
 
     shares: Tensor
     last: Tensor
+    moved: Tensor
     copy: Tensor
     drawn: Tensor
     sink_logits: Tensor
     light_logits: Tensor
+    move_logits: Tensor
     sink: Tensor
     light: Tensor
+    move: Tensor
 
 
 class LocalHead(nn.Module):
@@ -91,7 +104,10 @@ class LocalHead(nn.Module):
         self.next_sink = _zeroed(nn.Linear(width, self.sinks**2))
         self.next_light = _zeroed(nn.Linear(width, LIGHTS**2))
         self.copied = _convolution(channels, size.width)
-        self.kinds = _numbered({"last": len(self.moves), "copy": 1, "palette": size.palette, "drawn": 1})
+        self.movers = size.movers
+        self.ballots = nn.Conv2d(size.width, self.movers * (1 + len(self.moves)), 1)
+        self.moved = _convolution(self.movers * channels, size.width)
+        self.kinds = _numbered({"last": 1, "moved": self.movers, "copy": 1, "palette": size.palette, "drawn": 1})
         self.out = nn.Conv2d(size.width, self.kinds["drawn"].stop * self.unfold**2 + channels, 1)
         self.out.weight.data *= 0.1
         self.out.bias.data.copy_(self._first_shares(channels))
@@ -99,7 +115,7 @@ class LocalHead(nn.Module):
     def _first_shares(self, channels: int) -> Tensor:
         """Bias of ``out``: to begin with, half the last frame where it is and half the sink copy."""
         shares = torch.full((self.kinds["drawn"].stop,), -3.0)
-        shares[[0, self.kinds["copy"].start]] = 3.0
+        shares[[self.kinds["last"].start, self.kinds["copy"].start]] = 3.0
         return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
 
     def forward(self, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor) -> Tensor:
@@ -123,19 +139,26 @@ class LocalHead(nn.Module):
         sink, light = sink_logits.argmax(-1), light_logits.argmax(-1)
         copy = _taken(sinks, sink.unflatten(0, shape)).flatten(0, 1)
         h = h + self.copied(copy)
-        for block in self.blocks[1:]:
+        for block in self.blocks[1:-1]:
             h = block(h, whole)
+        move_logits = self._elected(h)
+        move = move_logits.argmax(-1)
+        moved = _taken(self._displaced(canvas(last, self.unfold)), move)
+        h = h + self.moved(cells(moved, self.unfold).flatten(1, 2))
+        h = self.blocks[-1](h, whole)
         out = self.out(F.relu(h)).contiguous().float()  # the layout first: in half precision it moves half as much
         shares, drawn = out.split([out.shape[1] - copy.shape[1], copy.shape[1]], 1)
-        canvases = (canvas(source, self.unfold) for source in (last, copy, drawn))
+        last, copy, drawn = (canvas(source, self.unfold) for source in (last, copy, drawn))
         shares = shares.unflatten(1, (-1, self.unfold**2))
-        self.offered = Pass(shares, *canvases, sink_logits, light_logits, sink, light)
+        logits, chosen = (sink_logits, light_logits, move_logits), (sink, light, move)
+        self.offered = Pass(shares, last, moved, copy, drawn, *logits, *chosen)
         x0 = cells(self._picked(self.offered), self.unfold).unflatten(0, shape)
         return self._into(light.unflatten(0, shape), x0)
 
     def surprise(self, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihoods [N, F] of what came, true [N, F, C, h, w], under the last pass: of its elements,
-        together, where sink and light were chosen rightly (elsewhere nothing could fit); of sink, light and lights."""
+        together, where all that is chosen as a whole was chosen rightly (elsewhere nothing could fit); of the choices,
+        and of the lights."""
         shape, offered = true.shape[:2], self.offered
         sink, light = self._recognised(true, sinks)
         choice = F.cross_entropy(offered.sink_logits.float(), sink.flatten(), reduction="none")
@@ -144,9 +167,51 @@ class LocalHead(nn.Module):
         right = (offered.sink == sink.flatten()) & (offered.light == light.flatten())
         goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)
         matches = (cells(self._match(source, goal), self.unfold) for source in self._sources(offered))
-        mixture = offered.shares.log_softmax(1) + torch.stack(list(matches), 1)
+        shares = offered.shares.float().log_softmax(1)
+        mixture = shares + torch.stack(list(matches), 1)
         elements = -mixture.logsumexp(1).sum((1, 2, 3))
+        went = self._went(offered, goal)
+        known = (went >= 0) & right[:, None]
+        missed = F.cross_entropy(offered.move_logits.flatten(0, 1), went.clamp(min=0).flatten(), reduction="none")
+        choice = choice + (missed.unflatten(0, went.shape) * known).sum(-1)
+        right = right & ((offered.move == went) | ~known).all(-1)
         return (elements * right).unflatten(0, shape), choice.unflatten(0, shape) + lit
+
+    @torch.no_grad()
+    def _went(self, offered: Pass, goal: Tensor) -> Tensor:
+        """The displacement that each mover should have chosen, by number, [M, movers]; -1: nothing tells. What stands
+        in ``goal`` is taken apart into things that went the same way, the largest first; each is matched with the mover
+        that has most of its elements and no thing yet (set prediction: Carion et al., arXiv 2005.12872), which is what
+        tells alike movers apart in the beginning. A mover without a thing of its own goes with that which it is on."""
+        moves, near = self._displaced(offered.last).flatten(0, 1), goal.repeat_interleave(len(self.moves), 0)
+        fits = (self._match(moves, near) > -1).unflatten(0, (len(goal), -1)).flatten(2)  # [M, D, H W]
+        left = (self._match(offered.copy, goal) <= -1).flatten(1)
+        shares = offered.shares[:, list(self.kinds["moved"])].softmax(1)
+        masks = canvas(shares.flatten(1, 2), self.unfold).flatten(2)  # [M, movers, H W]
+        own, on = (torch.full(masks.shape[:2], -1, device=goal.device) for _ in range(2))
+        most = torch.full(masks.shape[:2], float(GROUP), device=goal.device)
+        for _ in range(self.movers):
+            size, move = (fits & left[:, None]).sum(-1).max(1)
+            thing = fits[torch.arange(len(fits)), move] & left
+            left = left & ~thing
+            over = (masks * thing[:, None]).sum(-1)
+            free = over.masked_fill(own >= 0, -1)
+            matched = (size >= GROUP) & (free.amax(1) >= OWN * size)
+            of = F.one_hot(free.argmax(1), self.movers).bool() & matched[:, None]
+            own, on = (torch.where(its, move[:, None], before) for its, before in ((of, own), (over >= most, on)))
+            most = torch.maximum(most, over)
+        return torch.where(own >= 0, own, on)
+
+    def _elected(self, h: Tensor) -> Tensor:
+        """Logits [M, movers, D] of the displacement that each mover chooses: what the cells of h [M, width, h, w] say,
+        weighted by how much their words count."""
+        weight, word = self.ballots(F.relu(h)).float().flatten(2).split([self.movers, self.movers * len(self.moves)], 1)
+        word = word.unflatten(1, (self.movers, -1))
+        return (word @ weight.softmax(-1)[..., None])[..., 0]
+
+    def _displaced(self, last: Tensor) -> Tensor:
+        """The last frame [M, colours, H, W] under every displacement: [M, D, colours, H, W]."""
+        return torch.stack([last.roll(move, (2, 3)) for move in self.moves], 1)
 
     @staticmethod
     def _match(source: Tensor, goal: Tensor) -> Tensor:
@@ -155,8 +220,8 @@ class LocalHead(nn.Module):
 
     def _sources(self, offered: Pass) -> Iterator[Tensor]:
         """Each source's canvas [M or 1, colours, H, W], in the order of the shares."""
-        for y, x in self.moves:
-            yield offered.last.roll((y, x), (2, 3))
+        yield offered.last
+        yield from offered.moved.unbind(1)
         yield offered.copy
         for colour in self.palette:
             yield colour[None, :, None, None].expand_as(offered.copy)
