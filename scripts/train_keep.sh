@@ -4,7 +4,7 @@
 # Takes 11 GB of memory.
 #
 #   scripts/train_keep.sh            one piece of 45 minutes
-#   scripts/train_keep.sh 60 2       two pieces of an hour; what shipped took six, see docs/training_log.md
+#   scripts/train_keep.sh 60 2       two pieces of an hour; what shipped took eight, see docs/training_log.md
 #   python play.py --checkpoint runs/keep-1
 set -euo pipefail
 cd "$(dirname "$0")/.."
