@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from damage import FUZZ, TRIED
 
 from world_model.config import CONFIGS, Config, load
 
@@ -39,6 +40,13 @@ def trained(tiny_data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "tiny"
     run_train("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", out, "--precision", "float32")
     return out
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if FUZZ > 1:
+        terminalreporter.section("tried")
+        for (what, came), times in sorted(TRIED.items()):
+            terminalreporter.write_line(f"{times:8,}  {what}: {came}")
 
 
 def run_train(*arguments, check: bool = True, launcher=(), graphs: bool = True) -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import toy
 import yaml
-from damage import FUZZ, damage
+from damage import FUZZ, TRIED, damage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,8 +39,8 @@ def tried(examples: int):
                     suppress_health_check=quiet)  # fmt: skip
 
 
-def outcome(program, words: list[str], capsys) -> int:
-    """The exit code of a program under these words; whatever it refuses, it refuses in words."""
+def outcome(program, words: list[str], capsys, strange: str) -> None:
+    """A program under these words ends by itself, and whatever it refuses, it refuses in words."""
     with patch.object(sys, "argv", [program.__name__, *words]), patch("signal.signal"):
         try:
             code = program.main()
@@ -50,7 +50,8 @@ def outcome(program, words: list[str], capsys) -> int:
     assert code in (0, 1, 2), f"{words}: exit {code}"
     assert code != 2 or said.err.strip(), f"{words}: refused without a word"
     assert "Traceback" not in said.err
-    return code
+    came = {0: "done", 1: "done, with what is wrong told", 2: "refused in words"}[code]
+    TRIED[f"{program.__name__}.py, strange {strange}", came] += 1
 
 
 @contextmanager
@@ -97,9 +98,10 @@ def test_a_strange_configuration_is_used_or_refused(data, tiny_data, tmp_path, c
     except ConfigError as error:
         assert "\n" not in str(error) and str(file) in str(error)
     headless = ["--headless", "--bot", "masher", "--frames", "2"]
-    outcome(play, ["--engine", "--config", str(file), *headless], capsys)
+    outcome(play, ["--engine", "--config", str(file), *headless], capsys, "configuration")
     with no_training():
-        outcome(train, ["--config", str(file), "--data", str(tiny_data), "--out", str(tmp_path / "out")], capsys)
+        words = ["--config", str(file), "--data", str(tiny_data), "--out", str(tmp_path / "out")]
+        outcome(train, words, capsys, "configuration")
 
 
 @tried(60)
@@ -109,6 +111,7 @@ def test_what_is_no_configuration_is_refused(text, tmp_path):
     file.write_bytes(text)
     with pytest.raises(ConfigError):
         config.load(file)
+    TRIED["junk for a configuration", "refused in a line"] += 1
 
 
 # ---------------------------------------------------------------- flags
@@ -153,7 +156,7 @@ def test_strange_flags_of_play_are_used_or_refused(data, tmp_path, capsys, monke
     for flag, some in few.items():
         words += [flag, data.draw(some)] if flag == "--frames" or data.draw(st.integers(0, 3)) == 0 else []
     words += data.draw(st.sampled_from([[], ["--headless", "--bot", "masher"]]))
-    outcome(play, words, capsys)
+    outcome(play, words, capsys, "flags")
 
 
 @tried(80)
@@ -168,7 +171,7 @@ def test_strange_flags_of_train_are_used_or_refused(data, tiny_data, tmp_path, c
     base = ["--config", values["--config"][0], "--data", str(tiny_data)]
     words = base + data.draw(words_of(flags_of(train) - {"--profile"}, values))
     with no_training():
-        outcome(train, words, capsys)
+        outcome(train, words, capsys, "flags")
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -191,8 +194,10 @@ def test_a_damaged_checkpoint_plays_or_is_refused(exported, tmp_path, part):
             for _ in range(2):
                 frame, *_ = game.step(np.zeros(8, np.int8))
             assert frame.shape == (32, 32, 3)
+            TRIED["damaged checkpoint", "plays"] += 1
         except (CheckpointError, WorldError) as error:
             assert "\n" not in str(error)
+            TRIED["damaged checkpoint", "refused in a line"] += 1
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {'; '.join(done)}: {type(error).__name__}: {error}") from error
         shutil.rmtree(folder)

@@ -6,13 +6,14 @@ many.
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import FUZZ, damage
+from damage import FUZZ, TRIED, damage
 
 from world_model.episode import EpisodeError, Session, SessionMeta, SessionWriter
 from world_model.episode.listing import show
@@ -50,8 +51,9 @@ def test_a_damaged_recording_is_read_or_refused(whole, tmp_path, part):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 read(path)
+                TRIED["recording", "read"] += 1
         except EpisodeError:
-            pass
+            TRIED["recording", "refused in a line"] += 1
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {'; '.join(done)}: {type(error).__name__}: {error}") from error
         shutil.rmtree(path)
@@ -65,3 +67,24 @@ def read(path: Path) -> None:
         assert isinstance(words, str)
     assert session.frames().shape == (len(session), session.meta.height, session.meta.width, 3)
     assert len(session.anchors) == session.meta.anchors and np.isfinite(session.times).all()
+
+
+@pytest.mark.parametrize(
+    "file, old, new, words",
+    [
+        ("chunk_000001.csv", rb"\n(.|\n)*", b"\n", "no row is left"),
+        ("chunk_000001.csv", rb"(\n\d+,)[^,]*", rb"\1inf", "a time is not a number"),
+        ("chunk_000001.mkv", rb"V_[A-Z0-9/]+", b"V_X", "no codec that is known"),
+    ],
+)
+def test_what_hours_of_it_have_found(whole, tmp_path, file, old, new, words):
+    path = shutil.copytree(whole, tmp_path / "s")
+    data = (path / file).read_bytes()
+    (length,) = {len(match[0]) for match in re.finditer(old, data)} if file.endswith("mkv") else {0}
+    changed, times = re.subn(old, new.ljust(length, b"\0"), data)
+    assert times
+    (path / file).write_bytes(changed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        problems = Session.open(path).check()
+    assert any(words in problem for problem in problems), problems

@@ -177,6 +177,8 @@ def _decode(file: Path, count: int, height: int, width: int) -> np.ndarray:
     try:
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("of no codec that is known")
             stream.codec_context.thread_count = 1
             _check_size(stream.codec_context, height, width)
             for frame in container.decode(stream):
@@ -281,6 +283,8 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
         header, *rows = csv.read_text().splitlines()
         if header != ",".join(meta.columns):
             raise ValueError(f"header is {header[:80]!r}")
+        if not "".join(rows).strip():
+            raise ValueError("no row is left")
         table = np.loadtxt(rows, delimiter=",", ndmin=2, comments=None)
     except (OSError, ValueError) as error:
         raise EpisodeError(f"{csv.name}: not the table that was recorded ({error})") from error
@@ -293,8 +297,8 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
         raise EpisodeError(f"{csv.name}: frame {table[row, 0]:.0f} stands where frame {start + row} should")
     if not np.isin(table[:, 2:-1], (0, 1)).all():
         raise EpisodeError(f"{csv.name}: a key is neither 0 nor 1")
-    steps = np.diff(table[:, 1], prepend=since)
-    if not (np.isfinite(table[:, 1]) & (steps >= 0)).all():
+    finite = np.isfinite(table[:, 1]).all()
+    if not finite or (np.diff(table[:, 1], prepend=since) < 0).any():
         raise EpisodeError(f"{csv.name}: a time is not a number, or goes backwards")
     if not ((table[:, -1] >= 0) & (table[:, -1] < 2**32)).all():
         raise EpisodeError(f"{csv.name}: a checksum is no number of 32 bits")
