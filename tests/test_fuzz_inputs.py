@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from unittest.mock import patch
 
@@ -84,7 +85,7 @@ def configurations(draw) -> dict:
         if change == "remove":
             del inside[last]
         else:
-            inside[f"{last}2" if change == "add" else last] = draw(st.sampled_from(STRANGE))
+            inside[f"{last}2" if change == "add" else last] = deepcopy(draw(st.sampled_from(STRANGE)))
     return data
 
 
