@@ -12,6 +12,9 @@ from game.actions import KEEP_KEYS
 from game.play.branch import Branch
 from game.play.keyboard import Event
 from game.play.player import Options, Player
+from game.record.recorder import Recorder
+from game.record.replay import Replay
+from world_model.episode import Session, find_sessions
 from world_model.play.neural_game import NeuralGame
 
 STILL, RIGHT, DOWN = (np.array(bits, np.int8) for bits in ([0] * 6, [0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0]))
@@ -50,6 +53,8 @@ def test_the_arrows_steer_the_second(keep):
     branch.steer()
     assert not branch.can_be_steered
     assert branch.listen(down("right", "d", "escape")) == down("d", "escape")
+    let_go = [Event("up", "left")]
+    assert branch.listen(let_go) == let_go, "the first future may have held it since before"
     for _ in range(4):
         first = keep.step(STILL)[0]
         branch.step(STILL)
@@ -91,3 +96,18 @@ def test_what_ends_a_branch_and_what_takes_it(keep, key):
     else:
         assert screen.huds[-1].beside is None
     assert play(keep, {3: down("return"), 6: down("escape")}).huds[-1].notice.startswith("There is one future")
+
+
+def test_a_recording_ends_where_the_other_future_is_taken_and_both_verify(keep, tmp_path):
+    recorder = Recorder(keep, tmp_path, world="keep", player="person", recording=True)
+    plan = {5: down("b"), 7: down("b"), 8: down("right"), 14: down("return"), 22: down("escape")}
+    Player(recorder, Script(plan), Options(KEEP_KEYS, fps=0, seed=0), None, recorder).run()
+    recorder.close()
+    sessions = [Session.open(path) for path in find_sessions(tmp_path)]
+    assert len(sessions) == 2 and sessions[1].start_state is not None
+    for session in sessions:
+        replay = Replay(gymnasium.make("rollplay/Keep-v0", disable_env_checker=True), session)
+        replay.reset()
+        while replay._at + 1 < len(session):
+            replay.step(None)
+        assert replay.verdict.holds, str(replay.verdict)

@@ -38,7 +38,7 @@ class Branch:
         if self._keyboard is None:
             return events
         self._keyboard.feed(event for event in events if event.key in ARROWS or event.kind == "blur")
-        return [event for event in events if event.key not in ARROWS]
+        return [event for event in events if event.key not in ARROWS or event.kind == "up"]  # it may have been held
 
     def step(self, action: np.ndarray) -> None:
         first = self._source.get_state()

@@ -42,12 +42,13 @@ ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}
 
 @dataclass(frozen=True)
 class Event:
-    """One thing the window reports. ``at`` is when it reached us, in seconds of perf_counter."""
+    """One thing the window reports. ``at`` is when it reached us, in seconds of perf_counter.
 
-    kind: (
-        str  # "down", "up", "blur" (the window lost the keyboard), "quit" (its close button), or the mouse's: "press",
-    )
-    # "erase" (with its right button), "drag", "let_go", "drop" (a file)
+    kind: "down", "up", "blur" (the window lost the keyboard), "quit" (its close button), or the mouse's: "press",
+    "erase" (with its right button), "drag", "let_go", "drop" (a file).
+    """
+
+    kind: str
     key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"; of a drop, the file
     at: float = 0.0
     where: tuple[float, float] = (0.0, 0.0)  # on the board, in units of its side

@@ -372,8 +372,7 @@ def _draw_timeline(surface, area, timeline, pen) -> None:
     pen.box(surface, line, RAISED, 3, LINE)
     done = max(line.height, round(line.width * timeline.at / last))
     pen.box(surface, pygame.Rect(*line.topleft, done, line.height), ACCENT, 3)
-    for frame in timeline.damaged:
-        x = line.left + round(line.width * frame / last)
+    for x in {line.left + round(line.width * frame / last) for frame in timeline.damaged}:
         pygame.draw.line(surface, RED, (x, line.top - pen.px(3)), (x, line.bottom + pen.px(3)), max(1, pen.px(2)))
     words = f"{timeline.at / timeline.fps:.2f} of {last / timeline.fps:.2f} s    frame {timeline.at} of {last}"
     if timeline.damaged:

@@ -424,7 +424,8 @@ class Player:
         self._need_past()
         if self._branch is None:
             self._branch, self._truth, self._desk.board = Branch(self.source, self.options.keys), None, None
-            self.say("Two futures of this moment under the same keys; B: the arrows steer the second; Enter takes it")
+            steers = "; B: the arrows steer the second" if self._branch.can_be_steered else ""
+            self.say(f"Two futures of this moment under the same keys{steers}; Enter takes it")
         elif self._branch.can_be_steered:
             self._branch.steer()
             self.say("Letters steer the first future, arrows the second; Enter takes it")
@@ -437,6 +438,7 @@ class Player:
         self._end_recording()
         frame = self._compute(self._branch.swap)
         self._past.clear()
+        self._remember()
         self._show(frame, self._shown[1])
 
     def _begin_truth(self) -> None:

@@ -167,8 +167,7 @@ class LocalHead(nn.Module):
         right = (offered.sink == sink.flatten()) & (offered.light == light.flatten())
         goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)
         matches = (cells(self._match(source, goal), self.unfold) for source in self._sources(offered))
-        shares = offered.shares.float().log_softmax(1)
-        mixture = shares + torch.stack(list(matches), 1)
+        mixture = offered.shares.log_softmax(1) + torch.stack(list(matches), 1)
         elements = -mixture.logsumexp(1).sum((1, 2, 3))
         went = self._went(offered, goal)
         known = (went >= 0) & right[:, None]
