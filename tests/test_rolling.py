@@ -65,7 +65,7 @@ class Played:
         return [self.frames[:, i] for i in blocks], [self.actions[:, i] for i in blocks]
 
 
-@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep"])
+@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep", "tiny_flow"])
 def played(request) -> Played:
     return Played(request.param)
 

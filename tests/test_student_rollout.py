@@ -125,3 +125,17 @@ def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):
     assert not np.array_equal(frame, anchors[0]), "the hero stands in the first frame, and on no map"
     made = game.step(np.array([0, 0, 0, 1, 0, 0]))[0]
     assert np.abs(made.astype(int) - frame).mean() < 40
+
+
+def test_first_person_learns_too_and_either_runtime_plays_it_alike(tmp_path):
+    """The flow head, from nothing by the training command: ONNX Runtime and PyTorch differ by a grey level at most."""
+    collect(toy.load("tiny_flow"), out=tmp_path / "data", sessions=8, frames=40, seed=20, workers=1)
+    common = ("--config", "configs/tiny_flow.yaml", "--data", tmp_path / "data", "--precision", "float32")
+    run_train(*common, "--out", tmp_path / "world")
+    games = [NeuralGame("arena", tmp_path / "world", runtime=runtime) for runtime in ("onnx", "torch")]
+    first = [game.reset(seed=0)[0] for game in games]
+    for tick in range(12):
+        keys = np.eye(8, dtype=np.int8)[4 if tick < 8 else 0]
+        shown = [game.step(keys)[0].astype(int) for game in games]
+        assert np.abs(shown[0] - shown[1]).max() <= 1
+    assert np.abs(shown[0] - first[0]).mean() > 1, "it moves: equal stills would prove little"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -82,8 +82,8 @@ class AutoencoderSize(Strict):
         return 1
 
 
-class HeadSize(Strict):
-    """How x0 is made from tokens and sources (``head.py``)."""
+class PickSize(Strict):
+    """x0 is picked, element by element, from sources that are known exactly (``head.py``)."""
 
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
@@ -92,6 +92,24 @@ class HeadSize(Strict):
     diagonals: tuple[int, ...] = Field((), description="... and along both")
     leap: int = Field(gt=0, description="... and at once by who walks off one edge of the screen and on at the other")
     palette: int = Field(gt=0, description="colours to draw with, counted in the recordings")
+
+
+class FlowSize(Strict):
+    """x0 is what is known, moved by a predicted flow, and what is drawn over it (``flow_head.py``)."""
+
+    kind: Literal["flow"]
+    width: int = Field(gt=0, description="features a latent cell")
+    blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
+    panorama: bool = Field(False, description="the sinks are four views of 90 degrees, each a quarter turn to the left")
+
+
+def _kind_of_head(data: object) -> str:
+    """Which of the heads a mapping, or what was made of it, is meant to be."""
+    kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
+    return "flow" if kind else "pick"
+
+
+HeadSize = Annotated[Annotated[PickSize, Tag("pick")] | Annotated[FlowSize, Tag("flow")], Discriminator(_kind_of_head)]
 
 
 class TransformerSize(Strict):
@@ -209,6 +227,12 @@ class Config(Strict):
                 f"world {self.world.height}x{self.world.width} must be a multiple of "
                 f"codec.stride * transformer.patch = {grid}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_panorama_has_four_sinks(self):
+        if getattr(self.head, "panorama", False) and (self.rolling.sink_frames, self.codec.kind) != (4, "patches"):
+            raise ValueError("head.panorama needs four sink frames, and codec.kind patches")
         return self
 
     @model_validator(mode="after")

@@ -49,6 +49,8 @@ EXACT = 0.02
 """What is this near is exact: a dark picture's grey levels, rounded, are farther apart in the sinks' own light."""
 GROUP = 10
 """Elements that went the same way, from which on they are a thing that a mover should have taken along."""
+SPRITE = 64
+"""Elements whose surprise weighs as much as that of a choice."""
 OWN = 0.2
 """A mover's mean share, among the movers, of the elements of a thing that can be its own."""
 TILES = 8
@@ -76,14 +78,32 @@ class Pass(NamedTuple):
     move: Tensor
 
 
-class LocalHead(nn.Module):
-    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
+class Head(nn.Module):
+    """What every head has: the action that the last frame was shown under, and the trunk's tokens, spread to cells."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__()
+        width, features = config.transformer.width, config.head.width
+        self.grid, self.patch, self.unfold = grid, config.transformer.patch, config.codec.unfold
+        self.was = nn.Linear(config.action_size, width)
+        self.spread = nn.Linear(width, features)
+        self.inside = nn.Parameter(torch.zeros(features, self.patch, self.patch))
+
+    def spread_out(self, tokens: Tensor) -> Tensor:
+        """Tokens [M, P, D] -> what each adds to the cells of its patch [M, width, h, w], which know their place in it:
+        convolutions alone could not tell where a tile begins."""
+        cells_of = self.spread(tokens).transpose(1, 2).unflatten(2, self.grid)
+        spread = cells_of.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        return spread + self.inside.repeat(1, *self.grid).to(spread.dtype)
+
+
+class LocalHead(Head):
+    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
+
+    def __init__(self, config: Config, grid: tuple[int, int]):
+        super().__init__(config, grid)
         size, width = config.head, config.transformer.width
         channels = config.latent_shape[0]
-        self.grid, self.patch, self.unfold = grid, config.transformer.patch, config.codec.unfold
         self.colours, self.sinks = channels // self.unfold**2, config.rolling.sink_frames
         self.leap = size.leap // self.unfold
         self.moves = [(0, 0), *((s * y, s * x) for s in (*size.steps, size.leap) for y, x in AXES)]
@@ -91,10 +111,7 @@ class LocalHead(nn.Module):
         self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
         gains = torch.linspace(1, 0.25, LIGHTS)[1:, None].expand(-1, self.colours)
         self.lights = nn.Parameter(torch.cat([gains, SPREAD * (gains - 1)], 1))  # black stays black
-        self.was = nn.Linear(config.action_size, width)
-        self.spread = nn.Linear(width, size.width)
-        self.first = _convolution(4 * channels, size.width)
-        self.inside = nn.Parameter(torch.zeros(size.width, self.patch, self.patch))
+        self.first = convolution(4 * channels, size.width)
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
         self.summary = nn.Conv2d(size.width, SUMMARY, 1)
         self.seen = nn.Linear(SUMMARY * TILES**2, width)
@@ -103,10 +120,10 @@ class LocalHead(nn.Module):
         self.whole = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.next_sink = _zeroed(nn.Linear(width, self.sinks**2))
         self.next_light = _zeroed(nn.Linear(width, LIGHTS**2))
-        self.copied = _convolution(channels, size.width)
+        self.copied = convolution(channels, size.width)
         self.movers = size.movers
         self.ballots = nn.Conv2d(size.width, self.movers * (1 + len(self.moves)), 1)
-        self.moved = _convolution(self.movers * channels, size.width)
+        self.moved = convolution(self.movers * channels, size.width)
         self.kinds = _numbered({"last": 1, "moved": self.movers, "copy": 1, "palette": size.palette, "drawn": 1})
         self.out = nn.Conv2d(size.width, self.kinds["drawn"].stop * self.unfold**2 + channels, 1)
         self.out.weight.data *= 0.1
@@ -130,7 +147,7 @@ class LocalHead(nn.Module):
         condition = (condition + self.was(torch.nan_to_num(was))).flatten(0, 1)
         stands = last - here
         h = self.first(torch.cat([last, here, stands, self._beyond(stands)], 1))
-        h = h + self._spread_out(tokens.flatten(0, 1))
+        h = h + self.spread_out(tokens.flatten(0, 1))
         h = self.blocks[0](h, condition)
         tiles = F.adaptive_max_pool2d(self.summary(h), TILES).flatten(1)
         whole = self.whole(self.seen(tiles) + self.found(known) + self.told(_normed(condition)))
@@ -174,7 +191,7 @@ class LocalHead(nn.Module):
         missed = F.cross_entropy(offered.move_logits.flatten(0, 1), went.clamp(min=0).flatten(), reduction="none")
         choice = choice + (missed.unflatten(0, went.shape) * known).sum(-1)
         right = right & ((offered.move == went) | ~known).all(-1)
-        return (elements * right).unflatten(0, shape), choice.unflatten(0, shape) + lit
+        return (elements * right).unflatten(0, shape) / SPRITE, choice.unflatten(0, shape) + lit
 
     @torch.no_grad()
     def _went(self, offered: Pass, goal: Tensor) -> Tensor:
@@ -269,13 +286,6 @@ class LocalHead(nn.Module):
         columns = F.pad(frames[..., -n:], (0, width - n)) + F.pad(frames[..., :n], (width - n, 0))
         return rows + columns
 
-    def _spread_out(self, tokens: Tensor) -> Tensor:
-        """Tokens [M, P, D] -> what each adds to the cells of its patch [M, width, h, w], which know their place in it:
-        convolutions alone could not tell where a tile begins."""
-        cells_of = self.spread(tokens).transpose(1, 2).unflatten(2, self.grid)
-        spread = cells_of.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
-        return spread + self.inside.repeat(1, *self.grid).to(spread.dtype)
-
 
 def likeness(frames: Tensor, sinks: Tensor, colours: int) -> Tensor:
     """Correlation of standardised colours, mean over colours: frames [N, F, C, h, w] and sinks [N, S, C, h, w] ->
@@ -317,7 +327,7 @@ class Block(nn.Module):
     def __init__(self, width: int, condition: int):
         super().__init__()
         self.modulate = _zeroed(nn.Linear(condition, 2 * width))
-        self.first, self.second = _convolution(width, width), _convolution(width, width)
+        self.first, self.second = convolution(width, width), convolution(width, width)
         self.second.weight.data *= 0.3
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
@@ -326,7 +336,7 @@ class Block(nn.Module):
         return h + self.second(F.relu(self.first(normed * (1 + scale) + shift)))
 
 
-def _convolution(wide: int, narrow: int) -> nn.Conv2d:
+def convolution(wide: int, narrow: int) -> nn.Conv2d:
     return nn.Conv2d(wide, narrow, 3, padding=1)
 
 

@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.config import Config
+from world_model.config import Config, FlowSize
 from world_model.model.context import SINK, Layout
+from world_model.model.flow_head import FlowHead
 from world_model.model.head import LocalHead
 
 COMPILED_GRAPHS = 64
@@ -69,7 +70,7 @@ class Transformer(nn.Module):
         self.condition = Condition(config)
         self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
         if config.head is not None:
-            self.local = LocalHead(config, self.grid)
+            self.local = (FlowHead if isinstance(config.head, FlowSize) else LocalHead)(config, self.grid)
             return
         self.local = None
         self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.config import PickSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.rolling import State
@@ -39,8 +40,6 @@ AGAIN = 0.5
 """Share of the games that strayed that are played again, from at most ``BEFORE_EVENT`` ticks before."""
 LATER = 0.5
 """Weight of the window's later blocks: they are only guesses to start the next tick from."""
-SPRITE = 64
-"""Picture elements whose surprise weighs as much as that of the choice of sink and light."""
 PALETTE_EPISODES, PALETTE_EVERY = 200, 16
 """Sessions, and one in how many of their frames, in which the palette's colours are counted."""
 RESINK = 4
@@ -64,7 +63,7 @@ class StudentRolloutTraining(TransformerStage):
         self.strayed = np.zeros(count, bool)
         self.turn, self.length = 0, 1.0
         model = load_transformer(self.config, self.machine, weights, self.prefix)
-        if weights is None:
+        if weights is None and isinstance(self.config.head, PickSize):
             colours = colours_drawn(material.train, self.config.head.palette, self.config.codec.unfold)
             model.local.palette.copy_(torch.from_numpy(colours))
         self.take(model, self.loss, muon=True)
@@ -85,7 +84,7 @@ class StudentRolloutTraining(TransformerStage):
         held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
         held[:, 1:] *= LATER
         elements, choice = self.model.local.surprise(true.flatten(1, 2), state["sinks"])
-        surprise = (elements / SPRITE + choice).unflatten(1, true.shape[1:3])
+        surprise = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (surprise.mean(2) * held).mean()
         logs = {
             "elements": elements[:, 0].mean().detach(),
