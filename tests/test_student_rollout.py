@@ -13,10 +13,17 @@ from game.worlds.keep import COLOURS
 from world_model import checkpoint
 from world_model.episode.dataset import DataError, Episode, Footage, encode_session
 from world_model.model.codec import SPREAD, make_codec
+from world_model.model.transformer import Transformer
 from world_model.play.neural_game import NeuralGame
 from world_model.training.clips import Material
 from world_model.training.loop import Draw, Machine
-from world_model.training.student_rollout import BEFORE_EVENT, Starts, StudentRolloutTraining, colours_drawn
+from world_model.training.student_rollout import (
+    BEFORE_EVENT,
+    Starts,
+    StudentRolloutTraining,
+    colours_drawn,
+    tick_flops,
+)
 
 KEEP = toy.load("tiny_keep")
 CPU = Machine(torch.device("cpu"))
@@ -109,13 +116,22 @@ def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):
     assert 0.2 < again.mean() < 0.9
 
 
+def test_the_operations_of_a_tick_are_counted():
+    """Two more blocks: two convolutions each and a modulation, in the window's two; three times, for learning."""
+    flow = toy.load("tiny_flow")
+    deeper = flow.model_copy(update={"head": flow.head.model_copy(update={"blocks": flow.head.blocks + 2})})
+    less, more = (tick_flops(Transformer(config), config) for config in (flow, deeper))
+    convolution, modulation = 2 * 16 * 16 * 9 * 16 * 16, 2 * 32 * 32
+    assert more - less == 3 * 2 * 2 * (2 * convolution + modulation)
+
+
 def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):
     """From nothing by the training command; then --resume WORLD on top, and a neural keep that walks."""
     first, second = tmp_path / "first", tmp_path / "second"
     common = ("--config", "configs/tiny_keep.yaml", "--data", keep_data, "--precision", "float32")
     run_train(*common, "--out", first, graphs=False)
     done = run_train(*common, "--out", second, "--resume", first)
-    assert "student_rollout" in done.stdout
+    assert "student_rollout" in done.stdout and "of what matrix products reach" in done.stdout
     before, after = (checkpoint.tensors(folder / checkpoint.WEIGHTS, "student") for folder in (first, second))
     assert before.keys() == after.keys() and not all(np.array_equal(before[name], after[name]) for name in before)
     game = NeuralGame("keep", second)

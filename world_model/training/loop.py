@@ -36,6 +36,8 @@ CHECKPOINT_SECONDS = 180
 """No more than this is lost when training is killed, however long its steps take."""
 PREDICTED_AFTER, PROFILED = 20, 3
 """Steps after which the time to the end is told; steps that a profile looks at."""
+PRODUCTS, ROWS = 5, {"cpu": 1024, "cuda": 8192}
+"""Matrix products, and the rows of their matrices, by which it is told what a machine could do."""
 FORGET = "Delete the file to train this stage anew, or give another --out"
 
 
@@ -134,6 +136,7 @@ class TrainingStage(Protocol):
     settings: Stage
     updates: dict[str, Update]  # the first is the one that ships; its EMA is kept
     average: nn.Module  # EMA of the first update's network
+    # flops, where it can be told: floating-point operations of a step on this process
 
     def sample(self, folder: Path, step: int) -> None:
         """Write what the eye should see: real beside generated."""
@@ -244,6 +247,17 @@ def optimizers_for(network: nn.Module, learning_rate: float, decay: float, muon:
         for group in optimizer.param_groups:
             group["base_lr"] = learning_rate
     return made
+
+
+def product_rate(machine: Machine) -> float:
+    """Floating-point operations a second of a large matrix product, in the precision that is trained in."""
+    kind, rows = torch.bfloat16 if machine.bfloat16 else torch.float32, ROWS[machine.device.type]
+    matrix, taken = torch.ones(rows, rows, dtype=kind, device=machine.device), []
+    for _ in range(PRODUCTS):
+        began = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for it
+        taken.append(time.perf_counter() - began)
+    return 2 * rows**3 / min(taken)
 
 
 def average_of(network: nn.Module) -> nn.Module:
@@ -386,6 +400,9 @@ class _Display:
         each = (now - self.warm) / (PREDICTED_AFTER - 1)
         say, left = self.machine.console.print, (steps - done) * each
         say(f"{self.stage.name}: {_words(left)} to its end at step {steps:,}")
+        if work := getattr(self.stage, "flops", 0.0):
+            share = work / each / product_rate(self.machine)
+            say(f"{self.stage.name}: {work / each:.3g} operations a second, {share:.0%} of what matrix products reach")
         if budget.seconds is not None and (has := max(0.0, budget.began + budget.seconds - now)) < left:
             say(f"[yellow]{self.stage.name}: more than the {_words(has)} it has; it will stop near step "
                 f"{done + int(has / each):,}, and its learning rate falls by then[/yellow]")  # fmt: skip

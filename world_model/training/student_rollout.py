@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from world_model.config import PickSize
+from world_model.config import Config, PickSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.rolling import State
+from world_model.model.transformer import Transformer
 from world_model.training.clips import Material, TransformerStage, load_transformer
 from world_model.training.loop import Draw
 from world_model.training.student_init import show_rollout
@@ -66,6 +68,7 @@ class StudentRolloutTraining(TransformerStage):
         if weights is None and isinstance(self.config.head, PickSize):
             colours = colours_drawn(material.train, self.config.head.palette, self.config.codec.unfold)
             model.local.palette.copy_(torch.from_numpy(colours))
+        self.flops = tick_flops(model, self.config) * self.settings.batch / self.machine.processes
         self.take(model, self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
@@ -146,6 +149,21 @@ class StudentRolloutTraining(TransformerStage):
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
         show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+
+
+@torch.no_grad()
+def tick_flops(model: Transformer, config: Config) -> float:
+    """Floating-point operations of one game's tick and of learning from it: three times those of the tick itself, which
+    takes one to count them (Kaplan et al., arXiv 2001.08361)."""
+    roll, like = config.rolling, model.place
+    window = like.new_zeros(1, roll.window_blocks, roll.frames_per_block, *config.latent_shape)
+    frames = like.new_zeros(1, roll.recent_blocks + 1 + roll.window_blocks, *window.shape[2:])
+    actions = like.new_zeros(1, roll.recent_blocks + 1, config.action_size)
+    sinks = like.new_zeros(1, roll.sink_frames, *config.latent_shape)
+    state = rolling.prime(model, roll, sinks, frames, actions, window)
+    with FlopCounterMode(display=False) as counter:
+        rolling.tick(model, roll, state, actions[:, 0], window)
+    return 3.0 * counter.get_total_flops()
 
 
 class Starts:
