@@ -33,7 +33,7 @@ SMALL = 32
 """Picture elements a side, to which frames are shrunk to be told apart."""
 COARSE = 4
 """Elements a side over which a flow is also judged: as far as it may be wrong and still learn where to go."""
-CHOICE = 8.0
+CHOICE = 3.0
 """Weight of the choice of sources beside the picture that is made of them."""
 NOBODY = 1.0
 """How wrong, in a latent's units, all sources may be before it is better to take none of them."""
