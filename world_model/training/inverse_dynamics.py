@@ -48,7 +48,8 @@ from world_model.evaluate.inverse_dynamics import (
     save,
 )
 from world_model.evaluate.metrics import f1, tally
-from world_model.model.autoencoder import Autoencoder, to_frames, to_network
+from world_model.model.autoencoder import to_frames, to_network
+from world_model.model.codec import make_codec
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 from world_model.training.loop import Draw, Machine, TrainingError, Update, average_of, optimizers_for, train
@@ -83,22 +84,21 @@ class Examples:
 
 
 class Veil:
-    """Real frames as the autoencoder gives them back: how the best generated frame would look."""
+    """Real frames as the codec gives them back: how the best generated frame would look."""
 
     def __init__(self, weights: Path, config: Config, machine: Machine):
-        self.machine, self.autoencoder = machine, Autoencoder(config)
-        found = checkpoint.tensors(weights, "autoencoder")
-        self.autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
-        self.autoencoder.to(machine.device, memory_format=torch.channels_last).eval()
+        self.machine, self.codec = machine, make_codec(config)
+        if config.codec.kind == "autoencoder":
+            found = checkpoint.tensors(weights, "autoencoder")
+            self.codec.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+        self.codec.to(machine.device, memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, 3] -> the same."""
         parts = torch.from_numpy(frames).split(64)
         with self.machine.precision():
-            made = [
-                self.autoencoder.picture(self.autoencoder.bounded(to_network(p.to(self.machine.device)))) for p in parts
-            ]
+            made = [self.codec.decode(self.codec.encode(to_network(p.to(self.machine.device)))) for p in parts]
         return np.concatenate([to_frames(part).cpu().numpy() for part in made])
 
 
@@ -298,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the model that tells which keys acted from three frames, on the real game. It makes its own "
         "data, holds itself to rooms it never saw, and judges generated play in python -m world_model.evaluate.",
     )
-    p.add_argument("--world", default="arena", help="a world with weights: its autoencoder is used")
+    p.add_argument("--world", default="arena", help="a world with weights: frames are shown as its codec gives them back")
     p.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
     p.add_argument("--out", type=Path, help=f"the file to write (default: {FILE} beside the world's weights)")
     p.add_argument("--rooms", type=int, default=1400, help="rooms to make examples in, about 40 each")
