@@ -298,7 +298,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the model that tells which keys acted from three frames, on the real game. It makes its own "
         "data, holds itself to rooms it never saw, and judges generated play in python -m world_model.evaluate.",
     )
-    p.add_argument("--world", default="arena", help="a world with weights: frames are shown as its codec gives them back")
+    p.add_argument(
+        "--world", default="arena", help="a world with weights: frames are shown as its codec gives them back"
+    )
     p.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")
     p.add_argument("--out", type=Path, help=f"the file to write (default: {FILE} beside the world's weights)")
     p.add_argument("--rooms", type=int, default=1400, help="rooms to make examples in, about 40 each")
