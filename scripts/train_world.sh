@@ -10,7 +10,7 @@
 #   SESSIONS=16 scripts/train_world.sh tiny_flow 1     all of it as a toy, to see that it runs
 #   python play.py --checkpoint runs/keep-1
 #
-# Takes 11 GB of memory; arena_gpu 40 GB.
+# Takes 11 GB of memory; arena_gpu, by reckoning, 40 GB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=${1:?which of configs/*.yaml}

@@ -115,6 +115,15 @@ def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
     assert not torch.equal(mean, likeliest) and mean.std() < likeliest.std()
 
 
+def test_only_a_head_that_picks_is_measured_without_its_sources(tmp_path):
+    own = {}
+    for name in ("tiny_keep", "tiny_flow"):
+        (tmp_path / name).mkdir()
+        toy.save(tmp_path / name, toy.load(name))
+        own[name] = {arm.name for arm in ablate.arms(tmp_path / name, toy.load(name).name, "cpu", None, {})}
+    assert own["tiny_flow"] < own["tiny_keep"] and len(own["tiny_keep"] - own["tiny_flow"]) >= 5
+
+
 def test_the_teachers_staircase_ends_in_what_it_predicts(folder, monkeypatch):
     """A block goes down one level a tick, and the last Euler step leaves the prediction and none of the noise."""
     student = {name.replace("student.", "teacher."): array for name, array in _tensors(folder).items()}

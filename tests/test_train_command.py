@@ -132,7 +132,7 @@ def test_minutes_end_a_run_that_plays_and_say_how_to_go_on(trained, tiny_data, t
 @pytest.mark.parametrize("half, chosen", [(1.0, False), (0.1, True)])
 def test_precision_auto_is_what_multiplies_faster(monkeypatch, half, chosen):
     seconds = {torch.float32: 0.002, torch.bfloat16: 0.002 * 2 * half}
-    monkeypatch.setattr(training, "_product_seconds", seconds.get)
+    monkeypatch.setattr(training, "product_seconds", lambda rows, kind: seconds[kind])
     machine = open_machine(Choices(TINY, TINY, device="cpu"), {})
     assert machine.bfloat16 == chosen
     assert "2.0 ms in float32" in machine.measured and f"{4 * half:.1f} ms in bfloat16" in machine.measured

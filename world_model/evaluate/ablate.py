@@ -21,6 +21,7 @@ from torch import Tensor
 
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
+from world_model.config import PickSize
 from world_model.evaluate.control import control, onset
 from world_model.evaluate.drift import drift
 from world_model.evaluate.picture import next_frame, persistence, rollout
@@ -237,7 +238,7 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
         Arm("rotary jitter", "each head's times stretched otherwise", other(lambda: Jittered(folder, device))),
         *(levels(count) for count in (2, 3, 4, 5) if count != own),
     ]
-    if checkpoint.describe(folder / WEIGHTS)[0].head is not None:
+    if isinstance(checkpoint.describe(folder / WEIGHTS)[0].head, PickSize):
         kinds = {"last": "the last frame", "moved": "the movers", "copy": "the sink copy", "palette": "the palette"}
         for kind, named in kinds.items():
             without = other(lambda kind=kind: Without(folder, device, kind))

@@ -27,7 +27,7 @@ from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
 from world_model.training.lineage import check, kept, lineage_of
-from world_model.training.loop import Budget, Machine, TrainingError, barrier, profile, train
+from world_model.training.loop import Budget, Machine, TrainingError, barrier, product_seconds, profile, train
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
 from world_model.training.student_rollout import StudentRolloutTraining
@@ -333,21 +333,11 @@ def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
 
 def _faster(processes: int) -> tuple[bool, str]:
     """Whether this processor multiplies faster in bfloat16, and the figures. All processes take the first one's."""
-    seconds = torch.tensor([_product_seconds(kind) for kind in (torch.float32, torch.bfloat16)])
+    seconds = torch.tensor([product_seconds(PRODUCT, kind) for kind in (torch.float32, torch.bfloat16)])
     if processes > 1:
         dist.broadcast(seconds, 0)
     single, half = (1e3 * seconds).tolist()
     return half < single, f" (a matrix product takes {single:.1f} ms in float32, {half:.1f} ms in bfloat16)"
-
-
-def _product_seconds(kind: torch.dtype) -> float:
-    """The best of a few; the first, which warms up, is one of them and never it."""
-    matrix, taken = torch.ones(PRODUCT, PRODUCT, dtype=kind), []
-    for _ in range(5):
-        began = time.perf_counter()
-        matrix @ matrix
-        taken.append(time.perf_counter() - began)
-    return min(taken)
 
 
 def _ends(choices: Choices, began: float) -> float | None:
