@@ -7,7 +7,7 @@
 #   scripts/train_world.sh keep 60 2       two pieces of an hour
 #   scripts/train_world.sh arena 25        the arena in first person, where a GPU is at hand
 #   scripts/train_world.sh arena_gpu 55    the same with four times the picture, and for a GPU alone
-#   SESSIONS=16 scripts/train_world.sh tiny_flow 1     all of it as a toy, to see that it runs
+#   SESSIONS=16 scripts/train_world.sh tiny_view 1     all of it as a toy, to see that it runs
 #   python play.py --checkpoint runs/keep-1
 #
 # Takes 11 GB of memory; arena_gpu, by reckoning, 40 GB.
@@ -18,7 +18,7 @@ minutes=${2:-45}
 pieces=${3:-1}
 case $name in
   *keep*) sessions=2400 frames=160 ;;
-  *) sessions=1200 frames=64 ;; # short: the panorama is of the place where a session begins
+  *) sessions=1200 frames=64 ;; # short, so of many rooms: each has another relief
 esac
 
 # Large tensors stay with the process, rather than going back to the system and being asked for again: a sixth faster.

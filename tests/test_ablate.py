@@ -11,6 +11,7 @@ from world_model.checkpoint import WEIGHTS
 from world_model.evaluate import ablate
 from world_model.evaluate.subject import Subject
 from world_model.model import rolling
+from world_model.model.head import Known
 from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
 from world_model.play.runtime import TorchRuntime
@@ -102,13 +103,13 @@ def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
     sinks, frame = (
         torch.from_numpy(rng.standard_normal((1, n, *toy.load("tiny_keep").latent_shape))).float() for n in (4, 1)
     )
-    nothing = torch.zeros(1, 1, 16, 32), torch.zeros(1, 1, 32), torch.zeros(1, 1, 6)
+    known, nothing = Known(frame, torch.zeros(1, 1, 6), sinks), (torch.zeros(1, 1, 16, 32), torch.zeros(1, 1, 32))
     picked = {}
     for name, arm in {"all": TorchRuntime(tmp_path, "cpu"), "mixed": ablate.Mixed(tmp_path, "cpu")}.items():
-        picked[name] = arm._student.local(frame, *nothing, sinks)
+        picked[name] = arm._student.local(known, *nothing)
     for kind in ("last", "moved", "copy", "palette"):
         arm = ablate.Without(tmp_path, "cpu", kind)
-        arm._student.local(frame, *nothing, sinks)
+        arm._student.local(known, *nothing)
         shares = arm._student.local.offered.shares.softmax(1)
         assert shares[:, list(arm._student.local.kinds[kind])].max() == 0 and shares.sum(1).allclose(torch.ones(()))
     mean, likeliest = picked["mixed"], picked["all"]
@@ -117,11 +118,11 @@ def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
 
 def test_only_a_head_that_picks_is_measured_without_its_sources(tmp_path):
     own = {}
-    for name in ("tiny_keep", "tiny_flow"):
+    for name in ("tiny_keep", "tiny_view"):
         (tmp_path / name).mkdir()
         toy.save(tmp_path / name, toy.load(name))
         own[name] = {arm.name for arm in ablate.arms(tmp_path / name, toy.load(name).name, "cpu", None, {})}
-    assert own["tiny_flow"] < own["tiny_keep"] and len(own["tiny_keep"] - own["tiny_flow"]) >= 5
+    assert own["tiny_view"] < own["tiny_keep"] and len(own["tiny_keep"] - own["tiny_view"]) >= 5
 
 
 def test_the_teachers_staircase_ends_in_what_it_predicts(folder, monkeypatch):

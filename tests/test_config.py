@@ -42,6 +42,16 @@ def test_a_value_out_of_range_is_named(tmp_path, data):
     assert "training.student_dmd.critic_steps" in refusal(tmp_path, data)
 
 
+def test_a_name_that_leads_elsewhere(tmp_path, data):
+    data["name"] = "../.."
+    assert "name" in refusal(tmp_path, data)
+
+
+def test_a_picture_that_no_memory_holds(tmp_path, data):
+    data["world"]["height"] = 2**31
+    assert "world.height" in refusal(tmp_path, data)
+
+
 def test_all_faults_are_named_at_once(tmp_path, data):
     data["world"]["height"] = "tall"
     data["transformer"]["layers"] = -1

@@ -49,6 +49,27 @@ def record(path: Path, frames: int = 33, **settings) -> Path:
     return path
 
 
+def test_where_frames_were_seen_from_comes_back(tmp_path):
+    spot, poses = (1.5, -2.0, 0.25, 1.6), np.random.default_rng(0).normal(size=(13, 4))
+    with SessionWriter(tmp_path / "s", meta(spot=spot)) as writer:
+        for t, pose in enumerate(poses):
+            writer.add(picture(t), bits(t), t / FPS, pose)
+        with pytest.raises(EpisodeError, match="4 numbers"):
+            writer.add(picture(13), bits(13), 1.3)
+    session = Session.open(tmp_path / "s")
+    np.testing.assert_allclose(session.poses, poses, atol=1e-6)
+    assert session.meta.spot == spot and np.array_equal(session.actions[5], bits(5)) and session.check() == []
+    table = tmp_path / "s" / "chunk_000000.csv"
+    table.write_text(table.read_text().replace(f"{poses[3, 1]:.6f}", "nan"))
+    assert "pose" in Session.open(tmp_path / "s").damage[0]
+
+
+def test_without_a_spot_there_are_no_poses(tmp_path):
+    assert Session.open(record(tmp_path / "s", 3)).poses is None
+    with SessionWriter(tmp_path / "t", meta()) as writer, pytest.raises(EpisodeError, match="spot"):
+        writer.add(picture(0), bits(0), 0.0, (0, 0, 0, 0))
+
+
 def assert_exact(session: Session) -> None:
     """What the session holds is what was added, to the bit."""
     frames = session.frames()

@@ -27,12 +27,12 @@ def whole(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (10, 16, 24, 3), dtype=np.uint8)
     meta = SessionMeta(world="toy", env="Toy-v0", keys=("w", "e"), fps=4, height=16, width=24, anchors=2, seed=7,
-                       source="engine", code_version="test", player="masher", created="now")  # fmt: skip
+                       spot=(0, 1, 2, 3), source="engine", code_version="1", player="bot", created="now")  # fmt: skip
     state = {"place": rng.normal(size=(3, 2)), "lights": np.array(1), "scene": np.array("hall")}
     path = tmp_path_factory.mktemp("whole") / "s"
     with SessionWriter(path, meta, frames[8:], state) as writer:
         for t, frame in enumerate(frames[:8]):
-            writer.add(frame, np.array([t % 2, 0]), t / 4)
+            writer.add(frame, np.array([t % 2, 0]), t / 4, (t, 0, 0.5, 1.6))
     return path
 
 

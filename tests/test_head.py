@@ -4,7 +4,7 @@ import torch
 import toy
 
 from world_model.model.codec import Patches, canvas, cells
-from world_model.model.head import EXACT, LocalHead, likeness
+from world_model.model.head import EXACT, Known, LocalHead, likeness
 
 KEEP = toy.load("tiny_keep")
 COLOURS, CELL = 3, 16  # picture elements of a cell
@@ -30,9 +30,9 @@ def darkened(made: LocalHead, latents: torch.Tensor) -> torch.Tensor:
 
 def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor, grad: bool = False) -> torch.Tensor:
     width, keys = KEEP.transformer.width, KEEP.action_size
-    nothing = torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width), torch.zeros(1, 1, keys)
+    nothing, was = (torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width)), torch.zeros(1, 1, keys)
     with torch.set_grad_enabled(grad):
-        return made(last, *nothing, sinks)
+        return made(Known(last, was, sinks), *nothing)
 
 
 def only(made: LocalHead, kind: str, number: int = 0) -> LocalHead:

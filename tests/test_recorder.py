@@ -91,6 +91,33 @@ def test_a_session_for_each_episode(tmp_path):
         assert np.allclose(session.times, np.arange(ticks + 1) / 10)
 
 
+class Posed(Counter):
+    """One that says where it is."""
+
+    def spot(self):
+        return (0.0, 0.5, 1.0, 1.6)
+
+    def _pose(self, result):
+        return *result[:-1], {"pose": np.array([self.tick, 0.5, 1.0, 1.6])}
+
+    def reset(self, **options):
+        return self._pose(super().reset(**options))
+
+    def step(self, action):
+        return self._pose(super().step(action))
+
+
+def test_where_it_was_seen_from_is_kept(tmp_path):
+    with recorder_of(tmp_path, Posed(), recording=False) as recorder:
+        recorder.reset(seed=3)
+        play(recorder, 3)
+        recorder.start()
+        play(recorder, 4)
+    session = Session.open(recorder.path)
+    assert session.meta.spot == (0.0, 0.5, 1.0, 1.6)
+    assert session.poses.tolist() == [[tick, 0.5, 1.0, 1.6] for tick in range(3, 8)]
+
+
 def test_the_game_passes_through_untouched(tmp_path):
     plain, recorder = Counter(), recorder_of(tmp_path)
     assert np.array_equal(plain.reset(seed=5)[0], recorder.reset(seed=5)[0])

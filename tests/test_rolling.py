@@ -5,8 +5,8 @@ import torch
 import toy
 
 from world_model.model import context, rolling
+from world_model.model.head import Known
 from world_model.model.noise import sigmas
-from world_model.model.transformer import Known
 
 
 class Played:
@@ -38,8 +38,9 @@ class Played:
     def call(self, verb, state, *arguments, **options):
         return verb(self.model, self.roll, state, *arguments, **options)
 
-    def uncached(self, shown: list, acted: list, window: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """x0 of a window [N, K, B, ...] after ``shown`` blocks, from all of them in one pass."""
+    def uncached(self, shown: list, acted: list, state: rolling.State, action: torch.Tensor) -> torch.Tensor:
+        """x0 of a state's window [N, K, B, ...] after ``shown`` blocks, from all of them in one pass."""
+        window, seen = state["window"], (state.get("relief"), state.get("pose"))
         roll, count = self.roll, len(shown)
         layout = context.packed(
             roll.frames_per_block, roll.sink_blocks, roll.recent_blocks, count, (count,), roll.window_blocks
@@ -51,9 +52,9 @@ class Played:
         known = torch.cat([torch.stack(acted, 1), action[:, None].expand(-1, roll.window_blocks, -1)], 1)
         unknown = torch.full((self.batch, roll.sink_frames, self.config.action_size), torch.nan, dtype=torch.float64)
         acted_frames = torch.cat([unknown, known.repeat_interleave(roll.frames_per_block, 1)], 1)
-        last = shown[-1][:, -1:].expand(-1, roll.window_blocks * roll.frames_per_block, -1, -1, -1)
-        was = acted[-1][:, None].expand(-1, last.shape[1], -1)
-        x0, _ = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=Known(last, was, self.sinks))
+        was = acted[-1][:, None].expand(-1, roll.window_blocks * roll.frames_per_block, -1)
+        known = Known(shown[-1][:, -1:], was, self.sinks, *seen)
+        x0, _ = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=known)
         return x0.unflatten(1, window.shape[1:3])
 
     def learns(self, x0: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,7 @@ class Played:
         return [self.frames[:, i] for i in blocks], [self.actions[:, i] for i in blocks]
 
 
-@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep", "tiny_flow"])
+@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep", "tiny_view"])
 def played(request) -> Played:
     return Played(request.param)
 
@@ -77,7 +78,7 @@ def test_cached_equals_uncached_past_every_eviction(played):
     shown, acted = played.past(state)
     for _ in range(played.roll.context_blocks + 2):
         action = played.keys()
-        expected = played.uncached(shown, acted, state["window"], action)
+        expected = played.uncached(shown, acted, state, action)
         state, x0 = played.call(rolling.tick, state, action, played.blocks())
         torch.testing.assert_close(x0, expected, atol=1e-12, rtol=0)
         shown.append(x0[:, 0])
@@ -92,7 +93,7 @@ def test_gradients_of_cached_equal_uncached(played):
     state["window"] = state["window"].detach().requires_grad_()
     _, x0 = played.call(rolling.tick, state, action, played.blocks())
     made = played.learns(x0)
-    expected = played.learns(played.uncached(*played.past(state), state["window"], action))
+    expected = played.learns(played.uncached(*played.past(state), state, action))
     weighting = torch.randn_like(made)
     for variable in (action, state["window"], *weights):
         got, want = (

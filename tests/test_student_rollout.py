@@ -21,6 +21,7 @@ from world_model.training.student_rollout import (
     BEFORE_EVENT,
     Starts,
     StudentRolloutTraining,
+    _strange_moves,
     colours_drawn,
     tick_flops,
 )
@@ -107,6 +108,28 @@ def test_the_palette_is_what_stands_before_the_sinks(material):
     assert {(26, 20, 38), (240, 64, 56), (52, 104, 232), (96, 220, 90)} <= found <= {tuple(c) for c in COLOURS.tolist()}
 
 
+def test_a_view_head_needs_to_know_where_frames_were_seen(material):
+    config = toy.load("tiny_view")
+    latents = np.zeros((40, *config.latent_shape), np.float16)
+    episodes = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8))]
+    with pytest.raises(DataError, match="spot"):
+        StudentRolloutTraining(Material(config, CPU, make_codec(config), episodes, episodes), None)
+
+
+def test_a_wall_and_a_jump_are_events():
+    """Ten steps ahead by the same key, at any heading; one of them is stopped, and one leaves the ground."""
+
+    def walk(heading: float) -> Episode:
+        change = np.tile([-np.sin(heading), np.cos(heading), 0, 0], (10, 1)) * 0.14
+        change[4, :2], change[7, 2] = 0, 0.2
+        seen = np.cumsum(change, 0) + [0, 0, 0, heading]
+        latents = np.zeros((10, 4, 2, 2), np.float16)
+        return Episode(latents[:1], latents, np.ones((10, 1), np.int8), np.concatenate([seen, change], 1))
+
+    assert [found.tolist() for found in _strange_moves([walk(h) for h in (0.0, 1.0, 4.0)])] == [[4, 7]] * 3
+    assert _strange_moves([episode(10, 5)]) == []
+
+
 def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):
     stage = StudentRolloutTraining(material, None)
     stage.strayed[:], stage.which[:], stage.at[:] = True, 3, 30
@@ -118,7 +141,7 @@ def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):
 
 def test_the_operations_of_a_tick_are_counted():
     """Two more blocks: two convolutions each and a modulation, in the window's two; three times, for learning."""
-    flow = toy.load("tiny_flow")
+    flow = toy.load("tiny_view")
     deeper = flow.model_copy(update={"head": flow.head.model_copy(update={"blocks": flow.head.blocks + 2})})
     less, more = (tick_flops(Transformer(config), config) for config in (flow, deeper))
     convolution, modulation = 2 * 16 * 16 * 9 * 16 * 16, 2 * 32 * 32
@@ -144,9 +167,9 @@ def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):
 
 
 def test_first_person_learns_too_and_either_runtime_plays_it_alike(tmp_path):
-    """The flow head, from nothing by the training command: ONNX Runtime and PyTorch differ by a grey level at most."""
-    collect(toy.load("tiny_flow"), out=tmp_path / "data", sessions=8, frames=40, seed=20, workers=1)
-    common = ("--config", "configs/tiny_flow.yaml", "--data", tmp_path / "data", "--precision", "float32")
+    """The view head, from nothing by the training command: ONNX Runtime and PyTorch differ by a grey level at most."""
+    collect(toy.load("tiny_view"), out=tmp_path / "data", sessions=8, frames=40, seed=20, workers=1)
+    common = ("--config", "configs/tiny_view.yaml", "--data", tmp_path / "data", "--precision", "float32")
     run_train(*common, "--out", tmp_path / "world")
     games = [NeuralGame("arena", tmp_path / "world", runtime=runtime) for runtime in ("onnx", "torch")]
     first = [game.reset(seed=0)[0] for game in games]

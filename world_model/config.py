@@ -30,8 +30,8 @@ class World(Strict):
     """What the player and the recordings share: the game, its picture and its keys."""
 
     env: str = Field(description="Gymnasium id of the real game")
-    height: int = Field(gt=0, description="pixels")
-    width: int = Field(gt=0, description="pixels")
+    height: int = Field(gt=0, le=4096, description="pixels")
+    width: int = Field(gt=0, le=4096, description="pixels")
     fps: int = Field(gt=0, description="ticks per second")
     keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
     map: tuple[int, int] | None = Field(None, description="rows and columns, where the sinks are a map of the place")
@@ -94,22 +94,28 @@ class PickSize(Strict):
     palette: int = Field(gt=0, description="colours to draw with, counted in the recordings")
 
 
-class FlowSize(Strict):
-    """x0 is what is known, moved by a predicted flow, and what is drawn over it (``flow_head.py``)."""
+POSE_NUMBERS = 8
+"""Of a pose: right, ahead (metres), rise and heading (radians to the left) from where the first sink looks, and by how
+much each of them last changed."""
 
-    kind: Literal["flow"]
+
+class ViewSize(Strict):
+    """x0 is what four sinks all around and the last frame show, seen from elsewhere (``view_head.py``)."""
+
+    kind: Literal["view"]
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
-    panorama: bool = Field(False, description="the sinks are four views of 90 degrees, each a quarter turn to the left")
+    relief: int = Field(gt=0, description="features a latent cell of what finds how far away the sinks' surfaces are")
+    relief_blocks: int = Field(gt=0, description="its residual blocks of two 3x3 convolutions")
 
 
 def _kind_of_head(data: object) -> str:
     """Which of the heads a mapping, or what was made of it, is meant to be."""
     kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
-    return "flow" if kind else "pick"
+    return "view" if kind else "pick"
 
 
-HeadSize = Annotated[Annotated[PickSize, Tag("pick")] | Annotated[FlowSize, Tag("flow")], Discriminator(_kind_of_head)]
+HeadSize = Annotated[Annotated[PickSize, Tag("pick")] | Annotated[ViewSize, Tag("view")], Discriminator(_kind_of_head)]
 
 
 class TransformerSize(Strict):
@@ -211,7 +217,7 @@ class Training(Strict):
 class Config(Strict):
     """Everything about one world. ``load`` reads it; ``to_json``/``from_json`` carry it in weights."""
 
-    name: str
+    name: str = Field(pattern=r"^[^/\\\x00]+$", description="also of its folders")
     world: World
     codec: Annotated[AutoencoderSize | PatchesSize, Field(discriminator="kind")]
     transformer: TransformerSize
@@ -230,9 +236,10 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
-    def _a_panorama_has_four_sinks(self):
-        if getattr(self.head, "panorama", False) and (self.rolling.sink_frames, self.codec.kind) != (4, "patches"):
-            raise ValueError("head.panorama needs four sink frames, and codec.kind patches")
+    def _views_are_of_four_sinks(self):
+        needed = (self.rolling.sink_frames, self.rolling.frames_per_block, self.codec.kind)
+        if isinstance(self.head, ViewSize) and needed != (4, 1, "patches"):
+            raise ValueError("head.kind view needs four sink frames, blocks of one frame, and codec.kind patches")
         return self
 
     @model_validator(mode="after")

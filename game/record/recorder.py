@@ -61,6 +61,7 @@ class Recorder(gymnasium.Wrapper):
         self._wanted = recording
         self._writer: SessionWriter | None = None
         self._frame: np.ndarray | None = None
+        self._pose: np.ndarray | None = None
         self._seed: int | None = None
         self._ticks, self._began = 0, 0.0
 
@@ -76,14 +77,14 @@ class Recorder(gymnasium.Wrapper):
     def reset(self, *, seed=None, options=None):
         self._end()
         observation, info = self.env.reset(seed=seed, options=options)
-        self._frame, self._seed = observation, seed
+        self._frame, self._seed, self._pose = observation, seed, info.get("pose")
         if self._wanted:
             self._begin(mid_game=False)
         return observation, info
 
     def step(self, action):
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._frame = observation
+        self._frame, self._pose = observation, info.get("pose")
         if self._writer:
             self._ticks += 1
             self._add(observation, action)
@@ -137,7 +138,7 @@ class Recorder(gymnasium.Wrapper):
 
     def _add(self, frame: np.ndarray, action: np.ndarray) -> str | None:
         try:
-            self._writer.add(frame, action, self._now())
+            self._writer.add(frame, action, self._now(), self._pose if self._writer.meta.spot else ())
         except EpisodeError as error:
             return self._failed(error)
         return None
@@ -170,6 +171,7 @@ class Recorder(gymnasium.Wrapper):
             height=height,
             width=width,
             anchors=anchors,
+            spot=asked(self.env, "spot"),
             seed=provenance.get("seed", self._seed),
             source=provenance.get("source", env_id),
             checkpoint=provenance.get("checkpoint"),

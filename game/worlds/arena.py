@@ -155,6 +155,11 @@ class Arena(gymnasium.Env):
         """uint8 [4, H, W, 3]: the room from its spawn point, a quarter turn apart; the first is the reset frame."""
         return self._batch.anchors()[0]
 
+    def spot(self) -> tuple[float, ...]:
+        """The pose (as in ``info``) from which the first anchor is seen."""
+        x, y, turn = self._batch.rooms.scene[0, [R.SPAWN_X, R.SPAWN_Y, R.SPAWN_TURN]].astype(float)
+        return x, y, turn * (2 * np.pi / TURNS), EYE
+
     def get_state(self) -> dict[str, np.ndarray]:
         """A snapshot (room seed included); continuing from it is exact."""
         return {name: array[0].copy() for name, array in self._batch.get_state().items()}

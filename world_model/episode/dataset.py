@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +105,14 @@ class Episode:
     """One session as the transformer sees it: sinks [S*B, C, h, w], latents [T, C, h, w], actions [T, keys].
 
     ``latents[t]`` is what ``actions[t]`` produced. Blocks lie on the episode's grid: block i is frames i*B .. i*B+B-1.
+    Where the recording says it, poses [T, 8]: right, ahead, rise and heading (to the left) from where the first sink
+    looks, and by how much each has changed.
     """
 
     sinks: np.ndarray
     latents: np.ndarray
     actions: np.ndarray
+    poses: np.ndarray | None = None
 
     def block_actions(self, per_block: int) -> np.ndarray:
         """[T // B, keys]: what play would have made each block from, at one key press a tick.
@@ -141,10 +144,21 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
             f"{session.path}: {len(sinks)} anchors, the configuration wants {rolling.sink_frames} sink frames"
         )
     still = frames_taught(session, config) - len(session)
+    poses = None if session.poses is None else from_spot(session.poses, session.meta.spot)
     if still < 0:
-        return Episode(sinks, latents[1:], session.actions[1:])
+        return Episode(sinks, latents[1:], session.actions[1:], None if poses is None else poses[1:])
     actions = np.concatenate([np.zeros((still, session.actions.shape[1]), np.int8), session.actions])
-    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions)
+    poses = None if poses is None else np.concatenate([poses[:1].repeat(still, 0), poses])
+    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions, poses)
+
+
+def from_spot(poses: np.ndarray, spot: Sequence[float]) -> np.ndarray:
+    """Recorded poses [T, 4] as ``Episode`` has them, float32 [T, 8]."""
+    x, y, heading, eye = (np.append(numbers, poses[:, i]) for i, numbers in enumerate(np.array(spot)[:, None]))
+    x, y, heading = x - x[0], y - y[0], np.unwrap(heading)
+    cos, sin = np.cos(heading[0]), np.sin(heading[0])
+    seen = np.stack([x * sin - y * cos, x * cos + y * sin, eye - eye[0], heading - heading[0]], 1)[1:]
+    return np.concatenate([seen, np.diff(seen, axis=0, prepend=seen[:1])], 1).astype(np.float32)
 
 
 def frames_taught(session: Session, config: Config) -> int:
@@ -164,7 +178,7 @@ def kept_episode(folder: Path, session: Session, make: Callable[[], Episode]) ->
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with open(partial, "wb") as file:
-        np.savez(file, **vars(episode))
+        np.savez(file, **{name: array for name, array in vars(episode).items() if array is not None})
     os.replace(partial, path)
     return episode
 
@@ -184,9 +198,11 @@ class Clips:
         """picks [n] -> float32 sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions [n, T, keys]."""
         flat = np.minimum((picks * self.ends[-1]).astype(int), self.ends[-1] - 1)
         which = np.searchsorted(self.ends, flat, side="right")
-        cuts = [self._cut(i, self.ends[i] - 1 - at) for i, at in zip(which, flat, strict=True)]
-        sinks, latents, actions = (np.stack(part).astype(np.float32) for part in zip(*cuts, strict=True))
-        return sinks, latents, actions
+        return _batched([self._cut(i, self.ends[i] - 1 - at) for i, at in zip(which, flat, strict=True)])
+
+    def opening(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The clip with which one of the sessions begins, as play does: like ``take``, with n = 1."""
+        return _batched([self._cut(len(self.episodes) // 2, 0)])
 
     def _cut(self, which: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The clip that begins at block ``start`` of an episode."""
@@ -194,3 +210,7 @@ class Clips:
         frames = episode.latents[start * self.per_block : stop * self.per_block]
         latents = frames.reshape(-1, self.per_block, *frames.shape[1:])
         return episode.sinks, latents, self.actions[which][start:stop]
+
+
+def _batched(cuts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.stack(part).astype(np.float32) for part in zip(*cuts, strict=True))

@@ -10,7 +10,8 @@ A session is a directory, one episode, that standard tools open::
     start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
     chunk_000000.mkv   lossless RGB video, constant rate
     chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
-                       crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be held to the pixel)
+                       crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be held to the pixel;
+                       before it, where session.json has a spot, pose_x,pose_y,pose_heading,pose_eye)
     end.json           written by close(); without it the recorder was killed (or is still running)
 
 Nothing has its final name before it is complete, and a chunk's csv is named last: a csv is a finished chunk.
@@ -29,6 +30,7 @@ import secrets
 import shutil
 import threading
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +43,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FORMAT = 1
 META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
 UNFINISHED = ".tmp"
+POSE = ("pose_x", "pose_y", "pose_heading", "pose_eye")
+"""Columns of where a frame is seen from: on the ground, counter-clockwise in radians from +x, and above the ground."""
 SECOND = 2**30
 """Bytes of pixels that a second may hold: what is read is asked memory for, a second at a time."""
 PLAIN_ID = r"^([\w-]+/)?[\w.-]+$"
@@ -73,6 +77,9 @@ class SessionMeta(BaseModel):
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     anchors: int = Field(0, ge=0, description="number of anchor pictures")
+    spot: tuple[float, float, float, float] | None = Field(
+        None, description="pose (x, y, heading, eye height) of the first anchor; with it every frame has a pose"
+    )
     seed: int | None = Field(None, ge=0, lt=2**63)
     source: str = Field(pattern=PLAIN_ID)
     checkpoint: str | None = Field(None, description="hash of the weights that drew the frames")
@@ -83,8 +90,9 @@ class SessionMeta(BaseModel):
 
     @model_validator(mode="after")
     def _keys_can_be_columns(self):
-        if len({*self.keys, "frame", "time", "crc32"}) != len(self.keys) + 3:
-            raise ValueError(f"keys: {self.keys} must be distinct and none may be frame, time or crc32")
+        others = (*POSE, "frame", "time", "crc32")
+        if len({*self.keys, *others}) != len(self.keys) + len(others):
+            raise ValueError(f"keys: {self.keys} must be distinct and none may be one of {', '.join(others)}")
         if any(not re.fullmatch(r"[\w-]+", key) for key in self.keys):
             raise ValueError(f"keys: {self.keys} must be plain words, they are column names")
         return self
@@ -98,7 +106,7 @@ class SessionMeta(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         """Header of every chunk's csv."""
-        return ("frame", "time", *self.keys, "crc32")
+        return ("frame", "time", *self.keys, *(POSE if self.spot else ()), "crc32")
 
 
 def session_name(seed: int | None) -> str:
@@ -155,14 +163,17 @@ class SessionWriter:
         self._thread = threading.Thread(target=self._work, name=f"writer of {self.path.name}", daemon=True)
         self._thread.start()
 
-    def add(self, frame: np.ndarray, action: np.ndarray, time: float) -> None:
-        """Add frame t (uint8 [H,W,3]), the action bits that produced it [K] and its time in seconds."""
+    def add(self, frame: np.ndarray, action: np.ndarray, time: float, pose: Sequence[float] = ()) -> None:
+        """Add frame t (uint8 [H,W,3]), the action bits that produced it [K], its time in seconds, and its pose [4]
+        where the session has a spot."""
         frame, action = self._checked(frame, action)
+        if len(pose) != (len(POSE) if self.meta.spot else 0):
+            raise EpisodeError(f"{self.path}: a pose is {len(POSE)} numbers where there is a spot, not {pose}")
         self._unfinished.acquire()
         if self._error:
             self._unfinished.release()
             raise self._error
-        self._queue.put((frame, action, float(time)))
+        self._queue.put((frame, action, float(time), [float(number) for number in pose]))
         self._added += 1
 
     def close(self) -> None:
@@ -267,9 +278,9 @@ class _Chunk:
         self._stream.width, self._stream.height, self._stream.pix_fmt = meta.width, meta.height, "rgb24"
         self._stream.codec_context.thread_count = 1  # frames are small: threads only cost
 
-    def add(self, frame: np.ndarray, action: np.ndarray, time: float) -> None:
-        bits = ",".join(map(str, action.tolist()))
-        self.rows.append(f"{self._start + len(self.rows)},{time:.6f},{bits},{zlib.crc32(frame)}")
+    def add(self, frame: np.ndarray, action: np.ndarray, time: float, pose: list[float]) -> None:
+        numbers = ",".join([f"{time:.6f}", *map(str, action.tolist()), *(f"{number:.6f}" for number in pose)])
+        self.rows.append(f"{self._start + len(self.rows)},{numbers},{zlib.crc32(frame)}")
         self._first_time = time if len(self.rows) == 1 else self._first_time
         self._last_time = time
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

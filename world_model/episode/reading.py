@@ -30,6 +30,9 @@ from world_model.episode.format import (
     chunk_number,
 )
 
+FARTHEST = 1e6
+"""What no number of a pose reaches."""
+
 
 def find_sessions(folder: str | Path) -> list[Path]:
     """Sorted paths of the sessions in a directory, nested ones too; it may itself be a session.
@@ -55,6 +58,7 @@ class Session:
     meta     SessionMeta
     actions  int8 [T, K], actions[t] produced frames[t], actions[0] is zero
     times    float64 [T], seconds since the start
+    poses    float64 [T, 4], where each frame is seen from (see ``POSE``); None where the game told none
     damage   named problems that opening found; what they name is left out
 
     It holds the finished chunks up to the first gap: frame numbers never jump. Opening reads no video;
@@ -65,7 +69,9 @@ class Session:
         self.path, self.meta, self.damage = path, meta, damage
         table = np.concatenate(tables) if tables else np.zeros((0, len(meta.columns)))
         self.times = np.ascontiguousarray(table[:, 1])
-        self.actions = table[:, 2:-1].astype(np.int8)
+        keys = 2 + len(meta.keys)
+        self.actions = table[:, 2:keys].astype(np.int8)
+        self.poses = np.ascontiguousarray(table[:, keys:-1]) if meta.spot else None
         self._crc = table[:, -1].astype(np.uint32)
         self._starts = np.cumsum([0, *(len(t) for t in tables)])  # chunk i holds [starts[i], starts[i+1])
         self._last_decoded: tuple[int, np.ndarray] | None = None  # a replay asks frame by frame
@@ -295,8 +301,11 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
     if len(jump):
         row = int(jump[0])
         raise EpisodeError(f"{csv.name}: frame {table[row, 0]:.0f} stands where frame {start + row} should")
-    if not np.isin(table[:, 2:-1], (0, 1)).all():
+    keys, poses = np.split(table[:, 2:-1], [len(meta.keys)], 1)
+    if not np.isin(keys, (0, 1)).all():
         raise EpisodeError(f"{csv.name}: a key is neither 0 nor 1")
+    if not (np.abs(poses) < FARTHEST).all():
+        raise EpisodeError(f"{csv.name}: a pose is not a number, or out of this world")
     finite = np.isfinite(table[:, 1]).all()
     if not finite or (np.diff(table[:, 1], prepend=since) < 0).any():
         raise EpisodeError(f"{csv.name}: a time is not a number, or goes backwards")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from world_model.episode.dataset import from_spot
 from world_model.evaluate.metrics import measure, motion, psnr, ratio, sharpness, ssim
 from world_model.evaluate.subject import Measures, Pair, Subject, Walk, label
 
@@ -148,6 +149,9 @@ def next_from_real(subject: Subject, walk: Walk, at: int) -> np.ndarray:
     blocks = np.concatenate([past, past[-1:].repeat(shape.window_blocks, 0)])
     sinks = runtime.encode(game.anchors()[: shape.sink_frames])
     state = runtime.prime(sinks[None], blocks[None], acted[None], game.noise(at))
+    if "pose" in state:
+        poses = np.array([info["pose"] for info in walk.told[:at]])
+        state |= runtime.from_numpy({"pose": from_spot(poses, poses[0])[None, -1]})
     state = runtime.ramp(state, key, game.ramp_noise(at))
     return runtime.decode(runtime.step(state, key, game.noise(at + 1))[1])[:1]
 

@@ -78,6 +78,19 @@ class Pass(NamedTuple):
     move: Tensor
 
 
+class Known(NamedTuple):
+    """What the final W queries of a pass can be made from: last [N, W or 1, C, h, w], the last clean latent before
+    each; was [N, W or 1, keys], the action it was shown under; sinks [N, S * B, C, h, w]; where there is a relief, that
+    of the sinks, and the pose [N, 8] of the last latent; ahead [N, W, 8]: the queries' poses, where they are given."""
+
+    last: Tensor
+    was: Tensor
+    sinks: Tensor
+    relief: Tensor | None = None
+    pose: Tensor | None = None
+    ahead: Tensor | None = None
+
+
 class Head(nn.Module):
     """What every head has: the action that the last frame was shown under, and the trunk's tokens, spread to cells."""
 
@@ -85,6 +98,9 @@ class Head(nn.Module):
         super().__init__()
         width, features = config.transformer.width, config.head.width
         self.grid, self.patch, self.unfold = grid, config.transformer.patch, config.codec.unfold
+        self.colours = config.latent_shape[0] // self.unfold**2
+        gains = torch.linspace(1, 0.25, LIGHTS)[1:, None].expand(-1, self.colours)
+        self.lights = nn.Parameter(torch.cat([gains, SPREAD * (gains - 1)], 1))  # black stays black
         self.was = nn.Linear(config.action_size, width)
         self.spread = nn.Linear(width, features)
         self.inside = nn.Parameter(torch.zeros(features, self.patch, self.patch))
@@ -96,6 +112,39 @@ class Head(nn.Module):
         spread = cells_of.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
         return spread + self.inside.repeat(1, *self.grid).to(spread.dtype)
 
+    def begun(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """What else a state begins with, of sinks [N, S * B, C, h, w] and the clean block [N, B, C, h, w]."""
+        return {}
+
+    def survey(self, sinks: Tensor) -> dict[str, Tensor]:
+        """What a state keeps of its sinks [N, S * B, C, h, w], beside them and their keys and values."""
+        return {}
+
+    def arrived(self) -> dict[str, Tensor]:
+        """What a state keeps of the first frame of the last pass, beside its latent."""
+        return {}
+
+    def _away(self, copy: Tensor, frames: Tensor) -> Tensor:
+        """How far a sink's copy is from the frames in each light: mean difference [N, F, LIGHTS]."""
+        lit = (copy * gain + offset for gain, offset in zip(*self._light_of(torch.arange(LIGHTS)), strict=True))
+        return torch.stack([(each - frames).abs().mean((2, 3, 4)) for each in lit], -1)
+
+    def _light_of(self, light: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and offset, [..., C, 1, 1], of lights by number [...]. The first is no change, and is not learned."""
+        own = torch.cat([torch.ones(1, self.colours), torch.zeros(1, self.colours)], 1).to(self.lights)
+        every = torch.cat([own, self.lights]).repeat_interleave(self.unfold**2, 1)[..., None, None]
+        return tuple(every[light.to(every.device)].chunk(2, -3))
+
+    def _out_of(self, light: Tensor, frames: Tensor) -> Tensor:
+        """Frames [N, F, C, h, w] from their lights [N, F] into that of the sinks."""
+        gain, offset = (part.detach() for part in self._light_of(light))
+        return (frames - offset) / gain.clamp(min=LEAST_GAIN)
+
+    def _into(self, light: Tensor, frames: Tensor) -> Tensor:
+        """Inverse of ``_out_of``."""
+        gain, offset = (part.detach() for part in self._light_of(light))
+        return frames * gain.clamp(min=LEAST_GAIN) + offset
+
 
 class LocalHead(Head):
     """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
@@ -104,13 +153,11 @@ class LocalHead(Head):
         super().__init__(config, grid)
         size, width = config.head, config.transformer.width
         channels = config.latent_shape[0]
-        self.colours, self.sinks = channels // self.unfold**2, config.rolling.sink_frames
+        self.sinks = config.rolling.sink_frames
         self.leap = size.leap // self.unfold
         self.moves = [(0, 0), *((s * y, s * x) for s in (*size.steps, size.leap) for y, x in AXES)]
         self.moves += [(s * y, s * x) for s in size.diagonals for y in (-1, 1) for x in (-1, 1)]
         self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
-        gains = torch.linspace(1, 0.25, LIGHTS)[1:, None].expand(-1, self.colours)
-        self.lights = nn.Parameter(torch.cat([gains, SPREAD * (gains - 1)], 1))  # black stays black
         self.first = convolution(4 * channels, size.width)
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
         self.summary = nn.Conv2d(size.width, SUMMARY, 1)
@@ -135,11 +182,11 @@ class LocalHead(Head):
         shares[[self.kinds["last"].start, self.kinds["copy"].start]] = 3.0
         return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
 
-    def forward(self, last: Tensor, tokens: Tensor, condition: Tensor, was: Tensor, sinks: Tensor) -> Tensor:
-        """last [N, F, C, h, w]: the last clean frame before each; tokens [N, F, P, D] of the trunk and its condition
-        [N, F, D]; was [N, F, keys]: the action that ``last`` was shown under; sinks [N, S, C, h, w]. Returns x0
-        [N, F, C, h, w]. What is given is never in half precision."""
-        shape = last.shape[:2]
+    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> Tensor:
+        """tokens [N, F, P, D] of the trunk and its condition [N, F, D] -> x0 [N, F, C, h, w]. What is known is never in
+        half precision."""
+        shape, (last, was, sinks, *_) = tokens.shape[:2], known
+        last = last.expand(-1, shape[1], -1, -1, -1)
         sink, light = self._recognised(last, sinks)
         here = _taken(sinks, sink)
         last, here = self._out_of(light, last).flatten(0, 1), here.flatten(0, 1)
@@ -257,27 +304,6 @@ class LocalHead(Head):
         """The sink that each frame shows, and the light, by number: [N, F] each."""
         sink = likeness(frames, sinks, self.colours).argmax(-1)
         return sink, self._away(_taken(sinks, sink), frames).argmin(-1)
-
-    def _away(self, copy: Tensor, frames: Tensor) -> Tensor:
-        """How far a sink's copy is from the frames in each light: mean difference [N, F, LIGHTS]."""
-        lit = (copy * gain + offset for gain, offset in zip(*self._light_of(torch.arange(LIGHTS)), strict=True))
-        return torch.stack([(each - frames).abs().mean((2, 3, 4)) for each in lit], -1)
-
-    def _light_of(self, light: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain and offset, [..., C, 1, 1], of lights by number [...]. The first is no change, and is not learned."""
-        own = torch.cat([torch.ones(1, self.colours), torch.zeros(1, self.colours)], 1).to(self.lights)
-        every = torch.cat([own, self.lights]).repeat_interleave(self.unfold**2, 1)[..., None, None]
-        return tuple(every[light.to(every.device)].chunk(2, -3))
-
-    def _out_of(self, light: Tensor, frames: Tensor) -> Tensor:
-        """Frames [N, F, C, h, w] from their lights [N, F] into that of the sinks."""
-        gain, offset = (part.detach() for part in self._light_of(light))
-        return (frames - offset) / gain.clamp(min=LEAST_GAIN)
-
-    def _into(self, light: Tensor, frames: Tensor) -> Tensor:
-        """Inverse of ``_out_of``."""
-        gain, offset = (part.detach() for part in self._light_of(light))
-        return frames * gain.clamp(min=LEAST_GAIN) + offset
 
     def _beyond(self, frames: Tensor) -> Tensor:
         """Frames [M, C, h, w] a leap further along each axis: what comes in across each edge, and nothing else."""

@@ -11,6 +11,8 @@ noise is an argument and never drawn here, so seed, keys and weights give the sa
     clean_action [N, keys]                                  what it was shown under
     sinks        [N, S * B, C, h, w]                        the sinks' latents: another map is another state
     tick         [1] int64                                  ticks taken since prime
+    relief       [N, S * B, 1, 2 h, 2 w]                    with a view head: how far away what the sinks show is,
+    pose         [N, 8]                                     and where the clean block was seen from
 
 After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block rides in the same pass
 as the window instead of costing one of its own; every block in flight is conditioned on the keys held now; and the
@@ -24,8 +26,9 @@ from torch import Tensor
 
 from world_model.config import Rolling
 from world_model.model import context
+from world_model.model.head import Known
 from world_model.model.noise import renoise, sigmas
-from world_model.model.transformer import Cache, Known, Transformer
+from world_model.model.transformer import Cache, Transformer
 
 State = dict[str, Tensor]
 
@@ -51,6 +54,7 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
         "clean_action": actions[:, recent],
         "sinks": sinks,
         "tick": torch.zeros(1, dtype=torch.int64, device=noise.device),
+        **model.begun(sinks, frames[:, recent]),
     }
 
 
@@ -61,18 +65,21 @@ def resink(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) ->
     length = sinks.shape[1] * model.tokens
     rings = (torch.cat([new.to(state[name].dtype), state[name][:, :, :, length:]], 3)
              for name, new in zip(("keys", "values"), written, strict=True))  # fmt: skip
-    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks}
+    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks} | model.survey(sinks)
 
 
-def tick(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
+def tick(
+    model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor, poses: Tensor | None = None
+) -> tuple[State, Tensor]:
     """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown.
 
     noise [N, K, B, C, h, w]: the first K-1 renoise the blocks that stay, the last is the block that joins.
-    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``).
+    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``). ``poses`` [N, K, 8]
+    say where the blocks are seen from, which training knows and play does not.
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
-    x0, written = predict(model, rolling, state, state["window"], sigma[1:], action)
+    x0, written = predict(model, rolling, state, state["window"], sigma[1:], action, poses)
     stay = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
     window = torch.cat([stay, noise[:, -1:]], 1)
     now = action if action.ndim == 2 else action[:, 0]
@@ -126,6 +133,7 @@ def predict(
     window: Tensor,
     sigma: tuple[float, ...],
     action: Tensor,
+    poses: Tensor | None = None,
 ) -> tuple[Tensor, Cache]:
     """One pass over [clean | window]: x0 of the window's k blocks and the clean block's keys and values.
 
@@ -139,8 +147,8 @@ def predict(
     actions = torch.cat([state["clean_action"][:, None], under], 1)
     acted = actions.repeat_interleave(per_block, 1)
     frames = count * per_block
-    last = state["clean"][:, -1:].expand(-1, frames, -1, -1, -1)
-    known = Known(last, state["clean_action"][:, None].expand(-1, frames, -1), state["sinks"])
+    was = state["clean_action"][:, None].expand(-1, frames, -1)
+    known = Known(state["clean"][:, -1:], was, state["sinks"], state.get("relief"), state.get("pose"), poses)
     x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), known)
     length = per_block * model.tokens
     written = keys[:, :, :, :length], values[:, :, :, :length]
@@ -165,6 +173,7 @@ def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action
         "clean": x0.detach(),
         "clean_action": action,
         "tick": state["tick"] + 1,
+        **model.arrived(),
     }
 
 

@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.config import Config, FlowSize
+from world_model.config import Config, ViewSize
 from world_model.model.context import SINK, Layout
-from world_model.model.flow_head import FlowHead
-from world_model.model.head import LocalHead
+from world_model.model.head import Known, LocalHead
+from world_model.model.view_head import ViewHead
 
 COMPILED_GRAPHS = 64
 """Teacher, critic and student share one function: each has several layouts, with gradient and without."""
@@ -40,15 +39,6 @@ LEAST_STEM = 8
 
 Cache = tuple[Tensor, Tensor]
 """Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
-
-
-class Known(NamedTuple):
-    """What the final W queries of a pass can be made from: last [N, W, C, h, w], the last clean latent before each;
-    was [N, W, keys], the action it was shown under; sinks [N, S * B, C, h, w]."""
-
-    last: Tensor
-    was: Tensor
-    sinks: Tensor
 
 
 class Transformer(nn.Module):
@@ -70,7 +60,7 @@ class Transformer(nn.Module):
         self.condition = Condition(config)
         self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
         if config.head is not None:
-            self.local = (FlowHead if isinstance(config.head, FlowSize) else LocalHead)(config, self.grid)
+            self.local = (ViewHead if isinstance(config.head, ViewSize) else LocalHead)(config, self.grid)
             return
         self.local = None
         self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
@@ -116,7 +106,7 @@ class Transformer(nn.Module):
             tokens, key, value = layer(tokens, shared, turns, past)
             keys.append(key)
             values.append(value)
-        count = x.shape[1] if known is None else known.last.shape[1]
+        count = x.shape[1] if known is None else known.was.shape[1]
         x0 = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], known)
         return x0, (torch.stack(keys), torch.stack(values))
 
@@ -131,6 +121,18 @@ class Transformer(nn.Module):
         keys, values = zip(*written, strict=True)
         return torch.stack(keys), torch.stack(values)
 
+    def begun(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """What else a state begins with, of sinks [N, S * B, C, h, w] and the clean block [N, B, C, h, w]."""
+        return self.local.begun(sinks, clean) if self.local else {}
+
+    def survey(self, sinks: Tensor) -> dict[str, Tensor]:
+        """What a state keeps of its sinks [N, S * B, C, h, w], beside them and their keys and values."""
+        return self.local.survey(sinks) if self.local else {}
+
+    def arrived(self) -> dict[str, Tensor]:
+        """What a state keeps of the first query of the last pass, beside its latent."""
+        return self.local.arrived() if self.local else {}
+
     def compile_run(self) -> None:
         """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
         torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
@@ -141,7 +143,8 @@ class Transformer(nn.Module):
         n, frames = x.shape[:2]
         features = self.stem(x.flatten(0, 1))
         if known is not None:  # aligned with the queries; zeros for those that have none
-            last = F.pad(known.last, (0, 0, 0, 0, 0, 0, frames - known.last.shape[1], 0))
+            count = known.was.shape[1]
+            last = F.pad(known.last.expand(-1, count, -1, -1, -1), (0, 0, 0, 0, 0, 0, frames - count, 0))
             features = features + self.stem_last(last.flatten(0, 1))
         features = F.relu(features)
         patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
@@ -150,7 +153,7 @@ class Transformer(nn.Module):
     def _latents(self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None) -> Tensor:
         """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D]."""
         if self.local is not None:
-            return self.local(known.last, _normed(tokens), condition, known.was, known.sinks)
+            return self.local(known, _normed(tokens), condition)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
         tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)

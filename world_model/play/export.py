@@ -10,10 +10,10 @@ itself, traced. A state goes in and comes out as arrays named like rolling.py's;
     graph         inputs                                          outputs
     encoder.onnx  frames uint8 [n, H, W, 3]                       latents [n, C, h, w]
     prime.onnx    sinks, frames, actions, noise (of rolling)      next_* (the whole state)
-    step.onnx     the state, action [1, keys], noise              next_* (but sinks), latent [1, B, C, h, w]
-    ramp.onnx     keys, values, clean, clean_action, sinks,       next_window
-                  action, noise [1, K, K, B, C, h, w]
-    resink.onnx   keys, values, clean_action, sinks               next_keys, next_values
+    step.onnx     the state, action [1, keys], noise              next_* (but of sinks), latent [1, B, C, h, w]
+    ramp.onnx     the state (but window, tick), action,           next_window
+                  noise [1, K, K, B, C, h, w]
+    resink.onnx   keys, values, clean_action, sinks               next_keys, next_values, next_relief
     decoder.onnx  latents [n, C, h, w]                            frames uint8 [n, H, W, 3]
 """
 
@@ -44,11 +44,10 @@ from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
 
 OPSET = 20  # 23 has attention and RMS norm of its own, but is no faster on the CPU and needs a newer ONNX Runtime
-KEPT = ("keys", "values", "clean", "clean_action", "sinks")
-STATE = ("keys", "values", "window", "clean", "clean_action", "sinks", "tick")
-"""The arrays of a state, in the graphs' order; ``ramp`` reads those in KEPT, ``resink`` those in RINGS."""
-STEPPED = tuple(name for name in STATE if name != "sinks")
+STATE = ("keys", "values", "window", "clean", "clean_action", "sinks", "relief", "pose", "tick")
+"""The arrays that a state may have, in the graphs' order; a view head's alone has a relief and a pose."""
 RINGS = ("keys", "values", "clean_action")
+"""Those that ``resink`` reads."""
 
 
 def export(folder: str | Path, show_progress: bool = False) -> list[Path]:
@@ -102,41 +101,45 @@ Traceable = tuple[Graph, dict[str, Tensor], list[str], bool]
 
 def _graphs(config: Config, codec: Codec, student: Transformer) -> dict[str, Traceable]:
     roll, arrays = config.rolling, _examples(config, student)
+    every = tuple(name for name in STATE if name in arrays)
+    stepped = tuple(name for name in every if name not in ("sinks", "relief"))
+    kept = tuple(name for name in every if name not in ("window", "tick"))
+    of_sinks = tuple(name for name in every if name in ("keys", "values", "relief"))
 
     def given(*names: str) -> dict[str, Tensor]:
         return {name: arrays[name] for name in names}
 
-    def after(state: rolling.State, names: tuple[str, ...] = STATE) -> tuple[Tensor, ...]:
+    def after(state: rolling.State, names: tuple[str, ...] = every) -> tuple[Tensor, ...]:
         return tuple(state[name] for name in names)
 
     def prime(*inputs: Tensor) -> tuple[Tensor, ...]:
         return after(rolling.prime(student, roll, *inputs))
 
     def step(*inputs: Tensor) -> tuple[Tensor, ...]:
-        state, latent = rolling.step(student, roll, dict(zip(STATE, inputs, strict=False)), *inputs[-2:])
-        return *after(state, STEPPED), latent
+        state, latent = rolling.step(student, roll, dict(zip(every, inputs, strict=False)), *inputs[-2:])
+        return *after(state, stepped), latent
 
     def ramp(*inputs: Tensor) -> tuple[Tensor, ...]:
-        state = rolling.ramp(student, roll, dict(zip(KEPT, inputs, strict=False)), *inputs[-2:])
+        state = rolling.ramp(student, roll, dict(zip(kept, inputs, strict=False)), *inputs[-2:])
         return after(state, ("window",))
 
     def resink(*inputs: Tensor) -> tuple[Tensor, ...]:
         state = rolling.resink(student, roll, dict(zip(RINGS, inputs, strict=False)), inputs[-1])
-        return after(state, RINGS[:2])
+        return after(state, of_sinks)
 
     def changed(names: tuple[str, ...]) -> list[str]:
         return [f"next_{name}" for name in names]
 
     encoder = Graph(lambda frames: codec.encode(to_network(frames)), autoencoder=codec)
     decoder = Graph(lambda latents: to_frames(codec.decode(latents)), autoencoder=codec)
-    ramp_inputs = given(*KEPT, "action") | {"noise": arrays["ramp_noise"]}
+    ramp_inputs = given(*kept, "action") | {"noise": arrays["ramp_noise"]}
     prime_inputs = given("sinks", "frames", "actions", "noise")
     return {
         "encoder": (encoder, {"frames": arrays["pictures"]}, ["latents"], True),
-        "prime": (Graph(prime, student=student), prime_inputs, changed(STATE), False),
-        "step": (Graph(step, student=student), given(*STATE, "action", "noise"), [*changed(STEPPED), "latent"], False),
+        "prime": (Graph(prime, student=student), prime_inputs, changed(every), False),
+        "step": (Graph(step, student=student), given(*every, "action", "noise"), [*changed(stepped), "latent"], False),
         "ramp": (Graph(ramp, student=student), ramp_inputs, ["next_window"], False),
-        "resink": (Graph(resink, student=student), given(*RINGS, "sinks"), changed(RINGS[:2]), False),
+        "resink": (Graph(resink, student=student), given(*RINGS, "sinks"), changed(of_sinks), False),
         "decoder": (decoder, {"latents": arrays["latents"]}, ["frames"], True),
     }
 

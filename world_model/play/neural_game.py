@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
-from world_model.config import Config, Rolling
+from world_model.config import POSE_NUMBERS, Config, Rolling, ViewSize
 from world_model.model.noise import seeded
 from world_model.play import scenes
 from world_model.play.actions import checked
@@ -324,6 +324,8 @@ def _snapshot_shapes(config: Config) -> dict[str, tuple[str, tuple[int | None, .
         "clean_action": (1, *keys),
         "sinks": (1, roll.sink_frames, *latent),
     }
+    if isinstance(config.head, ViewSize):
+        rolling |= {"relief": (1, roll.sink_frames, 1, None, None), "pose": (1, POSE_NUMBERS)}
     frame = config.world.height, config.world.width, 3
     pictures = {"frame": frame, "pending": (None, *frame), "anchors": (None, *frame)}
     return {

@@ -37,7 +37,7 @@ class Material:
         per_block = self.config.rolling.frames_per_block
         longest = max(len(episode.latents) for episode in self.held_out) // per_block
         clips = Clips(self.held_out, min(blocks, longest), per_block)
-        return tuple(torch.from_numpy(a).to(self.machine.device) for a in clips.take(np.array([0.5])))
+        return tuple(torch.from_numpy(a).to(self.machine.device) for a in clips.opening())
 
     def show(self, path: Path, real: Tensor, made: Tensor, actions: Tensor) -> None:
         """Latents real and made [T, B, C, h, w] under actions [T, keys], side by side in a video."""

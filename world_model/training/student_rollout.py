@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from world_model.config import Config, PickSize
+from world_model.config import Config, PickSize, ViewSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.rolling import State
@@ -36,6 +36,8 @@ WRONG = 0.15
 EVENT, COMES = 0.5, 3
 """Share of a frame's cells whose change is an event; cells by which what stands before its sink grows or shrinks at
 once when something comes or goes, which is one too."""
+STRANGE = 0.03
+"""Metres, or radians, by which a move is another than the same keys mostly make: an event, too."""
 BEFORE_EVENT = 6
 """A game that begins for an event begins fewer ticks than this before it, and than games last."""
 AGAIN = 0.5
@@ -58,6 +60,9 @@ class StudentRolloutTraining(TransformerStage):
         self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
         self.starts = Starts(material.train, self.lead, self.rolling.window_blocks, per_block)
+        if isinstance(self.config.head, ViewSize) and any(episode.poses is None for episode in self.starts.episodes):
+            raise DataError("head.kind view learns from where each frame was seen, and these recordings do not say it: "
+                            "record a game whose info holds a pose and which has a spot()")  # fmt: skip
         self.random = np.random.default_rng(self.machine.seed + self.machine.rank)
         self.pool: State | None = None
         count = self.settings.pool // self.machine.processes
@@ -76,13 +81,13 @@ class StudentRolloutTraining(TransformerStage):
         self.turn += 1
         self.length = self.settings.length ** min(1.0, draw.share / self.settings.grow)  # from 1, geometrically
         self._return(games[self.left[games] <= 0])
-        true, actions = self._cut(games, 0, self.rolling.window_blocks)
+        true, actions, poses = self._cut(games, 0, self.rolling.window_blocks)
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
         with self.machine.precision():
             noise = draw.normal(*true.shape[1:])
             if self.turn % RESINK == 0:
                 state = rolling.resink(self.model, self.rolling, state, state["sinks"])
-            moved, x0 = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise)
+            moved, x0 = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, poses)
         wrong = self._keep(games, moved, x0, true)
         held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
         held[:, 1:] *= LATER
@@ -124,8 +129,8 @@ class StudentRolloutTraining(TransformerStage):
         self.which[games] = np.where(again, self.which[games], which)
         self.at[games] = np.where(again, np.maximum(earlier, self.lead), at)
         self.left[games] = self.random.geometric(1 / self.length, len(games))
-        frames, actions = self._cut(games, -self.lead, 0)
-        ahead, _ = self._cut(games, 0, self.rolling.window_blocks)
+        frames, actions, poses = self._cut(games, -self.lead, 0)
+        ahead, *_ = self._cut(games, 0, self.rolling.window_blocks)
         sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
         window = torch.from_numpy(self.random.standard_normal(ahead.shape, np.float32)).to(frames.device)
         with self.machine.precision():
@@ -133,18 +138,22 @@ class StudentRolloutTraining(TransformerStage):
                 self.model, self.rolling, sinks.to(frames.device), torch.cat([frames, ahead], 1), actions, window
             )
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
+        if poses is not None:
+            primed["pose"] = poses[:, -1]
         if self.pool is None:
             self.pool = {name: _empty(name, value, len(self.left)) for name, value in primed.items()}
         for name, value in primed.items():
             self.pool[name][_at(name, games)] = value.to(self.pool[name].dtype)
 
-    def _cut(self, games: np.ndarray, first: int, end: int) -> tuple[Tensor, Tensor]:
+    def _cut(self, games: np.ndarray, first: int, end: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Blocks ``first`` .. ``end`` of these games' recordings, counted from the next: true frames
-        [n, T, B, C, h, w] and the actions that made them [n, T, keys]."""
+        [n, T, B, C, h, w], the actions that made them [n, T, keys] and, for a head that asks for them, poses
+        [n, T, 8]."""
         starts = zip(self.which[games], self.at[games], strict=True)
         cuts = [self.starts.cut(which, at + first, at + end) for which, at in starts]
         arrays = (np.stack(part) for part in zip(*cuts, strict=True))
-        return tuple(torch.from_numpy(array).to(self.machine.device).float() for array in arrays)
+        frames, actions, *poses = (torch.from_numpy(array).to(self.machine.device).float() for array in arrays)
+        return frames, actions, poses[0] if poses else None
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
@@ -167,8 +176,8 @@ def tick_flops(model: Transformer, config: Config) -> float:
 
 
 class Starts:
-    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes, or
-    something comes or goes.
+    """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes,
+    something comes or goes, or keys lead elsewhere than they mostly do.
 
     Everything is counted in blocks. ``lead`` of them come before a game's first, ``span`` must follow.
     """
@@ -182,7 +191,12 @@ class Starts:
         self.lead, self.per_block = lead, per_block
         self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
         self.ends = np.cumsum(self.counts)
-        events = [(i, at // per_block) for i, episode in enumerate(self.episodes) for at in _events(episode)]
+        strange = _strange_moves(self.episodes)
+        events = [
+            (i, at // per_block)
+            for i, episode in enumerate(self.episodes)
+            for at in (*_events(episode), *(strange[i] if strange else ()))
+        ]
         self.events = np.array(events, int).reshape(-1, 2)
 
     def take(
@@ -200,10 +214,12 @@ class Starts:
             at = np.where(chosen, events[:, 1] - random.integers(before, size=count), at)
         return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1)
 
-    def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks first .. end of an episode [T, B, C, h, w] and their actions [T, keys]."""
-        frames = self.episodes[which].latents[first * self.per_block : end * self.per_block]
-        return frames.reshape(-1, self.per_block, *frames.shape[1:]), self.actions[which][first:end]
+    def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, ...]:
+        """Blocks first .. end of an episode [T, B, C, h, w], their actions [T, keys], and poses [T, 8] where known."""
+        episode, frames = self.episodes[which], slice(first * self.per_block, end * self.per_block)
+        latents = episode.latents[frames]
+        poses = () if episode.poses is None else (episode.poses[frames],)
+        return latents.reshape(-1, self.per_block, *latents.shape[1:]), self.actions[which][first:end], *poses
 
 
 def colours_drawn(episodes: list[Episode], count: int, unfold: int) -> np.ndarray:
@@ -236,6 +252,25 @@ def _events(episode: Episode) -> np.ndarray:
     seen = stands < EVENT * small[0, 0].size  # in another light than the sinks' everything would stand
     comes = (np.abs(np.diff(stands)) >= COMES) & seen[1:] & seen[:-1]
     return np.flatnonzero(changed | comes) + 1
+
+
+def _strange_moves(episodes: list[Episode]) -> list[np.ndarray]:
+    """Where poses are known, indices of the first frames that one came to otherwise than the same keys mostly lead:
+    a wall is met, the ground is left."""
+    if any(episode.poses is None for episode in episodes):
+        return []
+    went = []
+    for episode in episodes:
+        right, ahead, rise, turn = episode.poses[:, 4:].T
+        sin, cos = (part(episode.poses[:, 3] - turn) for part in (np.sin, np.cos))
+        went.append(np.stack([right * cos + ahead * sin, ahead * cos - right * sin, rise, turn], 1))
+    keys = np.concatenate([episode.actions for episode in episodes])
+    _, which = np.unique(keys, axis=0, return_inverse=True)
+    every = np.concatenate(went)
+    usual = np.stack([np.median(every[which == number], 0) for number in range(which.max() + 1)])
+    strange = (np.abs(every - usual[which]) > STRANGE).any(1)
+    ends = np.cumsum([len(moves) for moves in went])
+    return [np.flatnonzero(part[1:] & ~part[:-1]) + 1 for part in np.split(strange, ends[:-1])]
 
 
 def _at(name: str, games: np.ndarray) -> tuple:

@@ -1,0 +1,244 @@
+"""The view head: where rays end, what sinks and last frame show from elsewhere, and what its surprise says."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from game.worlds.arena import LEFT, SPACE, ArenaBatch
+from game.worlds.arena import W as AHEAD
+from world_model.config import POSE_NUMBERS, Config, ConfigError
+from world_model.episode.dataset import from_spot
+from world_model.model import view_head
+from world_model.model.codec import SPREAD, Patches, cells
+from world_model.model.head import Known
+from world_model.model.view_head import ViewHead
+
+ARENA = toy.load("tiny_view")
+SIZE, CELLS, ELEMENTS, SIDE = 64, 16, 16, 2.0
+POSE = torch.tensor([[[0.7, -0.4, 0.2, 0.6]], [[-0.9, 0.3, 0.0, 3.9]]])  # [N, W, 4]
+
+
+def latents(frames: np.ndarray) -> torch.Tensor:
+    return Patches(ARENA).encode(torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1)
+
+
+@pytest.fixture(scope="module")
+def walked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sinks [3, 4, C, h, w] of three rooms, what is seen [3, 13, C, h, w] in turning, walking and jumping, and the
+    poses [3, 13, 8]."""
+    batch = ArenaBatch(SIZE, SIZE)
+    frames, poses, keys = [batch.reset([3, 12, 100])], [batch.poses()], np.zeros((3, 8), np.int8)
+    spot = batch.poses()[:, :4]
+    sinks = latents(batch.anchors())
+    for tick in range(12):
+        keys[:, LEFT], keys[:, AHEAD], keys[:, SPACE] = tick < 6, tick >= 6, tick == 8
+        frames.append(batch.step(keys))
+        poses.append(batch.poses())
+    told = [from_spot(np.stack(poses, 1)[room, :, :4], tuple(spot[room])) for room in range(3)]
+    return sinks, latents(np.stack(frames, 1)), torch.from_numpy(np.stack(told))
+
+
+def head() -> ViewHead:
+    torch.manual_seed(0)
+    made = ViewHead(ARENA, (4, 4)).eval()
+    made.out.weight.data.zero_()
+    return made
+
+
+def only(made: ViewHead, source: int) -> ViewHead:
+    """All shares on one source: 0 is the last frame, 1 are the sinks."""
+    made.out.bias.data.zero_()
+    made.out.bias.data[source * ELEMENTS : (source + 1) * ELEMENTS] = 40.0
+    return made
+
+
+def asked(made: ViewHead, last: torch.Tensor, sinks: torch.Tensor, pose: torch.Tensor, ahead: torch.Tensor | None):
+    """x0 [N, W, C, h, w] behind one last frame [N, C, h, w] seen from pose [N, 8]."""
+    count, width = 1 if ahead is None else ahead.shape[1], ARENA.transformer.width
+    was = torch.zeros(len(last), count, ARENA.action_size)
+    known = Known(last[:, None], was, sinks, made.survey(sinks)["relief"], pose, ahead)
+    return made(known, torch.zeros(len(last), count, 16, width), torch.zeros(len(last), count, width))
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().mean().item()
+
+
+def painted(point: torch.Tensor) -> torch.Tensor:
+    """Colours [..., 3, H, W] of the points on the walls of a square tower around the first sink."""
+    right, down, ahead = point.unbind(-3)
+    return torch.stack([(right * 2).sin(), (ahead * 2 + down).cos(), (down * 2).sin()], -3)
+
+
+def to_wall(pose: torch.Tensor, size: int) -> torch.Tensor:
+    """How far straight ahead [N, W, size, size] the tower's walls, ``SIDE`` from its middle, are from poses."""
+    u, v = view_head._middles(size)[None, None], view_head._middles(size)[None, :, None]
+    (right, _, ahead), (x, _, z) = (
+        view_head._points(pose, u, v, torch.tensor(s).reshape(1, 1, 1, 1)).unbind(2) for s in (1.0, 0.0)
+    )
+    gone = torch.stack([(wall - a) / (b - a) for a, b in ((x, right), (z, ahead)) for wall in (SIDE, -SIDE)])
+    return gone.where(gone > 0, torch.inf).amin(0)
+
+
+def tower() -> tuple[torch.Tensor, torch.Tensor]:
+    """Panoramas of its colours and of its relief."""
+    quarters = torch.zeros(2, 4, 4)
+    quarters[..., 3] = torch.arange(4) * math.pi / 2
+    u, v = view_head._middles(SIZE)[None, None], view_head._middles(SIZE)[None, :, None]
+    views = painted(view_head._points(quarters, u, v, to_wall(quarters, SIZE)))
+    return view_head.panorama(views), view_head.panorama(torch.full((2, 4, 1, CELLS, CELLS), 1 / SIDE))
+
+
+def test_rays_end_where_the_relief_is():
+    _, relief = tower()
+    u = view_head._middles(CELLS)
+    found = view_head.march(relief, POSE, u[None, None], u[None, :, None])
+    torch.testing.assert_close(found, to_wall(POSE, CELLS), rtol=1e-3, atol=1e-3)
+    felt = view_head.march_around(relief, POSE[:, 0], torch.tensor([-0.6, math.pi / 2 - 0.6]), 0.0)
+    torch.testing.assert_close(felt[0], 1 / torch.tensor([2.4, 2.7]), rtol=1e-3, atol=1e-3)
+
+
+def test_what_the_sinks_show_is_seen_from_elsewhere():
+    atlas, relief = tower()
+    seen, point, _ = head()._seen(atlas, relief, POSE)
+    true = painted(view_head._points(POSE, *_rays(), to_wall(POSE, SIZE)))
+    assert far(seen, true) < 0.05 < 0.3 < far(seen, true.flip(0))
+    again = head()._remembered(true[:, 0], POSE, point, POSE)
+    assert far(again, true) < 0.01, "seen from where it was seen, a frame is itself"
+
+
+def test_nothing_is_walked_through():
+    _, relief = tower()
+    pose, move = torch.nn.functional.pad(POSE[:, 0], (0, 4)), torch.tensor([[[0.0, 9.0, 0.1, 0.2]], [[0.0, 0.1, 0, 0]]])
+    stopped = head()._stopped(relief, pose, move)
+    x, _, z = view_head._points(POSE[:1], torch.zeros(1, 1), torch.zeros(1, 1), stopped[0, 0, 1] + view_head.BODY)[0, 0]
+    assert max(x.abs(), z.abs()).item() == pytest.approx(SIDE, abs=1e-3)
+    assert torch.equal(stopped[1], move[1]) and torch.equal(stopped[0, 0, 2:], move[0, 0, 2:])
+
+
+def test_a_flat_wall_is_not_bent_and_an_edge_may_be():
+    row = torch.linspace(0.1, 0.4, 9).expand(1, 1, 9, 9)
+    plain, edge = torch.zeros(1, 3, 9, 9), torch.zeros(1, 3, 9, 9)
+    edge[..., 4:] = 2.0
+    step = row + (torch.arange(9) >= 4) * 0.2
+    assert view_head._bent(row, plain, 3).item() < 1e-4 and view_head._bent(row, plain, 2).item() < 1e-4
+    assert view_head._bent(step, plain, 3).item() > 1 > 0.01 > view_head._bent(step, edge, 3).item()
+
+
+def test_haze_darkens_what_is_farther_away():
+    made = head()
+    made.haze.data.fill_(0.1)
+    point = torch.tensor([0.0, 0.0, 5.0]).reshape(1, 1, 3, 1, 1)
+    spot, near = torch.zeros(1, 1, 4), torch.tensor([[[0.0, 3.0, 0.0, 0.0]]])
+    seen = torch.zeros(1, 1, 3, 1, 1)
+    closer = made._nearer(seen, point, spot, near)
+    torch.testing.assert_close(closer + SPREAD, torch.full_like(seen, SPREAD * math.exp(0.3)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(made._nearer(closer, point, near, spot), seen, atol=1e-5, rtol=0)
+
+
+def _rays() -> tuple[torch.Tensor, torch.Tensor]:
+    u = view_head._middles(SIZE)
+    return u[None, None], u[None, :, None]
+
+
+@torch.no_grad()
+def test_on_the_spot_the_sinks_are_the_real_view_in_every_direction(walked):
+    sinks, frames, poses = walked
+    made = only(head(), 1)
+    for tick in (0, 3, 6):
+        x0 = asked(made, frames[:, 0], sinks, poses[:, 0], poses[:, tick : tick + 1])
+        assert far(x0[:, 0], frames[:, tick]) < 0.06
+    assert far(frames[:, 3], frames[:, 6]) > 0.3
+    for sink in range(4):  # a game that begins at a sink knows where it looks
+        begun = made.begun(sinks, sinks[:, sink : sink + 1])["pose"]
+        assert begun.shape == (3, POSE_NUMBERS)
+        x0 = asked(made, sinks[:, sink], sinks, begun, begun[:, None])[:, 0]
+        torch.testing.assert_close(x0, sinks[:, sink], atol=1e-3, rtol=0)
+
+
+def test_a_move_leads_to_the_recorded_pose(walked):
+    _, _, poses = walked
+    moves = view_head._moves(poses[:, 0], poses[:, 1:])
+    torch.testing.assert_close(view_head._moved(poses[:, 0], moves)[..., :4], poses[:, 1:, :4])
+    one = view_head._moves(poses[:, 6], poses[:, 7:8])[:, 0]
+    torch.testing.assert_close(one, torch.tensor([0, 0.14, 0, 0]).expand(3, -1), atol=1e-5, rtol=0)
+    turned = torch.tensor([0, 0, 0, math.pi / 40]).expand(3, -1)
+    torch.testing.assert_close(poses[:, 1, 4:], turned, atol=1e-5, rtol=0)
+    assert poses[0, 10, 2] > poses[0, 9, 2] > 0 == poses[0, 8, 2]
+
+
+@torch.no_grad()
+def test_it_goes_where_its_own_move_leads(walked):
+    sinks, frames, poses = walked
+    made = head()
+    made.moves[-1].weight.data.zero_()
+    made.moves[-1].bias.data.copy_(torch.tensor([0, 1.4, 0, -0.5]))
+    asked(made, frames[:, 3], sinks, poses[:, 3], None)
+    pose = made.arrived()["pose"]
+    torch.testing.assert_close(pose[:, 3], poses[:, 3, 3] - 0.05)
+    heading = poses[:, 3, 3]
+    gone = torch.stack([-heading.sin(), heading.cos()], 1) * 0.14
+    torch.testing.assert_close(pose[:, :2], poses[:, 3, :2] + gone)
+
+
+def test_the_relief_is_taught_by_what_is_seen_from_elsewhere():
+    """Of reliefs that are flat towers, the true one is likeliest."""
+    atlas, _ = tower()
+    sinks = torch.stack(atlas[..., 1:-1].chunk(4, -1), 1)[:, view_head.ROUND]
+    seen = painted(view_head._points(POSE, *_rays(), to_wall(POSE, SIZE)))[:, 0]
+    relief = head().relief
+    said = []
+    for number in range(view_head.BINS):
+        logits = torch.zeros(2, view_head.BINS, 2 * CELLS, 8 * CELLS)
+        logits[:, number] = 20.0
+        relief.found = logits, torch.full((2, 1, *logits.shape[2:]), relief.bins[number].item())
+        said.append(relief.surprise(cells(sinks, 4), seen, POSE[:, 0]).sum().item())
+    true = (relief.bins - 1 / SIDE).abs().argmin().item()
+    assert abs(int(np.argmin(said)) - true) <= 1
+
+
+def test_surprise_knows_the_light_the_move_and_the_better_source(walked):
+    sinks, frames, poses = walked
+    made = head()
+    x0 = asked(made, frames[:, 3], sinks, poses[:, 3], poses[:, 4:5])
+    assert made.offered.light.eq(0).all()
+    _, near = made.surprise(frames[:, 4:5], sinks)
+    made.offered = made.offered._replace(move=made.offered.due + 1)
+    assert (made.surprise(frames[:, 4:5], sinks)[1] > near + 50).all()
+    gains = made.lights.data[0]
+    dark = frames[:, 4:5] * gains[:3].mean() + gains[3:].mean()
+    asked(made, dark[:, 0], sinks, poses[:, 4], poses[:, 4:5])
+    assert made.offered.light.eq(1).all(), "a dark frame is known to be dark, and stays so"
+    assert x0.shape == frames[:, 4:5].shape
+
+
+def test_what_it_makes_learns_from_every_part(walked):
+    sinks, frames, poses = walked
+    made = ViewHead(ARENA, (4, 4))
+    asked(made, frames[:, 7], sinks, poses[:, 7], poses[:, 8:10])
+    sum(part.mean() for part in made.surprise(frames[:, 8:10], sinks)).backward()
+    idle = ("inside", "spread.weight", "was.weight", "told.weight", "lights")  # of what was nothing here, and no night
+    for name, weight in made.named_parameters():
+        if not name.startswith("blocks") and name not in idle:
+            assert weight.grad is not None and weight.grad.abs().max() > 0, name
+    assert made.relief.found is None, "one frame teaches it once"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rolling": {"sink_blocks": 3}}, "four sink"),
+        ({"head": {"kind": "warp"}}, "kind"),
+        ({"head": {"movers": 3}}, "movers"),
+    ],
+)
+def test_a_head_that_cannot_be_is_refused(change, says):
+    data = ARENA.model_dump()
+    for name, value in change.items():
+        data[name] = data[name] | value
+    with pytest.raises(ConfigError, match=says):
+        Config.from_json(json.dumps(data))

@@ -1,0 +1,436 @@
+"""The view head: in first person a frame is the sinks, and the last frame, seen from somewhere else.
+
+Four sinks, views of 90 degrees, each a quarter turn to the left of the one before, are the whole way round. What they
+show has a *relief*: how far away each picture element is, made of the sinks once and kept in the state. A *pose* is
+kept too: where the last clean frame was seen from. A tick then is
+- a *move*: what the keys do to the pose, where the relief lets one go;
+- a march along the rays of the new pose until each is behind the relief (relief mapping: Policarpo et al. 2005), which
+  gives every picture element its place in space;
+- the colours that the sinks have there, and those that the last frame has (view synthesis by depth and pose: Zhou et
+  al., arXiv 1704.07813), each corrected by a small flow, and a colour that is drawn, mixed by shares;
+- the light, one of a few that are learned, as in ``head.py``.
+However far one walks, the sinks are only ever moved once: nothing blurs from tick to tick, and a place that is come
+back to is the same place.
+
+Training knows the poses that the game recorded. The relief is learned as a choice among distances, each judged by
+whether what a sink shows would be seen there (plane sweeps: Collins 1996), and by the picture that is made.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.config import POSE_NUMBERS, Config
+from world_model.model.codec import SPREAD, canvas, cells
+from world_model.model.head import LIGHTS, STAY, TOLERANCE, Block, Head, Known, convolution, likeness
+
+NEAR, FAR, BINS = 0.4, 24.0, 24
+"""Metres, straight ahead, between which a relief lies, and how many distances it is chosen from."""
+START, STEPS = 0.12, 28
+"""Where a ray begins, and in how many steps it goes as far as ``FAR``."""
+BEARINGS, SLOPES = 32, (0.0, 0.3)
+"""Rays that feel what is around: so many directions, under these slopes downwards."""
+FELT = 5
+"""Numbers of a pose that a move may depend on, beside those: its rise, and how it last changed."""
+LIVELY = 20.0
+"""By which they are multiplied: they are small, and tell a jump's way up from its way down."""
+FINE = 2
+"""Distances a cell side."""
+COARSE = 4
+"""Elements a side over which a source is also judged: as far as it may be wrong and still learn where to go."""
+CHOICE = 3.0
+"""Weight of the choice of sources beside the picture that is made of them."""
+NOBODY = 1.0
+"""How wrong, in a latent's units, all sources may be before it is better to take none of them."""
+MOVE = 0.02
+"""Metres, and radians, by which a move may be wrong at the weight of a whole tolerance."""
+FLAT = 0.01
+"""What surfaces may deviate, as one divided by metres: at three metres from the spot it is two elements of 128."""
+BODY = 0.25
+"""Metres that are kept between an eye and anything it moves towards."""
+FARTHEST = 16.0
+"""Metres, beyond which nothing looks farther away."""
+
+
+class Pass(NamedTuple):
+    """What a pass made for W frames of N games: x0 [N, W, C, h, w]; the last frame and what the sinks show as they are
+    seen from there, in the sinks' light, [M, sources, colours, H, W] with M = N * W, and logarithms of their shares
+    [M, sources + 1, H, W], the last of which is nobody's; logits of the light [N, W, LIGHTS] and which was taken; the
+    pose [N, W, 8] come to, the moves [N, W, 4] that were predicted and those that were due, where poses were given."""
+
+    made: Tensor
+    moved: Tensor
+    shares: Tensor
+    light_logits: Tensor
+    light: Tensor
+    pose: Tensor
+    move: Tensor
+    due: Tensor | None
+
+
+class ViewHead(Head):
+    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
+
+    def __init__(self, config: Config, grid: tuple[int, int]):
+        super().__init__(config, grid)
+        size, channels, width = config.head, config.latent_shape[0], config.transformer.width
+        self.relief = Relief(channels, size.relief, size.relief_blocks, self.unfold)
+        self.haze = nn.Parameter(torch.zeros(self.colours))
+        self.first = convolution(3 * channels + 1, size.width)
+        self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
+        self.feels = nn.Linear(BEARINGS * len(SLOPES) + FELT, 2 * width)
+        self.told = nn.Linear(width, 2 * width)
+        self.moves = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 4))
+        self.next_light = nn.Linear(width, LIGHTS**2)
+        self.moved = convolution(2 * channels, size.width)
+        self.out = nn.Conv2d(size.width, 3 * self.unfold**2 + channels, 1)
+        for layer in (self.moves[-1], self.next_light, self.out):
+            layer.weight.data *= 0.1
+            nn.init.zeros_(layer.bias)
+        self.out.bias.data[: 2 * self.unfold**2] = 2.0  # to begin with, little is nobody's
+        height, wide = config.latent_shape[1:]
+        self.register_buffer("across", _middles(wide)[None, None], persistent=False)
+        self.register_buffer("down", _middles(height)[None, :, None], persistent=False)
+
+    def begun(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """Where the sinks look from, in the direction of that which is most like the clean frame."""
+        quarter = likeness(clean[:, -1:], sinks, self.colours).argmax(-1)
+        return self.survey(sinks) | {"pose": F.pad(quarter.to(sinks.dtype) * (math.pi / 2), (3, POSE_NUMBERS - 4))}
+
+    def survey(self, sinks: Tensor) -> dict[str, Tensor]:
+        return {"relief": self.relief(sinks)}
+
+    def arrived(self) -> dict[str, Tensor]:
+        return {"pose": self.offered.pose[:, 0].detach()}
+
+    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> Tensor:
+        """tokens [N, W, P, D] of the trunk and its condition [N, W, D] -> x0 [N, W, C, h, w]."""
+        shape, pose = tokens.shape[:2], known.pose
+        atlas, relief = panorama(canvas(known.sinks, self.unfold)), panorama(known.relief)
+        condition = condition + self.was(torch.nan_to_num(known.was))
+        h, last, light = self._recognised(known, atlas, relief)
+        h = h.repeat_interleave(shape[1], 0) + self.spread_out(tokens.flatten(0, 1))
+        half = len(self.blocks) // 2
+        for block in self.blocks[:half]:
+            h = block(h, condition.flatten(0, 1))
+        logits = self._next_light(light, condition)
+        light, move = logits.argmax(-1), self._move(relief, pose, condition)
+        arrived = _moved(pose, self._stopped(relief, pose, move)) if known.ahead is None else known.ahead
+        due = None if known.ahead is None else _moves(pose, known.ahead)
+        shown, point, _ = self._seen(atlas, relief, arrived)
+        before = self._remembered(last, pose[:, None], point, arrived)
+        moved = [before.flatten(0, 1), shown.flatten(0, 1)]
+        h = h + self.moved(torch.cat([cells(source, self.unfold) for source in moved], 1))
+        for block in self.blocks[half:]:
+            h = block(h, condition.flatten(0, 1))
+        made, shares = self._mixed(h, moved)
+        x0 = self._into(light, cells(made, self.unfold).unflatten(0, shape))
+        self.offered = Pass(x0, torch.stack(moved, 1), shares, logits, light, arrived, move, due)
+        return x0
+
+    def _recognised(self, known: Known, atlas: Tensor, relief: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [N, width, h, w] of the last frame and of what the sinks show from its pose; that frame in the
+        sinks' light [N, colours, H, W], and the light it is in [N, 1]."""
+        here, _, deep = self._seen(atlas, relief, known.pose[:, None])
+        here = cells(here[:, 0], self.unfold)
+        light = self._away(here[:, None], known.last).argmin(-1)
+        last = self._out_of(light, known.last)[:, 0]
+        return self.first(torch.cat([last, here, last - here, deep.log()], 1)), canvas(last, self.unfold), light
+
+    def _next_light(self, light: Tensor, condition: Tensor) -> Tensor:
+        """Logits [N, W, LIGHTS] of the light after light [N, 1]."""
+        logits = self.next_light(condition).unflatten(-1, (LIGHTS, LIGHTS))
+        logits = logits.gather(2, light[..., None, None].expand(-1, logits.shape[1], -1, LIGHTS))[:, :, 0]
+        return logits + STAY * F.one_hot(light, LIGHTS).to(logits.dtype)
+
+    def _mixed(self, h: Tensor, moved: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The sources [M, colours, H, W] by their shares, and what is drawn; and the shares' logarithms."""
+        count = (len(moved) + 1) * self.unfold**2
+        out = _full(self.out(F.relu(h)))
+        shares = canvas(out[:, :count], self.unfold).log_softmax(1)  # the last of them is nobody's
+        parts = (share[:, None].exp() * source for share, source in zip(shares.unbind(1), moved, strict=False))
+        return sum(parts, start=canvas(out[:, count:], self.unfold)), shares
+
+    def _move(self, relief: Tensor, pose: Tensor, condition: Tensor) -> Tensor:
+        """What happens to the pose [N, 8] in frames of condition [N, W, D]: to the right, ahead, upwards and to the
+        left [N, W, 4], as seen from it."""
+        bearing = torch.arange(BEARINGS).to(pose) * (2 * math.pi / BEARINGS)
+        felt = [march_around(relief, pose, bearing, slope) for slope in SLOPES]
+        feels = torch.cat([*felt, LIVELY * pose[:, 2:3], LIVELY * pose[:, 4:]], 1)
+        h = self.feels(_full(feels))[:, None] + self.told(condition)
+        return self.moves(h) * 0.1
+
+    def _stopped(self, relief: Tensor, pose: Tensor, move: Tensor) -> Tensor:
+        """Moves [N, W, 4] from pose [N, 8] that walk through nothing."""
+        right, ahead = move[..., 0], move[..., 1]
+        wanted = (right.square() + ahead.square() + 1e-12).sqrt()
+        free = 1 / march_around(relief, pose, torch.atan2(-right, ahead), 0.0) - BODY
+        share = (free / wanted).clamp(0, 1)[..., None]
+        return torch.cat([move[..., :2] * share, move[..., 2:]], -1)
+
+    def _seen(self, atlas: Tensor, relief: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the sinks show [N, W, colours, H, W'] from poses [N, W, 8]; the points [N, W, 3, H, W'] where that is;
+        and how far straight ahead it is in the middle of each cell [N, W, h, w]. Between these one divided by the
+        distance of a flat surface is linear."""
+        deep = march(relief, pose, self.across, self.down)
+        height, width = (n * self.unfold for n in deep.shape[-2:])
+        inverse = F.interpolate(1 / deep, (height, width), mode="bilinear", align_corners=False)
+        u, v = _middles(width).to(deep)[None, None], _middles(height).to(deep)[None, :, None]
+        point = _points(pose, u, v, 1 / inverse)
+        seen = sampled(atlas, *around(point)[:2])
+        return self._nearer(seen, point, torch.zeros_like(pose), pose), point, deep
+
+    def _remembered(self, last: Tensor, pose: Tensor, point: Tensor, now: Tensor) -> Tensor:
+        """What the last frame [N, colours, H, W], seen from pose [N, 1, 8], shows at points [N, W, 3, H, W], as it is
+        seen from poses [N, W, 8] now."""
+        right, down, ahead = _from_pose(pose, point)
+        ahead = ahead.clamp(min=0.05)
+        seen = sampled(last, (right / ahead).clamp(-2, 2), (down / ahead).clamp(-2, 2))
+        return self._nearer(seen, point, pose, now)
+
+    def _nearer(self, seen: Tensor, point: Tensor, before: Tensor, now: Tensor) -> Tensor:
+        """Colours [N, W, colours, H, W] seen at points from poses before, as they are from poses now: what is farther
+        away is darker, or brighter, as is learned."""
+        nearer = (_far(point, before) - _far(point, now))[:, :, None]
+        return (seen + SPREAD) * (self.haze[:, None, None] * nearer).exp() - SPREAD
+
+    def surprise(self, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+        """What is wrong [N, W] with the last pass, where true [N, W, C, h, w] came: with its picture, mean over
+        elements in units of ``TOLERANCE``; and with its choices: of sources, each of which is to be right by itself, of
+        the light, of the moves, and of the relief where it was made with gradient."""
+        shape, offered = true.shape[:2], self.offered
+        light = self._away_canvas(offered.moved[:, 1], true).argmin(-1)
+        lit = self._away_canvas(offered.moved[:, 1], true).amin(-1)
+        choice = F.cross_entropy(offered.light_logits.flatten(0, 1).float(), light.flatten(), reduction="none")
+        goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)
+        made, right = canvas(offered.made.flatten(0, 1), self.unfold), canvas(true.flatten(0, 1), self.unfold)
+        picture = _away(made, right) + sum(_away(*(x.diff(dim=d) for x in (made, right))) for d in (2, 3))
+        away = [(source - goal).abs().mean(1) for source in offered.moved.unbind(1)]
+        away = torch.stack([*away, torch.full_like(away[0], NOBODY)], 1)
+        taken = -(offered.shares - away / TOLERANCE).logsumexp(1).mean((1, 2))
+        coarse = F.avg_pool2d(goal, COARSE)
+        far = ((F.avg_pool2d(source, COARSE) - coarse).abs().mean(1).clamp(max=1) for source in offered.moved.unbind(1))
+        taken = taken + sum(each.mean((1, 2)) for each in far) / TOLERANCE
+        choice = (CHOICE * taken + choice + lit.flatten()).unflatten(0, shape)
+        choice = choice + (offered.move - offered.due).abs().sum(-1) / MOVE
+        if self.relief.found is not None:
+            far = self.relief.surprise(sinks, goal.unflatten(0, shape)[:, 0], offered.pose[:, 0, :4])
+            choice = choice + F.pad(far[:, None], (0, shape[1] - 1))
+            self.relief.found = None
+        return picture.unflatten(0, shape), choice
+
+    def _away_canvas(self, copy: Tensor, frames: Tensor) -> Tensor:
+        return self._away(cells(copy, self.unfold).unflatten(0, frames.shape[:2]), frames)
+
+
+class Relief(nn.Module):
+    """Sinks [N, 4, C, h, w] -> one divided by the distance, straight ahead of its sink, of what is seen there
+    [N, 4, 1, FINE h, FINE w]."""
+
+    def __init__(self, channels: int, width: int, blocks: int, unfold: int):
+        super().__init__()
+        self.unfold = unfold
+        self.first = convolution(channels + 2, width)
+        self.blocks = nn.ModuleList(Wide(width, 2 ** (i % 4)) for i in range(blocks))
+        self.out = nn.Conv2d(width, BINS * FINE**2, 1)
+        self.found: tuple[Tensor, Tensor] | None = None  # what surprise judges: logits, and what they come to
+        self.register_buffer("bins", torch.logspace(math.log10(1 / FAR), math.log10(1 / NEAR), BINS), persistent=False)
+
+    def forward(self, sinks: Tensor) -> Tensor:
+        side = torch.cat(sinks[:, ROUND].unbind(1), -1)  # to the right, one beside the other
+        height, width = sinks.shape[-2:]
+        place = torch.stack(torch.broadcast_tensors(_middles(height)[:, None], _middles(width)[None])).repeat(1, 1, 4)
+        h = self.first(torch.cat([side, place.to(side).expand(len(side), -1, -1, -1)], 1))
+        for block in self.blocks:
+            h = block(h)
+        logits = F.pixel_shuffle(_full(self.out(F.relu(h))), FINE)
+        inverse = (logits.softmax(1) * self.bins[:, None, None]).sum(1, keepdim=True)
+        self.found = (logits, inverse) if torch.is_grad_enabled() else None
+        return torch.stack(inverse.chunk(4, -1), 1)[:, ROUND]
+
+    def surprise(self, sinks: Tensor, frame: Tensor, pose: Tensor) -> Tensor:
+        """Negative log-likelihood [N] of distances: what sinks [N, 4, C, h, w] show, were it so far away, seen by frame
+        [N, colours, H, W] from pose [N, 4]; mean over cells, one distance of each, another one in each game. And how
+        far surfaces of one colour are from flat (after Godard et al., arXiv 1609.03677)."""
+        n, (height, width) = len(sinks), sinks.shape[-2:]
+        game = torch.arange(n, device=sinks.device)
+        row, column = game // FINE % FINE, game % FINE
+
+        def one_a_cell(side: Tensor) -> Tensor:
+            parts = side.unflatten(-1, (-1, FINE)).unflatten(-3, (-1, FINE))
+            return parts[game, :, :, row, :, column]
+
+        side = canvas(sinks[:, ROUND].flatten(0, 1), self.unfold).unflatten(0, (n, 4))
+        logits, inverse = self.found
+        colours = F.avg_pool2d(torch.cat(side.unbind(1), -1), self.unfold // FINE)
+        own = one_a_cell(colours).chunk(4, -1)
+        seen, distance = F.avg_pool2d(frame, 2), 1 / self.bins[None, :, None, None]
+        u = (FINE * torch.arange(width).to(own[0]) + column[:, None] + 0.5) / (FINE * width) * 2 - 1
+        v = (FINE * torch.arange(height).to(own[0]) + row[:, None] + 0.5) / (FINE * height) * 2 - 1
+        away = []
+        for face in range(4):
+            right, ahead = _faced(face, u[:, None, None] * distance, distance)
+            point = torch.stack(torch.broadcast_tensors(right, v[:, None, :, None] * distance, ahead), 2)
+            x, y, z = _from_pose(pose[:, None], point)
+            inside = (z > NEAR / 4) & (x.abs() < z) & (y.abs() < z)
+            z = z.clamp(min=NEAR / 4)
+            off = (sampled(seen, x / z, y / z) - own[face][:, None]).abs().mean(2)
+            away.append(torch.where(inside, off, 0.5 * NOBODY))
+        away = F.avg_pool2d(torch.cat(away, -1), 3, 1, 1, count_include_pad=False)
+        likely = one_a_cell(logits).log_softmax(1) - away / TOLERANCE
+        unlikely = -torch.logaddexp(likely.logsumexp(1), likely.new_tensor(-NOBODY / TOLERANCE)).mean((1, 2))
+        return unlikely + _bent(inverse, colours, 2) + _bent(inverse, colours, 3)
+
+
+class Wide(nn.Module):
+    """Two convolutions added to their input, the first of which reaches far."""
+
+    def __init__(self, width: int, reach: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=reach, dilation=reach)
+        self.second = convolution(width, width)
+        self.second.weight.data *= 0.3
+
+    def forward(self, h: Tensor) -> Tensor:
+        normed = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+        return h + self.second(F.relu(self.first(normed)))
+
+
+ROUND = [0, 3, 2, 1]
+"""Sinks, as they follow to the right."""
+
+
+def panorama(views: Tensor) -> Tensor:
+    """Views [N, 4, c, H, W] of the sinks side by side, to the right: [N, c, H, 4 W + 2], with a column of the last
+    before the first and of the first behind the last."""
+    side = torch.cat(views[:, ROUND].unbind(1), -1)
+    return torch.cat([side[..., -1:], side, side[..., :1]], -1)
+
+
+def around(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where points [..., 3, H, W] (right, down and ahead of the first sink's eye) are in a panorama, in half widths and
+    heights from its middle, and how far straight ahead of the sink that shows them."""
+    right, down, ahead = point.unbind(-3)
+    wide, deep = right.abs(), ahead.abs()
+    straight = torch.maximum(wide, deep).clamp(min=1e-3)
+    front, sideways = ahead >= wide, wide > deep
+    face = torch.where(sideways, torch.where(right > 0, 1.0, 3.0), torch.where(front, 0.0, 2.0))
+    u = torch.where(sideways, torch.where(right > 0, -ahead, ahead), torch.where(front, right, -right)) / straight
+    column = face + (1 + u) / 2
+    return column, down / straight, straight
+
+
+def _faced(face: int, right: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
+    """What is right and ahead of the view that is ``face`` quarter turns to the right, for the first sink."""
+    return [(right, ahead), (ahead, -right), (-right, -ahead), (-ahead, right)][face]
+
+
+def sampled(source: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Source [N, c, H, W] at places [N, W', h, w], between four elements each: [N, W', c, h, w]. A panorama's columns
+    (more than twice as wide as high) count quarter turns from its left."""
+    height, width = source.shape[-2:]
+    if width > 2 * height:
+        quarter = (width - 2) // 4
+        x = (x * quarter + 1) / width * 2 - 1
+    places = torch.stack([x, y], -1).flatten(1, 2)
+    found = F.grid_sample(source.to(places.dtype), places, padding_mode="border", align_corners=False)
+    return found.unflatten(2, (x.shape[1], -1)).transpose(1, 2)
+
+
+def march(relief: Tensor, pose: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """How far straight ahead [N, W, h, w] rays (u to the right, v down) from poses [N, W, 4] are behind the relief
+    [N, 1, h, 4 w + 2]. Where surfaces are flat what is found is exact, since all that is interpolated is linear."""
+    distances = _distances(relief)
+    points = _points(pose.repeat_interleave(STEPS, 1), u, v, distances.repeat(pose.shape[1])[None, :, None, None])
+    return _crossed(relief, points, distances).unflatten(0, pose.shape[:2])
+
+
+def march_around(relief: Tensor, pose: Tensor, bearing: Tensor, slope: float) -> Tensor:
+    """The same as nearness [N, bearings] to poses [N, 4], for rays all around at one slope downwards."""
+    distances = _distances(relief)
+    heading, s = (pose[:, 3:4] + bearing)[:, None, None], distances[None, :, None, None]
+    right, ahead, rise = (part[:, None, None, None] for part in pose[:, :3].unbind(-1))
+    parts = right - s * heading.sin(), s * slope - rise, ahead + s * heading.cos()
+    return 1 / _crossed(relief, torch.stack(torch.broadcast_tensors(*parts), 2), distances)[:, 0]
+
+
+def _distances(like: Tensor) -> Tensor:
+    return torch.logspace(math.log10(START), math.log10(FAR), STEPS).to(like)
+
+
+def _crossed(relief: Tensor, points: Tensor, distances: Tensor) -> Tensor:
+    """Distances [M, h, w] at which rays, whose points [N, W * STEPS, 3, h, w] are that far, come to be behind."""
+    x, y, straight = around(points)
+    behind = (sampled(relief, x, y)[:, :, 0] * straight - 1).unflatten(1, (-1, STEPS)).flatten(0, 1)
+    first = F.pad((behind[:, :-1] >= 0).to(behind.dtype), (0, 0, 0, 0, 0, 1), value=1.0)
+    index = first.argmax(1, keepdim=True).clamp(min=1)
+    after, before = behind.gather(1, index), behind.gather(1, index - 1)
+    share = (before / (before - after).clamp(max=-1e-4)).clamp(0, 1)
+    near, far = distances[index - 1], distances[index]
+    return (near + (far - near) * share)[:, 0]
+
+
+def _points(pose: Tensor, u: Tensor, v: Tensor, s: Tensor) -> Tensor:
+    """Right, down and ahead [N, W, 3, h, w] of the first sink's eye, where rays (u, v) are s straight ahead."""
+    right, ahead, rise, heading = (part[..., None, None] for part in pose[..., :4].unbind(-1))
+    sin, cos = heading.sin(), heading.cos()
+    parts = right + s * (u * cos - sin), s * v - rise, ahead + s * (u * sin + cos)
+    return torch.stack(torch.broadcast_tensors(*parts), -3)
+
+
+def _from_pose(pose: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [N, W, 3, h, w] as they are to the right of, below and ahead of poses [N, W, 4]."""
+    right, ahead, rise, heading = (part[..., None, None] for part in pose[..., :4].unbind(-1))
+    sin, cos = heading.sin(), heading.cos()
+    x, z = point[:, :, 0] - right, point[:, :, 2] - ahead
+    return x * cos + z * sin, point[:, :, 1] + rise, z * cos - x * sin
+
+
+def _bent(inverse: Tensor, colours: Tensor, axis: int) -> Tensor:
+    """By how much, in units of ``FLAT``, one divided by distances [N, 1, h, w] is not linear along an axis, as it is on
+    flat surfaces, where colours [N, c, h, w] do not change: mean [N]."""
+    bent = inverse.diff(n=2, dim=axis).abs()[:, 0]
+    edge = colours.diff(dim=axis).abs().mean(1)
+    count = edge.shape[axis - 1] - 1
+    edge = torch.maximum(edge.narrow(axis - 1, 0, count), edge.narrow(axis - 1, 1, count))
+    return (bent * (-edge / TOLERANCE).exp()).mean((1, 2)) / FLAT
+
+
+def _far(point: Tensor, pose: Tensor) -> Tensor:
+    """How far, on the ground, points [N, W, 3, h, w] are from poses [N, W, 4]: [N, W, h, w]."""
+    right, ahead = (point[:, :, i] - pose[..., i // 2, None, None] for i in (0, 2))
+    return (right.square() + ahead.square() + 1e-4).sqrt().clamp(max=FARTHEST)
+
+
+def _moved(pose: Tensor, move: Tensor) -> Tensor:
+    """Poses [N, W, 8] after moves [N, W, 4] as seen from pose [N, 8]."""
+    right, ahead, up, left = move.unbind(-1)
+    heading = pose[:, None, 3]
+    sin, cos = heading.sin(), heading.cos()
+    change = torch.stack([right * cos - ahead * sin, right * sin + ahead * cos, up, left], -1)
+    return torch.cat([pose[:, None, :4] + change, change], -1)
+
+
+def _moves(pose: Tensor, arrived: Tensor) -> Tensor:
+    """The moves [N, W, 4] by which poses [N, W, 8] were come to from pose [N, 8]: inverse of ``_moved``."""
+    right, ahead, up, left = (arrived[..., :4] - pose[:, None, :4]).unbind(-1)
+    sin, cos = pose[:, None, 3].sin(), pose[:, None, 3].cos()
+    return torch.stack([right * cos + ahead * sin, ahead * cos - right * sin, up, left], -1)
+
+
+def _middles(count: int) -> Tensor:
+    """Of so many elements, in half widths from the middle."""
+    return (torch.arange(count) + 0.5) / count * 2 - 1
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _away(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().mean((1, 2, 3)) / TOLERANCE
