@@ -118,6 +118,7 @@ def test_nothing_is_walked_through():
     x, _, z = view_head._points(POSE[:1], torch.zeros(1, 1), torch.zeros(1, 1), stopped[0, 0, 1] + view_head.BODY)[0, 0]
     assert max(x.abs(), z.abs()).item() == pytest.approx(SIDE, abs=1e-3)
     assert torch.equal(stopped[1], move[1]) and torch.equal(stopped[0, 0, 2:], move[0, 0, 2:])
+    assert not head()._stopped(relief, pose, torch.full((2, 1, 4), 0.009)).any(), "who stands does not creep"
 
 
 def test_a_flat_wall_is_not_bent_and_an_edge_may_be():

@@ -53,6 +53,8 @@ FLAT = 0.01
 """What surfaces may deviate, as one divided by metres: at three metres from the spot it is two elements of 128."""
 BODY = 0.25
 """Metres that are kept between an eye and anything it moves towards."""
+CREEP = 0.01
+"""Metres, or radians, that are no move: what is a little wrong at every tick would add up."""
 FARTHEST = 16.0
 """Metres, beyond which nothing looks farther away."""
 
@@ -166,7 +168,8 @@ class ViewHead(Head):
         return self.moves(h) * 0.1
 
     def _stopped(self, relief: Tensor, pose: Tensor, move: Tensor) -> Tensor:
-        """Moves [N, W, 4] from pose [N, 8] that walk through nothing."""
+        """Moves [N, W, 4] from pose [N, 8] that walk through nothing, and creep nowhere while one stands."""
+        move = torch.where(move.abs() > CREEP, move, 0.0)
         right, ahead = move[..., 0], move[..., 1]
         wanted = (right.square() + ahead.square() + 1e-12).sqrt()
         free = 1 / march_around(relief, pose, torch.atan2(-right, ahead), 0.0) - BODY
