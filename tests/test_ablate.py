@@ -146,6 +146,18 @@ def _tensors(folder):
     return {f"student.{name}": array for name, array in ablate.checkpoint.tensors(folder / WEIGHTS, "student").items()}
 
 
+def test_every_arm_goes_on_from_its_own_state(folder):
+    """As the measure of onset does, which branches both games at one instant."""
+    for arm in ablate.arms(folder, "arena", "cpu", None, {}):
+        game = arm.game()
+        game.reset(seed=3)
+        game.step(KEY)
+        instant = game.get_state()
+        shown = [game.step(KEY)[0]]
+        game.set_state(instant)
+        assert np.array_equal(game.step(KEY)[0], shown[0]), arm.name
+
+
 def test_every_arm_can_be_measured(folder):
     """By the measures that prime, ramp and roll; figures of random weights say nothing more."""
     teacher = folder / "teacher.safetensors"

@@ -60,6 +60,13 @@ JITTER = 0.2
 """Largest share by which a head's rotary frequencies are moved (LoL, arXiv 2601.16914, works at such sizes)."""
 
 
+class Altered(NeuralGame):
+    """The game on a changed runtime, whose state may have other shapes and comes from nowhere but itself."""
+
+    def _check(self, state: dict[str, np.ndarray]) -> None:
+        pass
+
+
 class NoSinks(TorchRuntime):
     """The sinks leave the cache as soon as the game is primed: only the R newest frames remain."""
 
@@ -214,7 +221,7 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
 
     def other(kind: Callable[[], TorchRuntime]) -> Callable[[], NeuralGame]:
         def game() -> NeuralGame:
-            neural = NeuralGame(world, folder, "torch", device)
+            neural = Altered(world, folder, "torch", device)
             neural.runtime = kind()
             neural.config = neural.runtime.config
             return neural
