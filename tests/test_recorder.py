@@ -118,6 +118,18 @@ def test_where_it_was_seen_from_is_kept(tmp_path):
     assert session.poses.tolist() == [[tick, 0.5, 1.0, 1.6] for tick in range(3, 8)]
 
 
+def test_a_spot_without_poses_is_no_spot(tmp_path):
+    class Silent(Posed):
+        def _pose(self, result):
+            return result
+
+    with recorder_of(tmp_path, Silent()) as recorder:
+        recorder.reset(seed=3)
+        play(recorder, 2)
+    session = Session.open(recorder.path)
+    assert session.meta.spot is None and session.poses is None and len(session) == 3
+
+
 def test_the_game_passes_through_untouched(tmp_path):
     plain, recorder = Counter(), recorder_of(tmp_path)
     assert np.array_equal(plain.reset(seed=5)[0], recorder.reset(seed=5)[0])

@@ -127,7 +127,14 @@ def test_a_wall_and_a_jump_are_events():
         return Episode(latents[:1], latents, np.ones((10, 1), np.int8), np.concatenate([seen, change], 1))
 
     assert [found.tolist() for found in _strange_moves([walk(h) for h in (0.0, 1.0, 4.0)])] == [[4, 7]] * 3
-    assert _strange_moves([episode(10, 5)]) == []
+
+
+def test_recordings_of_which_some_know_no_poses_are_cut_alike():
+    known = episode(40, 20)
+    posed = Episode(known.sinks, known.latents, known.actions, np.zeros((40, 8), np.float32))
+    for episodes, parts in (([posed, posed], 3), ([posed, known], 2)):
+        starts = Starts(episodes, lead=4, span=2, per_block=1)
+        assert [len(starts.cut(which, 4, 6)) for which in (0, 1)] == [parts, parts]
 
 
 def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):

@@ -163,9 +163,9 @@ def test_on_the_spot_the_sinks_are_the_real_view_in_every_direction(walked):
 
 def test_a_move_leads_to_the_recorded_pose(walked):
     _, _, poses = walked
-    moves = view_head._moves(poses[:, 0], poses[:, 1:])
+    moves = view_head.moves(poses[:, 0], poses[:, 1:])
     torch.testing.assert_close(view_head._moved(poses[:, 0], moves)[..., :4], poses[:, 1:, :4])
-    one = view_head._moves(poses[:, 6], poses[:, 7:8])[:, 0]
+    one = view_head.moves(poses[:, 6], poses[:, 7:8])[:, 0]
     torch.testing.assert_close(one, torch.tensor([0, 0.14, 0, 0]).expand(3, -1), atol=1e-5, rtol=0)
     turned = torch.tensor([0, 0, 0, math.pi / 40]).expand(3, -1)
     torch.testing.assert_close(poses[:, 1, 4:], turned, atol=1e-5, rtol=0)
@@ -233,6 +233,7 @@ def test_what_it_makes_learns_from_every_part(walked):
     ("change", "says"),
     [
         ({"rolling": {"sink_blocks": 3}}, "four sink"),
+        ({"world": {"width": 128}}, "as high as wide"),
         ({"head": {"kind": "warp"}}, "kind"),
         ({"head": {"movers": 3}}, "movers"),
     ],

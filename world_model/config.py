@@ -237,9 +237,11 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _views_are_of_four_sinks(self):
-        needed = (self.rolling.sink_frames, self.rolling.frames_per_block, self.codec.kind)
-        if isinstance(self.head, ViewSize) and needed != (4, 1, "patches"):
-            raise ValueError("head.kind view needs four sink frames, blocks of one frame, and codec.kind patches")
+        square = self.world.height == self.world.width
+        needed = (self.rolling.sink_frames, self.rolling.frames_per_block, self.codec.kind, square)
+        if isinstance(self.head, ViewSize) and needed != (4, 1, "patches", True):
+            raise ValueError("head.kind view needs four sink frames, blocks of one frame, codec.kind patches, and "
+                             "frames as high as wide: a sink is 90 degrees both ways")  # fmt: skip
         return self
 
     @model_validator(mode="after")

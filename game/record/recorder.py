@@ -138,7 +138,8 @@ class Recorder(gymnasium.Wrapper):
 
     def _add(self, frame: np.ndarray, action: np.ndarray) -> str | None:
         try:
-            self._writer.add(frame, action, self._now(), self._pose if self._writer.meta.spot else ())
+            known = self._writer.meta.spot is not None and self._pose is not None
+            self._writer.add(frame, action, self._now(), self._pose if known else ())
         except EpisodeError as error:
             return self._failed(error)
         return None
@@ -171,7 +172,7 @@ class Recorder(gymnasium.Wrapper):
             height=height,
             width=width,
             anchors=anchors,
-            spot=asked(self.env, "spot"),
+            spot=None if self._pose is None else asked(self.env, "spot"),
             seed=provenance.get("seed", self._seed),
             source=provenance.get("source", env_id),
             checkpoint=provenance.get("checkpoint"),

@@ -144,9 +144,10 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
             f"{session.path}: {len(sinks)} anchors, the configuration wants {rolling.sink_frames} sink frames"
         )
     still = frames_taught(session, config) - len(session)
-    poses = None if session.poses is None else from_spot(session.poses, session.meta.spot)
+    first = 1 if still < 0 else 0
+    poses = None if session.poses is None else from_spot(session.poses[first:], session.meta.spot)
     if still < 0:
-        return Episode(sinks, latents[1:], session.actions[1:], None if poses is None else poses[1:])
+        return Episode(sinks, latents[1:], session.actions[1:], poses)
     actions = np.concatenate([np.zeros((still, session.actions.shape[1]), np.int8), session.actions])
     poses = None if poses is None else np.concatenate([poses[:1].repeat(still, 0), poses])
     return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions, poses)

@@ -198,8 +198,8 @@ class LocalHead(Head):
         h = self.blocks[0](h, condition)
         tiles = F.adaptive_max_pool2d(self.summary(h), TILES).flatten(1)
         whole = self.whole(self.seen(tiles) + self.found(known) + self.told(_normed(condition)))
-        sink_logits = _from(known[:, : self.sinks], self.next_sink(whole))
-        light_logits = _from(known[:, self.sinks :], self.next_light(whole))
+        sink_logits = following(known[:, : self.sinks], self.next_sink(whole))
+        light_logits = following(known[:, self.sinks :], self.next_light(whole))
         sink, light = sink_logits.argmax(-1), light_logits.argmax(-1)
         copy = _taken(sinks, sink.unflatten(0, shape)).flatten(0, 1)
         h = h + self.copied(copy)
@@ -335,8 +335,8 @@ def _taken(sinks: Tensor, number: Tensor) -> Tensor:
     return flat.gather(1, index).unflatten(2, sinks.shape[2:])
 
 
-def _from(present: Tensor, logits: Tensor) -> Tensor:
-    """Logits [M, n * n] of the next from each, where one-hot [M, n] is present: [M, n]."""
+def following(present: Tensor, logits: Tensor) -> Tensor:
+    """Logits [..., n * n] of the next from each, where one-hot [..., n] is present: [..., n]."""
     count = present.shape[-1]
     return (logits.unflatten(-1, (count, count)) * present[..., None]).sum(-2) + STAY * present
 

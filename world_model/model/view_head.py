@@ -7,7 +7,7 @@ kept too: where the last clean frame was seen from. A tick then is
 - a march along the rays of the new pose until each is behind the relief (relief mapping: Policarpo et al. 2005), which
   gives every picture element its place in space;
 - the colours that the sinks have there, and those that the last frame has (view synthesis by depth and pose: Zhou et
-  al., arXiv 1704.07813), each corrected by a small flow, and a colour that is drawn, mixed by shares;
+  al., arXiv 1704.07813), and a colour that is drawn, mixed by shares;
 - the light, one of a few that are learned, as in ``head.py``.
 However far one walks, the sinks are only ever moved once: nothing blurs from tick to tick, and a place that is come
 back to is the same place.
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from world_model.config import POSE_NUMBERS, Config
 from world_model.model.codec import SPREAD, canvas, cells
-from world_model.model.head import LIGHTS, STAY, TOLERANCE, Block, Head, Known, convolution, likeness
+from world_model.model.head import LIGHTS, TOLERANCE, Block, Head, Known, convolution, following, likeness
 
 NEAR, FAR, BINS = 0.4, 24.0, 24
 """Metres, straight ahead, between which a relief lies, and how many distances it is chosen from."""
@@ -123,7 +123,7 @@ class ViewHead(Head):
         logits = self._next_light(light, condition)
         light, move = logits.argmax(-1), self._move(relief, pose, condition)
         arrived = _moved(pose, self._stopped(relief, pose, move)) if known.ahead is None else known.ahead
-        due = None if known.ahead is None else _moves(pose, known.ahead)
+        due = None if known.ahead is None else moves(pose, known.ahead)
         shown, point, _ = self._seen(atlas, relief, arrived)
         before = self._remembered(last, pose[:, None], point, arrived)
         moved = [before.flatten(0, 1), shown.flatten(0, 1)]
@@ -146,9 +146,7 @@ class ViewHead(Head):
 
     def _next_light(self, light: Tensor, condition: Tensor) -> Tensor:
         """Logits [N, W, LIGHTS] of the light after light [N, 1]."""
-        logits = self.next_light(condition).unflatten(-1, (LIGHTS, LIGHTS))
-        logits = logits.gather(2, light[..., None, None].expand(-1, logits.shape[1], -1, LIGHTS))[:, :, 0]
-        return logits + STAY * F.one_hot(light, LIGHTS).to(logits.dtype)
+        return following(F.one_hot(light, LIGHTS).to(condition.dtype), self.next_light(condition))
 
     def _mixed(self, h: Tensor, moved: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The sources [M, colours, H, W] by their shares, and what is drawn; and the shares' logarithms."""
@@ -185,7 +183,7 @@ class ViewHead(Head):
         inverse = F.interpolate(1 / deep, (height, width), mode="bilinear", align_corners=False)
         u, v = _middles(width).to(deep)[None, None], _middles(height).to(deep)[None, :, None]
         point = _points(pose, u, v, 1 / inverse)
-        seen = sampled(atlas, *around(point)[:2])
+        seen, _ = seen_around(atlas, point)
         return self._nearer(seen, point, torch.zeros_like(pose), pose), point, deep
 
     def _remembered(self, last: Tensor, pose: Tensor, point: Tensor, now: Tensor) -> Tensor:
@@ -207,8 +205,7 @@ class ViewHead(Head):
         elements in units of ``TOLERANCE``; and with its choices: of sources, each of which is to be right by itself, of
         the light, of the moves, and of the relief where it was made with gradient."""
         shape, offered = true.shape[:2], self.offered
-        light = self._away_canvas(offered.moved[:, 1], true).argmin(-1)
-        lit = self._away_canvas(offered.moved[:, 1], true).amin(-1)
+        lit, light = self._away(cells(offered.moved[:, 1], self.unfold).unflatten(0, shape), true).min(-1)
         choice = F.cross_entropy(offered.light_logits.flatten(0, 1).float(), light.flatten(), reduction="none")
         goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)
         made, right = canvas(offered.made.flatten(0, 1), self.unfold), canvas(true.flatten(0, 1), self.unfold)
@@ -226,9 +223,6 @@ class ViewHead(Head):
             choice = choice + F.pad(far[:, None], (0, shape[1] - 1))
             self.relief.found = None
         return picture.unflatten(0, shape), choice
-
-    def _away_canvas(self, copy: Tensor, frames: Tensor) -> Tensor:
-        return self._away(cells(copy, self.unfold).unflatten(0, frames.shape[:2]), frames)
 
 
 class Relief(nn.Module):
@@ -315,17 +309,18 @@ def panorama(views: Tensor) -> Tensor:
     return torch.cat([side[..., -1:], side, side[..., :1]], -1)
 
 
-def around(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where points [..., 3, H, W] (right, down and ahead of the first sink's eye) are in a panorama, in half widths and
-    heights from its middle, and how far straight ahead of the sink that shows them."""
+def seen_around(side: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """What a panorama shows [N, W, c, h, w] where points [N, W, 3, h, w] (right, down and ahead of the first sink's
+    eye) are, and how far straight ahead of the sink that shows them [N, W, h, w]."""
     right, down, ahead = point.unbind(-3)
     wide, deep = right.abs(), ahead.abs()
     straight = torch.maximum(wide, deep).clamp(min=1e-3)
     front, sideways = ahead >= wide, wide > deep
     face = torch.where(sideways, torch.where(right > 0, 1.0, 3.0), torch.where(front, 0.0, 2.0))
     u = torch.where(sideways, torch.where(right > 0, -ahead, ahead), torch.where(front, right, -right)) / straight
-    column = face + (1 + u) / 2
-    return column, down / straight, straight
+    column, width = face + (1 + u) / 2, side.shape[-1]  # in quarter turns from the left
+    x = (column * ((width - 2) // 4) + 1) / width * 2 - 1
+    return sampled(side, x, down / straight), straight
 
 
 def _faced(face: int, right: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
@@ -334,12 +329,8 @@ def _faced(face: int, right: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sampled(source: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Source [N, c, H, W] at places [N, W', h, w], between four elements each: [N, W', c, h, w]. A panorama's columns
-    (more than twice as wide as high) count quarter turns from its left."""
-    height, width = source.shape[-2:]
-    if width > 2 * height:
-        quarter = (width - 2) // 4
-        x = (x * quarter + 1) / width * 2 - 1
+    """Source [N, c, H, W] at places [N, W', h, w], in half widths and heights from its middle, between four elements
+    each: [N, W', c, h, w]."""
     places = torch.stack([x, y], -1).flatten(1, 2)
     found = F.grid_sample(source.to(places.dtype), places, padding_mode="border", align_corners=False)
     return found.unflatten(2, (x.shape[1], -1)).transpose(1, 2)
@@ -368,8 +359,8 @@ def _distances(like: Tensor) -> Tensor:
 
 def _crossed(relief: Tensor, points: Tensor, distances: Tensor) -> Tensor:
     """Distances [M, h, w] at which rays, whose points [N, W * STEPS, 3, h, w] are that far, come to be behind."""
-    x, y, straight = around(points)
-    behind = (sampled(relief, x, y)[:, :, 0] * straight - 1).unflatten(1, (-1, STEPS)).flatten(0, 1)
+    inverse, straight = seen_around(relief, points)
+    behind = (inverse[:, :, 0] * straight - 1).unflatten(1, (-1, STEPS)).flatten(0, 1)
     first = F.pad((behind[:, :-1] >= 0).to(behind.dtype), (0, 0, 0, 0, 0, 1), value=1.0)
     index = first.argmax(1, keepdim=True).clamp(min=1)
     after, before = behind.gather(1, index), behind.gather(1, index - 1)
@@ -419,7 +410,7 @@ def _moved(pose: Tensor, move: Tensor) -> Tensor:
     return torch.cat([pose[:, None, :4] + change, change], -1)
 
 
-def _moves(pose: Tensor, arrived: Tensor) -> Tensor:
+def moves(pose: Tensor, arrived: Tensor) -> Tensor:
     """The moves [N, W, 4] by which poses [N, W, 8] were come to from pose [N, 8]: inverse of ``_moved``."""
     right, ahead, up, left = (arrived[..., :4] - pose[:, None, :4]).unbind(-1)
     sin, cos = pose[:, None, 3].sin(), pose[:, None, 3].cos()

@@ -25,6 +25,7 @@ from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.rolling import State
 from world_model.model.transformer import Transformer
+from world_model.model.view_head import moves
 from world_model.training.clips import Material, TransformerStage, load_transformer
 from world_model.training.loop import Draw
 from world_model.training.student_init import show_rollout
@@ -60,7 +61,7 @@ class StudentRolloutTraining(TransformerStage):
         self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
         self.starts = Starts(material.train, self.lead, self.rolling.window_blocks, per_block)
-        if isinstance(self.config.head, ViewSize) and any(episode.poses is None for episode in self.starts.episodes):
+        if isinstance(self.config.head, ViewSize) and not self.starts.posed:
             raise DataError("head.kind view learns from where each frame was seen, and these recordings do not say it: "
                             "record a game whose info holds a pose and which has a spot()")  # fmt: skip
         self.random = np.random.default_rng(self.machine.seed + self.machine.rank)
@@ -138,7 +139,7 @@ class StudentRolloutTraining(TransformerStage):
                 self.model, self.rolling, sinks.to(frames.device), torch.cat([frames, ahead], 1), actions, window
             )
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
-        if poses is not None:
+        if "pose" in primed:
             primed["pose"] = poses[:, -1]
         if self.pool is None:
             self.pool = {name: _empty(name, value, len(self.left)) for name, value in primed.items()}
@@ -147,7 +148,7 @@ class StudentRolloutTraining(TransformerStage):
 
     def _cut(self, games: np.ndarray, first: int, end: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Blocks ``first`` .. ``end`` of these games' recordings, counted from the next: true frames
-        [n, T, B, C, h, w], the actions that made them [n, T, keys] and, for a head that asks for them, poses
+        [n, T, B, C, h, w], the actions that made them [n, T, keys] and, where all recordings say them, poses
         [n, T, 8]."""
         starts = zip(self.which[games], self.at[games], strict=True)
         cuts = [self.starts.cut(which, at + first, at + end) for which, at in starts]
@@ -191,12 +192,11 @@ class Starts:
         self.lead, self.per_block = lead, per_block
         self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
         self.ends = np.cumsum(self.counts)
-        strange = _strange_moves(self.episodes)
-        events = [
-            (i, at // per_block)
-            for i, episode in enumerate(self.episodes)
-            for at in (*_events(episode), *(strange[i] if strange else ()))
-        ]
+        self.posed = all(episode.poses is not None for episode in self.episodes)
+        found = [_events(episode) for episode in self.episodes]
+        if self.posed:
+            found = [np.concatenate(pair) for pair in zip(found, _strange_moves(self.episodes), strict=True)]
+        events = [(i, at // per_block) for i, those in enumerate(found) for at in those]
         self.events = np.array(events, int).reshape(-1, 2)
 
     def take(
@@ -218,7 +218,7 @@ class Starts:
         """Blocks first .. end of an episode [T, B, C, h, w], their actions [T, keys], and poses [T, 8] where known."""
         episode, frames = self.episodes[which], slice(first * self.per_block, end * self.per_block)
         latents = episode.latents[frames]
-        poses = () if episode.poses is None else (episode.poses[frames],)
+        poses = (episode.poses[frames],) if self.posed else ()
         return latents.reshape(-1, self.per_block, *latents.shape[1:]), self.actions[which][first:end], *poses
 
 
@@ -255,21 +255,16 @@ def _events(episode: Episode) -> np.ndarray:
 
 
 def _strange_moves(episodes: list[Episode]) -> list[np.ndarray]:
-    """Where poses are known, indices of the first frames that one came to otherwise than the same keys mostly lead:
-    a wall is met, the ground is left."""
-    if any(episode.poses is None for episode in episodes):
-        return []
-    went = []
-    for episode in episodes:
-        right, ahead, rise, turn = episode.poses[:, 4:].T
-        sin, cos = (part(episode.poses[:, 3] - turn) for part in (np.sin, np.cos))
-        went.append(np.stack([right * cos + ahead * sin, ahead * cos - right * sin, rise, turn], 1))
+    """Of episodes with poses, indices of the first frames that one came to otherwise than the same keys mostly lead: a
+    wall is met, the ground is left."""
+    poses = [torch.from_numpy(episode.poses) for episode in episodes]
+    went = [moves(pose[:, :4] - pose[:, 4:], pose[:, None])[:, 0].numpy() for pose in poses]
     keys = np.concatenate([episode.actions for episode in episodes])
     _, which = np.unique(keys, axis=0, return_inverse=True)
     every = np.concatenate(went)
     usual = np.stack([np.median(every[which == number], 0) for number in range(which.max() + 1)])
     strange = (np.abs(every - usual[which]) > STRANGE).any(1)
-    ends = np.cumsum([len(moves) for moves in went])
+    ends = np.cumsum([len(part) for part in went])
     return [np.flatnonzero(part[1:] & ~part[:-1]) + 1 for part in np.split(strange, ends[:-1])]
 
 
