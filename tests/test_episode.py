@@ -64,6 +64,25 @@ def test_where_frames_were_seen_from_comes_back(tmp_path):
     assert "pose" in Session.open(tmp_path / "s").damage[0]
 
 
+def test_depths_come_back_to_the_millimetre(tmp_path):
+    anchors = np.full((2, HEIGHT, WIDTH, 3), 9, np.uint8)
+    depths = np.random.default_rng(0).uniform(0.3, 60, (2, HEIGHT, WIDTH))
+    depths[0, 0, :3] = np.nan, np.inf, 0
+    with SessionWriter(tmp_path / "s", meta(anchors=2, depths=True), anchors, depths=depths) as writer:
+        writer.add(picture(0), bits(0), 0.0)
+    session = Session.open(tmp_path / "s")
+    assert session.check() == [] and session.depths.dtype == np.float32
+    assert session.depths[0, 0, :3].tolist() == pytest.approx([0, 65.535, 0])
+    assert np.abs(session.depths - depths)[:, 1:].max() < 0.00051
+    (tmp_path / "s/anchors/1.depth.png").write_bytes((tmp_path / "s/anchors/1.png").read_bytes())
+    assert any("not a depth" in words for words in Session.open(tmp_path / "s").check())
+    (tmp_path / "s/anchors/1.depth.png").unlink()
+    assert "anchors/1.depth.png: missing" in Session.open(tmp_path / "s").damage
+    with pytest.raises(EpisodeError, match="depths"):
+        SessionWriter(tmp_path / "t", meta(anchors=2, depths=True), anchors, depths=depths[:1])
+    assert Session.open(tmp_path / "s").meta.depths and not meta().depths
+
+
 def test_without_a_spot_there_are_no_poses(tmp_path):
     assert Session.open(record(tmp_path / "s", 3)).poses is None
     with SessionWriter(tmp_path / "t", meta()) as writer, pytest.raises(EpisodeError, match="spot"):

@@ -27,10 +27,12 @@ def whole(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (10, 16, 24, 3), dtype=np.uint8)
     meta = SessionMeta(world="toy", env="Toy-v0", keys=("w", "e"), fps=4, height=16, width=24, anchors=2, seed=7,
-                       spot=(0, 1, 2, 3), source="engine", code_version="1", player="bot", created="now")  # fmt: skip
+                       depths=True, spot=(0, 1, 2, 3),
+                       source="engine", code_version="1", player="bot", created="now")  # fmt: skip
     state = {"place": rng.normal(size=(3, 2)), "lights": np.array(1), "scene": np.array("hall")}
+    depths = rng.uniform(1, 9, (2, 16, 24))
     path = tmp_path_factory.mktemp("whole") / "s"
-    with SessionWriter(path, meta, frames[8:], state) as writer:
+    with SessionWriter(path, meta, frames[8:], state, depths=depths) as writer:
         for t, frame in enumerate(frames[:8]):
             writer.add(frame, np.array([t % 2, 0]), t / 4, (t, 0, 0.5, 1.6))
     return path
@@ -67,6 +69,7 @@ def read(path: Path) -> None:
         assert isinstance(words, str)
     assert session.frames().shape == (len(session), session.meta.height, session.meta.width, 3)
     assert len(session.anchors) == session.meta.anchors and np.isfinite(session.times).all()
+    assert session.depths is None or (session.depths >= 0).all()
 
 
 @pytest.mark.parametrize(

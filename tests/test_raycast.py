@@ -15,7 +15,8 @@ SIZE, FINE = 96, 3  # pixels a side; reference rays a pixel side
 
 
 def reference(rooms, pose):
-    """Surface number and distance over the ground (metres) of FINE x FINE rays a pixel: two [288, 288]."""
+    """Surface number, distance over the ground and depth straight ahead (metres) of FINE x FINE rays a pixel: three
+    [288, 288]."""
     x, y, heading, eye, _ = np.asarray(pose, np.float64)
     rays = SIZE * FINE
     middle = (np.arange(rays) + 0.5 - rays / 2) / (rays / 2 / np.tan(raycast.FIELD_OF_VIEW / 2))
@@ -36,7 +37,7 @@ def reference(rooms, pose):
     hits = np.stack(hits)
     first = hits.argmin(0)
     depth = np.take_along_axis(hits, first[None], 0)[0]
-    return np.array(numbers)[first], depth * np.linalg.norm(ray[..., :2], axis=-1)
+    return np.array(numbers)[first], depth * np.linalg.norm(ray[..., :2], axis=-1), depth
 
 
 def _plane(origin, ray, point, normal):
@@ -158,8 +159,9 @@ def calm(number):
 def test_every_pixel_shows_the_surface_that_its_ray_meets_first(seed):
     rooms = numbered(seed)
     for pose in poses_in(seed):
-        frame = raycast.render_batch(rooms, pose[None], np.empty((1, SIZE, SIZE, 3), np.uint8))[0]
-        fine_number, fine_distance = reference(rooms, pose)
+        drawn = np.empty((1, SIZE, SIZE), np.float32)
+        frame = raycast.render_batch(rooms, pose[None], np.empty((1, SIZE, SIZE, 3), np.uint8), drawn)[0]
+        fine_number, fine_distance, fine_depth = reference(rooms, pose)
         sure = calm(fine_number)
         number, distance = (fine[FINE // 2 :: FINE, FINE // 2 :: FINE] for fine in (fine_number, fine_distance))
         assert sure.mean() > 0.75
@@ -168,6 +170,8 @@ def test_every_pixel_shows_the_surface_that_its_ray_meets_first(seed):
         floor = sure & (number == FLOOR)
         brightness = frame[floor][:, 0] / 255 / hue(FLOOR)[0]
         assert np.abs((1.06 - brightness) / 0.032 - distance[floor]).max() < 0.12
+        depth = fine_depth[FINE // 2 :: FINE, FINE // 2 :: FINE]
+        assert np.abs(drawn[0] / depth - 1)[sure].max() < 0.03
 
 
 def test_the_reference_rooms_hold_every_kind_of_solid():

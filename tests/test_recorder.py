@@ -97,6 +97,9 @@ class Posed(Counter):
     def spot(self):
         return (0.0, 0.5, 1.0, 1.6)
 
+    def depths(self):
+        return np.full((2, 16, 32), 2.5)
+
     def _pose(self, result):
         return *result[:-1], {"pose": np.array([self.tick, 0.5, 1.0, 1.6])}
 
@@ -116,6 +119,7 @@ def test_where_it_was_seen_from_is_kept(tmp_path):
     session = Session.open(recorder.path)
     assert session.meta.spot == (0.0, 0.5, 1.0, 1.6)
     assert session.poses.tolist() == [[tick, 0.5, 1.0, 1.6] for tick in range(3, 8)]
+    assert (session.depths == 2.5).all() and session.depths.shape == (2, 16, 32)
 
 
 def test_a_spot_without_poses_is_no_spot(tmp_path):

@@ -112,8 +112,10 @@ def test_a_view_head_needs_to_know_where_frames_were_seen(material):
     config = toy.load("tiny_view")
     latents = np.zeros((40, *config.latent_shape), np.float16)
     episodes = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8))]
-    with pytest.raises(DataError, match="spot"):
-        StudentRolloutTraining(Material(config, CPU, make_codec(config), episodes, episodes), None)
+    posed = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8), np.zeros((40, 8), np.float32))]
+    for those in (episodes, posed):
+        with pytest.raises(DataError, match=r"spot\(\) and depths"):
+            StudentRolloutTraining(Material(config, CPU, make_codec(config), those, those), None)
 
 
 def test_a_wall_and_a_jump_are_events():
@@ -127,6 +129,20 @@ def test_a_wall_and_a_jump_are_events():
         return Episode(latents[:1], latents, np.ones((10, 1), np.int8), np.concatenate([seen, change], 1))
 
     assert [found.tolist() for found in _strange_moves([walk(h) for h in (0.0, 1.0, 4.0)])] == [[4, 7]] * 3
+
+
+def test_strange_moves_are_told_more_often_than_they_are_met():
+    """One frame of sixty is stopped by a wall."""
+    change = np.tile([0, 0.14, 0, 0], (60, 1))
+    change[30] = 0
+    poses = np.concatenate([np.cumsum(change, 0), change], 1).astype(np.float32)
+    latents, keys = np.zeros((60, 4, 2, 2), np.float16), np.arange(60)[:, None] * 0 + 1
+    walk = Episode(latents[:1], latents, keys, poses, np.full((1, 8, 8), 3, np.float16))
+    starts, random = Starts([walk], lead=4, span=2, per_block=1), np.random.default_rng(0)
+    told = [starts.told(0, random) for _ in range(400)]
+    stopped = [pair[0, 1] == pair[1, 1] for pair, _, _ in told]
+    assert 0.4 < np.mean(stopped) < 0.6
+    assert all(pair.shape == (2, 8) and acted.shape == (2, 1) and deep.mean() == 3 for pair, acted, deep in told)
 
 
 def test_recordings_of_which_some_know_no_poses_are_cut_alike():

@@ -13,7 +13,7 @@ from game.worlds.arena import W as AHEAD
 from world_model.config import POSE_NUMBERS, Config, ConfigError
 from world_model.episode.dataset import from_spot
 from world_model.model import view_head
-from world_model.model.codec import SPREAD, Patches, cells
+from world_model.model.codec import SPREAD, Patches
 from world_model.model.head import Known
 from world_model.model.view_head import ViewHead
 
@@ -111,23 +111,39 @@ def test_what_the_sinks_show_is_seen_from_elsewhere():
     assert far(again, true) < 0.01, "seen from where it was seen, a frame is itself"
 
 
-def test_nothing_is_walked_through():
+def test_nothing_is_walked_through_and_walls_are_slid_along():
     _, relief = tower()
-    pose, move = torch.nn.functional.pad(POSE[:, 0], (0, 4)), torch.tensor([[[0.0, 9.0, 0.1, 0.2]], [[0.0, 0.1, 0, 0]]])
-    stopped = head()._stopped(relief, pose, move)
-    x, _, z = view_head._points(POSE[:1], torch.zeros(1, 1), torch.zeros(1, 1), stopped[0, 0, 1] + view_head.BODY)[0, 0]
-    assert max(x.abs(), z.abs()).item() == pytest.approx(SIDE, abs=1e-3)
-    assert torch.equal(stopped[1], move[1]) and torch.equal(stopped[0, 0, 2:], move[0, 0, 2:])
-    assert not head()._stopped(relief, pose, torch.full((2, 1, 4), 0.009)).any(), "who stands does not creep"
+    made, pose, walk = head(), torch.zeros(1, POSE_NUMBERS), torch.tensor([[[0.0, 0.14, 0.1, 0.2]]])
+    pose[:, 3] = -0.5  # to the right of straight ahead
+    turn = torch.tensor([[[0.0, 0.14, 0, 0]]])
+    assert torch.equal(made._stopped(made._felt(relief[:1], pose), walk), walk), "nothing is near"
+    went = []
+    for _ in range(60):
+        pose = view_head._moved(pose, made._stopped(made._felt(relief[:1], pose), turn))[:, 0]
+        went.append(pose[0, :2].tolist())
+    near = SIDE - view_head.BODY
+    ahead = next(tick for tick, (_, z) in enumerate(went) if z > near - 0.02)
+    assert went[ahead][0] < near - 0.3 and went[-1] == pytest.approx([near, near], abs=0.03), "along it, to the corner"
+    assert np.max(went) < near + 0.03
+    assert not made._stopped(made._felt(relief[:1], pose), torch.full((1, 1, 4), 0.009)).any(), (
+        "who stands does not creep"
+    )
+    inside = torch.tensor([[SIDE - 0.1, 0.0, 0, 0, 0, 0, 0, 0]])
+    felt = made._felt(relief[:1], inside)
+    assert made._stopped(felt, torch.tensor([[[0.1, 0.0, 0, 0]]])).abs().max() < 1e-3
+    away = torch.tensor([[[-0.1, 0.1, 0, 0]]])
+    assert made._stopped(felt, away)[0, 0, 0] < -0.09, "nobody is held in a wall"
 
 
-def test_a_flat_wall_is_not_bent_and_an_edge_may_be():
-    row = torch.linspace(0.1, 0.4, 9).expand(1, 1, 9, 9)
-    plain, edge = torch.zeros(1, 3, 9, 9), torch.zeros(1, 3, 9, 9)
-    edge[..., 4:] = 2.0
-    step = row + (torch.arange(9) >= 4) * 0.2
-    assert view_head._bent(row, plain, 3).item() < 1e-4 and view_head._bent(row, plain, 2).item() < 1e-4
-    assert view_head._bent(step, plain, 3).item() > 1 > 0.01 > view_head._bent(step, edge, 3).item()
+def test_a_relief_is_held_to_the_depths_that_are_known():
+    depths = torch.rand(2, 4, SIZE, SIZE) + 2
+    true = torch.nn.functional.avg_pool2d(1 / depths, 2)[:, :, None]
+    assert view_head.missed(true, depths).abs().max() < 1e-3
+    off = view_head.missed(true * 1.1, depths)
+    torch.testing.assert_close(off, torch.full((2,), math.log(1.1) / view_head.DEEP))
+    depths[:, :, : SIZE // 2] = 0
+    torch.testing.assert_close(view_head.missed(true * 1.1, depths), off / 2)
+    assert view_head.missed(true, depths * 0).eq(0).all()
 
 
 def test_haze_darkens_what_is_farther_away():
@@ -186,22 +202,6 @@ def test_it_goes_where_its_own_move_leads(walked):
     torch.testing.assert_close(pose[:, :2], poses[:, 3, :2] + gone)
 
 
-def test_the_relief_is_taught_by_what_is_seen_from_elsewhere():
-    """Of reliefs that are flat towers, the true one is likeliest."""
-    atlas, _ = tower()
-    sinks = torch.stack(atlas[..., 1:-1].chunk(4, -1), 1)[:, view_head.ROUND]
-    seen = painted(view_head._points(POSE, *_rays(), to_wall(POSE, SIZE)))[:, 0]
-    relief = head().relief
-    said = []
-    for number in range(view_head.BINS):
-        logits = torch.zeros(2, view_head.BINS, 2 * CELLS, 8 * CELLS)
-        logits[:, number] = 20.0
-        relief.found = logits, torch.full((2, 1, *logits.shape[2:]), relief.bins[number].item())
-        said.append(relief.surprise(cells(sinks, 4), seen, POSE[:, 0]).sum().item())
-    true = (relief.bins - 1 / SIDE).abs().argmin().item()
-    assert abs(int(np.argmin(said)) - true) <= 1
-
-
 def test_surprise_knows_the_light_the_move_and_the_better_source(walked):
     sinks, frames, poses = walked
     made = head()
@@ -226,7 +226,18 @@ def test_what_it_makes_learns_from_every_part(walked):
     for name, weight in made.named_parameters():
         if not name.startswith("blocks") and name not in idle:
             assert weight.grad is not None and weight.grad.abs().max() > 0, name
-    assert made.relief.found is None, "one frame teaches it once"
+
+
+def test_moves_that_lead_elsewhere_are_wrong(walked):
+    sinks, _, poses = walked
+    made = head()
+    made.moves[-1].weight.data.zero_()
+    pairs, relief = torch.stack([poses[:, 6], poses[:, 7]], 1), made.survey(sinks)["relief"]
+    nothing = torch.zeros(3, ARENA.action_size), torch.zeros(3, ARENA.transformer.width)
+    walked_past = made.strayed(relief, pairs, *nothing)
+    torch.testing.assert_close(walked_past, torch.full((3,), 0.14 / view_head.MOVE), rtol=1e-3, atol=0)
+    made.moves[-1].bias.data[1] = 1.4
+    assert made.strayed(relief, pairs, *nothing).max() < 1e-2
 
 
 @pytest.mark.parametrize(

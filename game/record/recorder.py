@@ -26,7 +26,8 @@ class Recorder(gymnasium.Wrapper):
     return a line for the person. A session that starts in mid-game has the frame on the screen as frames[0]
     and the source's ``get_state()``, where it has one, as its start state.
 
-    env        frame source with metadata "keys" and "render_fps"; may have anchors(), provenance(), get_state()
+    env        frame source with metadata "keys" and "render_fps"; may have anchors(), depths(), spot(), provenance(),
+               get_state()
     world      name of the world, as in its configuration
     player     who plays: a bot's name, or person
     clock      seconds, for the timestamps; None counts frames instead (frame / fps), so that what runs
@@ -125,12 +126,12 @@ class Recorder(gymnasium.Wrapper):
         return self._ticks / fps if self._clock is None else self._clock() - self._began
 
     def _begin(self, mid_game: bool) -> str | None:
-        anchors = asked(self.env, "anchors")
+        anchors, depths = asked(self.env, "anchors"), asked(self.env, "depths")
         state = asked(self.env, "get_state") if mid_game else None
         try:
-            meta = self._meta(0 if anchors is None else len(anchors))
+            meta = self._meta(0 if anchors is None else len(anchors), depths is not None)
             self.path = self.folder / self._name(meta.seed)
-            self._writer = SessionWriter(self.path, meta, anchors, state, **self._writing)
+            self._writer = SessionWriter(self.path, meta, anchors, state, depths=depths, **self._writing)
         except EpisodeError as error:
             return self._failed(error)
         self._ticks, self._began = 0, self._clock() if self._clock else 0.0
@@ -160,7 +161,7 @@ class Recorder(gymnasium.Wrapper):
         self._on_error(str(error))
         return str(error)
 
-    def _meta(self, anchors: int) -> SessionMeta:
+    def _meta(self, anchors: int, depths: bool) -> SessionMeta:
         provenance = asked(self.env, "provenance", {})
         env_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
         height, width, _ = self.env.observation_space.shape
@@ -172,6 +173,7 @@ class Recorder(gymnasium.Wrapper):
             height=height,
             width=width,
             anchors=anchors,
+            depths=depths,
             spot=None if self._pose is None else asked(self.env, "spot"),
             seed=provenance.get("seed", self._seed),
             source=provenance.get("source", env_id),

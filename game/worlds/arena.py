@@ -73,6 +73,13 @@ class ArenaBatch:
 
     def anchors(self) -> np.ndarray:
         """uint8 [B, 4, H, W, 3]: from the spawn point, a quarter turn to the left apart, lights on."""
+        return self._around()[0]
+
+    def depths(self) -> np.ndarray:
+        """float32 [B, 4, H, W]: how many metres straight ahead what ``anchors`` shows is."""
+        return self._around()[1]
+
+    def _around(self) -> tuple[np.ndarray, np.ndarray]:
         count, scene = len(self.seeds), self.rooms.scene
         poses = np.zeros((count, 4, raycast.POSE_FIELDS), np.float32)
         poses[..., raycast.X], poses[..., raycast.Y] = scene[:, [R.SPAWN_X]], scene[:, [R.SPAWN_Y]]
@@ -80,7 +87,9 @@ class ArenaBatch:
         poses[..., raycast.HEADING] = turn * (2 * np.pi / TURNS)
         poses[..., raycast.EYE], poses[..., raycast.LIGHTS] = EYE, 1
         rooms = self.rooms.take(np.repeat(np.arange(count), 4))
-        return self._draw(rooms, poses.reshape(4 * count, -1)).reshape(count, 4, self.height, self.width, 3)
+        depths = np.empty((4 * count, self.height, self.width), np.float32)
+        frames = self._draw(rooms, poses.reshape(4 * count, -1), depths)
+        return frames.reshape(count, 4, *frames.shape[1:]), depths.reshape(count, 4, *depths.shape[1:])
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Copies of everything that the next ticks depend on."""
@@ -110,9 +119,9 @@ class ArenaBatch:
         gaps = (position[:, None] - walls[..., [R.WALL_X, R.WALL_Y]]) * walls[..., [R.WALL_NX, R.WALL_NY]]
         return np.where(walls[..., R.WALL_LENGTH] > 0, gaps.sum(2), np.inf).min(1) > R.PLAYER_RADIUS / 2
 
-    def _draw(self, rooms: Rooms, poses: np.ndarray) -> np.ndarray:
+    def _draw(self, rooms: Rooms, poses: np.ndarray, depths: np.ndarray | None = None) -> np.ndarray:
         out = np.empty((len(poses), self.height, self.width, 3), np.uint8)
-        return raycast.render_batch(rooms, poses, out)
+        return raycast.render_batch(rooms, poses, out, depths)
 
 
 class Arena(gymnasium.Env):
@@ -154,6 +163,10 @@ class Arena(gymnasium.Env):
     def anchors(self) -> np.ndarray:
         """uint8 [4, H, W, 3]: the room from its spawn point, a quarter turn apart; the first is the reset frame."""
         return self._batch.anchors()[0]
+
+    def depths(self) -> np.ndarray:
+        """float32 [4, H, W]: how many metres straight ahead what ``anchors`` shows is."""
+        return self._batch.depths()[0]
 
     def spot(self) -> tuple[float, ...]:
         """The pose (as in ``info``) from which the first anchor is seen."""

@@ -19,6 +19,7 @@ from game.worlds.rooms import Rooms
 
 # Columns of a pose.
 X, Y, HEADING, EYE, LIGHTS, POSE_FIELDS = 0, 1, 2, 3, 4, 5
+DEPTH = 3  # of a column, behind its colours
 FIELD_OF_VIEW = math.pi / 2  # horizontal: four anchors a quarter turn apart see the whole room
 SUBRAYS = 4
 NIGHT = np.array([0.26, 0.31, 0.46], np.float32)  # what is left of the ambient light with the lights off
@@ -29,24 +30,27 @@ _fast = njit(cache=True, inline="never", error_model="numpy")
 _inline = njit(cache=True, error_model="numpy")
 
 
-def render_batch(rooms: Rooms, poses: np.ndarray, out: np.ndarray) -> np.ndarray:
+def render_batch(rooms: Rooms, poses: np.ndarray, out: np.ndarray, depths: np.ndarray | None = None) -> np.ndarray:
     """Draw room b from pose b, for every b, into ``out`` and return it.
 
     poses: float32 [B, 5] (x, y, heading in radians, eye height, 1.0 for lights on);
-    out: uint8 [B, H, W, 3].
+    out: uint8 [B, H, W, 3]; depths: float32 [B, H, W], how many metres straight ahead what is drawn is.
     """
+    depths = np.empty((0, 0, 0), np.float32) if depths is None else depths
     if not len(poses) == len(out) == len(rooms.scene):
         raise ValueError(f"{len(rooms.scene)} rooms, {len(poses)} poses and {len(out)} frames: not one each")
-    _render_all(*rooms[:4], np.ascontiguousarray(poses, np.float32), NIGHT, out)
+    _render_all(*rooms[:4], np.ascontiguousarray(poses, np.float32), NIGHT, out, depths)
     return out
 
 
 @_fast
-def _render_all(walls, solids, scenes, lights, poses, night, out):
-    column = np.zeros((out.shape[1], 3), np.float32)
+def _render_all(walls, solids, scenes, lights, poses, night, out, depths):
+    column = np.zeros((out.shape[1], 4), np.float32)  # red, green, blue and depth
     for b in range(len(poses)):
         ambient, lamp = _illuminate(scenes[b], poses[b, LIGHTS] > HALF, night)
-        _render_frame(walls[b], solids[b], scenes[b], lights[b], poses[b], ambient, lamp, column, out[b])
+        _render_frame(
+            walls[b], solids[b], scenes[b], lights[b], poses[b], ambient, lamp, column, out[b], depths[b : b + 1]
+        )
 
 
 @_inline
@@ -60,7 +64,7 @@ def _illuminate(scene, on, night):
 
 
 @_fast
-def _render_frame(walls, solids, scene, light, pose, ambient, lamp, column, out):
+def _render_frame(walls, solids, scene, light, pose, ambient, lamp, column, out, depths):
     height, width = out.shape[0], out.shape[1]
     focal = np.float32(width / 2 / math.tan(FIELD_OF_VIEW / 2))
     fx, fy = np.float32(math.cos(pose[HEADING])), np.float32(math.sin(pose[HEADING]))
@@ -81,6 +85,8 @@ def _render_frame(walls, solids, scene, light, pose, ambient, lamp, column, out)
             _draw_wall(walls[right], scene, pose, dx, dy, fx, fy, depth, focal, ambient, lamp, share, column)
         for i in order:
             _draw_solid(solids[i], scene, pose, dx, dy, fx, fy, slope, focal, ambient, lamp, column)
+        if len(depths):
+            depths[0, :, x] = column[:, DEPTH]
         for y in range(height):
             for c in range(3):
                 value = column[y, c] * np.float32(255) + HALF
@@ -97,8 +103,10 @@ def _clip01(value):
 
 
 @_inline
-def _cover(column, y, cover, r, g, b):
-    """Lay a colour over a pixel: ``cover`` is the share of the pixel that it takes."""
+def _cover(column, y, cover, p, r, g, b):
+    """Lay a colour at depth p over a pixel: ``cover`` is the share of the pixel that it takes."""
+    if cover >= HALF:
+        column[y, DEPTH] = p
     if cover >= ONE:
         column[y, 0], column[y, 1], column[y, 2] = r, g, b
         return
@@ -258,6 +266,7 @@ def _draw_floor(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, lamp,
         column[y, 0] = _mix(r1, r2, ra + glow * rl, mask, shade)
         column[y, 1] = _mix(g1, g2, ga + glow * gl, mask, shade)
         column[y, 2] = _mix(b1, b2, ba + glow * bl, mask, shade)
+        column[y, DEPTH] = p
 
 
 @_inline
@@ -266,7 +275,7 @@ def _draw_roof(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, column
     last = max(min(int(half - rise / depth + TWO), (len(column) + 1) // 2), 0)
     kind = int(scene[R.ROOF_PATTERN])
     if kind == R.ROOF_SKY:
-        _draw_sky(scene, dx, dy, focal, ambient, column, last)
+        _draw_sky(scene, dx, dy, depth, focal, ambient, column, last)
         return
     eu, ev, along, across = _frame_of_pattern(scene, scene[R.ROOF_SCALE], dx, dy, fx, fy, focal)
     length, cell = math.sqrt(dx * dx + dy * dy), ONE / scene[R.GRID_STEP]
@@ -289,11 +298,13 @@ def _draw_roof(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, column
         column[y, 0] = _mix(r1, r2, ra, mask, shade)
         column[y, 1] = _mix(g1, g2, ga, mask, shade)
         column[y, 2] = _mix(b1, b2, ba, mask, shade)
+        column[y, DEPTH] = p
 
 
 @_inline
-def _draw_sky(scene, dx, dy, focal, ambient, column, last):
-    """A gradient by elevation, with a broad brightening around the light's direction."""
+def _draw_sky(scene, dx, dy, depth, focal, ambient, column, last):
+    """A gradient by elevation, with a broad brightening around the light's direction. Its depth is the wall's: a backdrop
+    that begins where the wall ends hides nothing when one steps back from it."""
     half, length = np.float32(len(column)) * HALF, math.sqrt(dx * dx + dy * dy)
     warm = max((dx * scene[R.LIGHT_X] + dy * scene[R.LIGHT_Y]) / length, ZERO)
     warm = np.float32(0.12) * warm * warm
@@ -309,6 +320,7 @@ def _draw_sky(scene, dx, dy, focal, ambient, column, last):
         column[y, 0] = (r + pale * (ONE - r)) * ra
         column[y, 1] = (g + pale * (ONE - g)) * ga
         column[y, 2] = (b + pale * (ONE - b)) * ba
+        column[y, DEPTH] = depth
 
 
 # ---------------------------------------------------------------- walls
@@ -382,7 +394,8 @@ def _draw_wall(wall, scene, pose, dx, dy, fx, fy, depth, focal, ambient, lamp, a
         s = shade * _corner_shade(v)
         if not sky:
             s *= _corner_shade(room - v)
-        _cover(column, y, cover, _mix(r1, r2, ra, mask, s), _mix(g1, g2, ga, mask, s), _mix(b1, b2, ba, mask, s))
+        r, g, b = _mix(r1, r2, ra, mask, s), _mix(g1, g2, ga, mask, s), _mix(b1, b2, ba, mask, s)
+        _cover(column, y, cover, p, r, g, b)
 
 
 # ---------------------------------------------------------------- landmarks
@@ -419,8 +432,8 @@ def _lambert(scene, nx, ny, nz):
 
 
 @_inline
-def _paint(solid, column, y, cover, mask, shade, ambient, lamp):
-    """Blend one pixel of a solid; an emissive one keeps its own brightness when the lights go off."""
+def _paint(solid, column, y, cover, p, mask, shade, ambient, lamp):
+    """Blend one pixel of a solid at depth p; an emissive one keeps its own brightness when the lights go off."""
     own, glow = solid[R.SOLID_EMISSIVE], solid[R.SOLID_GLOW]
     light = (ambient[0] + glow * lamp[0], ambient[1] + glow * lamp[1], ambient[2] + glow * lamp[2])
     r1, g1, b1 = _rgb(solid, R.SOLID_COLOR)
@@ -428,7 +441,7 @@ def _paint(solid, column, y, cover, mask, shade, ambient, lamp):
     r = _mix(r1, r2, light[0] + own * (ONE - light[0]), mask, shade)
     g = _mix(g1, g2, light[1] + own * (ONE - light[1]), mask, shade)
     b = _mix(b1, b2, light[2] + own * (ONE - light[2]), mask, shade)
-    _cover(column, y, cover, r, g, b)
+    _cover(column, y, cover, p, r, g, b)
 
 
 @_inline
@@ -443,7 +456,7 @@ def _draw_side(solid, pose, near, cover, shade, focal, ambient, lamp, column):
         share = min(min(np.float32(y) + ONE, bottom) - max(np.float32(y), top), ONE)
         v = pose[EYE] + (base - np.float32(y) - HALF) * wv
         mask = _wave(v / band + ONE, wv / band) if band > ZERO else ZERO
-        _paint(solid, column, y, cover * share, mask, shade * _corner_shade(v), ambient, lamp)
+        _paint(solid, column, y, cover * share, near, mask, shade * _corner_shade(v), ambient, lamp)
 
 
 @_inline
@@ -458,7 +471,8 @@ def _draw_lid(solid, pose, near, far, cover, shade, focal, ambient, lamp, column
     for y in range(max(int(np.floor(first)), 0), min(int(np.ceil(last)), height)):
         # Whole down to its last row: the side is laid over the rest of it, and nothing shines between them.
         share = min(np.float32(y) + ONE - first, ONE)
-        _paint(solid, column, y, cover * share, np.float32(0.75), shade, ambient, lamp)
+        p = min(max(focal * drop / (np.float32(y) + HALF - HALF * np.float32(height)), near), far)
+        _paint(solid, column, y, cover * share, p, np.float32(0.75), shade, ambient, lamp)
 
 
 @_inline
@@ -533,21 +547,21 @@ def _draw_round(solid, scene, pose, dx, dy, middle, aside, radius, focal, ambien
     for y in range(max(int(first), 0), min(int(last) + 1, height)):
         rise = (base - np.float32(y) - HALF) / focal
         if int(solid[R.SOLID_KIND]) == R.SPHERE:
-            cover, nx, ny, nz, v = _meet_sphere(solid, pose, dx, dy, rise, focal)
+            cover, p, nx, ny, nz, v = _meet_sphere(solid, pose, dx, dy, rise, focal)
         else:
-            cover, nx, ny, nz, v = _meet_cone(solid, pose, dx, dy, rise, middle, aside, focal)
+            cover, p, nx, ny, nz, v = _meet_cone(solid, pose, dx, dy, rise, middle, aside, focal)
         if cover > ZERO:
             band = solid[R.SOLID_BAND]
             mask = _wave(v / band + ONE, middle / focal / band) if band > ZERO else ZERO
             shade = dimming * _lambert(scene, nx, ny, nz)
             if solid[R.SOLID_EMISSIVE] > ZERO:
                 shade = ONE
-            _paint(solid, column, y, cover, mask, shade, ambient, lamp)
+            _paint(solid, column, y, cover, p, mask, shade, ambient, lamp)
 
 
 @_inline
 def _meet_sphere(solid, pose, dx, dy, rise, focal):
-    """(coverage, outward normal, height) where a pixel's ray meets a sphere."""
+    """(coverage, depth, outward normal, height) where a pixel's ray meets a sphere."""
     radius = solid[R.SOLID_A]
     ox, oy = pose[X] - solid[R.SOLID_X], pose[Y] - solid[R.SOLID_Y]
     oz = pose[EYE] - (solid[R.SOLID_BOTTOM] + radius)
@@ -558,12 +572,12 @@ def _meet_sphere(solid, pose, dx, dy, rise, focal):
     cover = _clip01(HALF + (radius - aside) / footprint) if t > ZERO else ZERO
     t -= math.sqrt(max(radius * radius - aside * aside, ZERO) / a)
     scale = ONE / max(radius, aside)
-    return cover, (ox + t * dx) * scale, (oy + t * dy) * scale, (oz + t * rise) * scale, pose[EYE] + t * rise
+    return cover, t, (ox + t * dx) * scale, (oy + t * dy) * scale, (oz + t * rise) * scale, pose[EYE] + t * rise
 
 
 @_inline
 def _meet_cone(solid, pose, dx, dy, rise, middle, aside, focal):
-    """(coverage, outward normal, height) where a pixel's ray meets an upright cone."""
+    """(coverage, depth, outward normal, height) where a pixel's ray meets an upright cone."""
     ox, oy = pose[X] - solid[R.SOLID_X], pose[Y] - solid[R.SOLID_Y]
     taper = solid[R.SOLID_A] / (solid[R.SOLID_TOP] - solid[R.SOLID_BOTTOM])
     room = solid[R.SOLID_TOP] - pose[EYE]  # the radius at ray depth t is taper * (room - rise * t)
@@ -581,4 +595,4 @@ def _meet_cone(solid, pose, dx, dy, rise, middle, aside, focal):
         cover = ZERO
     nx, ny = ox + t * dx, oy + t * dy
     scale = ONE / max(math.sqrt(nx * nx + ny * ny) * math.sqrt(ONE + k), np.float32(1e-4))
-    return cover, nx * scale, ny * scale, taper * math.sqrt(ONE / (ONE + k)), z
+    return cover, t, nx * scale, ny * scale, taper * math.sqrt(ONE / (ONE + k)), z

@@ -106,13 +106,14 @@ class Episode:
 
     ``latents[t]`` is what ``actions[t]`` produced. Blocks lie on the episode's grid: block i is frames i*B .. i*B+B-1.
     Where the recording says it, poses [T, 8]: right, ahead, rise and heading (to the left) from where the first sink
-    looks, and by how much each has changed.
+    looks, and by how much each has changed; and depths [S*B, H, W], metres straight ahead of what the sinks show.
     """
 
     sinks: np.ndarray
     latents: np.ndarray
     actions: np.ndarray
     poses: np.ndarray | None = None
+    depths: np.ndarray | None = None
 
     def block_actions(self, per_block: int) -> np.ndarray:
         """[T // B, keys]: what play would have made each block from, at one key press a tick.
@@ -146,11 +147,13 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
     still = frames_taught(session, config) - len(session)
     first = 1 if still < 0 else 0
     poses = None if session.poses is None else from_spot(session.poses[first:], session.meta.spot)
+    depths = session.depths
+    depths = None if depths is None else depths[: rolling.sink_frames].astype(np.float16)
     if still < 0:
-        return Episode(sinks, latents[1:], session.actions[1:], poses)
+        return Episode(sinks, latents[1:], session.actions[1:], poses, depths)
     actions = np.concatenate([np.zeros((still, session.actions.shape[1]), np.int8), session.actions])
     poses = None if poses is None else np.concatenate([poses[:1].repeat(still, 0), poses])
-    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions, poses)
+    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions, poses, depths)
 
 
 def from_spot(poses: np.ndarray, spot: Sequence[float]) -> np.ndarray:

@@ -7,6 +7,7 @@ A session is a directory, one episode, that standard tools open::
 
     session.json       SessionMeta; there before the first chunk
     anchors/0.png ...  pictures of the place, when the source has them
+    anchors/0.depth.png ...  16 bits: millimetres straight ahead of what they show (0: unknown), when it says so
     start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
     chunk_000000.mkv   lossless RGB video, constant rate
     chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
@@ -77,6 +78,7 @@ class SessionMeta(BaseModel):
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     anchors: int = Field(0, ge=0, description="number of anchor pictures")
+    depths: bool = Field(False, description="whether the anchors' depths are known")
     spot: tuple[float, float, float, float] | None = Field(
         None, description="pose (x, y, heading, eye height) of the first anchor; with it every frame has a pose"
     )
@@ -107,6 +109,11 @@ class SessionMeta(BaseModel):
     def columns(self) -> tuple[str, ...]:
         """Header of every chunk's csv."""
         return ("frame", "time", *self.keys, *(POSE if self.spot else ()), "crc32")
+
+
+def anchor_file(folder: Path, number: int, kind: str = "png") -> Path:
+    """Where an anchor's picture lies in its session, or its depth (``depth.png``)."""
+    return folder / ANCHORS / f"{number}.{kind}"
 
 
 def session_name(seed: int | None) -> str:
@@ -145,6 +152,7 @@ class SessionWriter:
         anchors: np.ndarray | None = None,
         start_state: dict[str, np.ndarray] | None = None,
         *,
+        depths: np.ndarray | None = None,
         chunk_frames: int | None = None,
         durable: bool = True,
     ):
@@ -157,7 +165,7 @@ class SessionWriter:
         self._added = self._kept = self._chunks = 0
         self._error: EpisodeError | None = None
         self._closed = False
-        self._prepare(anchors, start_state)
+        self._prepare(anchors, depths, start_state)
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._unfinished = threading.Semaphore(meta.fps)  # frames that a kill may still take
         self._thread = threading.Thread(target=self._work, name=f"writer of {self.path.name}", daemon=True)
@@ -213,11 +221,16 @@ class SessionWriter:
             raise EpisodeError(f"{self.path}: actions[0] must be all zeros: no action produced frames[0]")
         return frame, action.astype(np.int8)
 
-    def _prepare(self, anchors, start_state) -> None:
+    def _prepare(self, anchors, depths, start_state) -> None:
         """Fill a directory under a temporary name, then give it its own: a session never lacks its head."""
         count = 0 if anchors is None else len(anchors)
         if count != self.meta.anchors:
             raise EpisodeError(f"{self.path}: metadata says {self.meta.anchors} anchors, {count} given")
+        due = (count, *self._frame_shape[:2]) if self.meta.depths else ()
+        if np.shape(depths) != due:
+            raise EpisodeError(
+                f"{self.path}: the anchors' depths are {list(due)} numbers, not {list(np.shape(depths))}"
+            )
         if self.path.exists():
             raise EpisodeError(f"{self.path}: exists already; a session is never written over")
         making = self.path.with_name(f"{self.path.name}-{secrets.token_hex(4)}{UNFINISHED}")
@@ -225,7 +238,9 @@ class SessionWriter:
             making.mkdir(parents=True)
             for i in range(count):
                 (making / ANCHORS).mkdir(exist_ok=True)
-                _write(making / ANCHORS / f"{i}.png", _png_bytes(anchors[i]), self._durable)
+                _write(anchor_file(making, i), _png_bytes(anchors[i]), self._durable)
+                if depths is not None:
+                    _write(anchor_file(making, i, "depth.png"), _depth_bytes(depths[i]), self._durable)
             if start_state is not None:
                 _write(making / START_STATE, _npz_bytes(start_state), self._durable)
             _write(making / META, _json_bytes(self.meta.model_dump(mode="json")), self._durable)
@@ -325,6 +340,11 @@ def _npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 def _png_bytes(frame: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _depth_bytes(depth: np.ndarray) -> bytes:
+    millimetres = np.nan_to_num(depth * 1000).round().clip(0, 2**16 - 1)
+    return cv2.imencode(".png", millimetres.astype(np.uint16))[1].tobytes()
 
 
 def _explain_os_error(path: Path, error: OSError, frames: int, fps: int) -> str:

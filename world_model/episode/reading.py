@@ -26,6 +26,7 @@ from world_model.episode.format import (
     UNFINISHED,
     EpisodeError,
     SessionMeta,
+    anchor_file,
     chunk_file,
     chunk_number,
 )
@@ -94,9 +95,18 @@ class Session:
     def anchors(self) -> np.ndarray:
         """uint8 [A,H,W,3], read at each access; A is 0 for sources without anchors. Raises EpisodeError."""
         size = self.meta.height, self.meta.width
-        files = (self.path / ANCHORS / f"{i}.png" for i in range(self.meta.anchors))
+        files = (anchor_file(self.path, i) for i in range(self.meta.anchors))
         anchors = [_read_anchor(file, *size) for file in files]  # memory is asked for as files are found
         return np.stack(anchors) if anchors else np.empty((0, *size, 3), np.uint8)
+
+    @property
+    def depths(self) -> np.ndarray | None:
+        """float32 [A,H,W], metres straight ahead of what the anchors show, 0 where that is not known; None where the
+        game told none. Raises EpisodeError."""
+        if not self.meta.depths or not self.meta.anchors:
+            return None
+        files = (anchor_file(self.path, i, "depth.png") for i in range(self.meta.anchors))
+        return np.stack([_read_depth(file, self.meta.height, self.meta.width) for file in files])
 
     @property
     def start_state(self) -> dict[str, np.ndarray] | None:
@@ -132,7 +142,7 @@ class Session:
     def check(self) -> list[str]:
         """Decode everything and compare it with the checksums; returns ``damage`` and what this finds."""
         parts = [partial(self._compare, i) for i in range(len(self._starts) - 1)]
-        parts += [self._look_at_anchors, lambda: self.start_state]
+        parts += [self._look_at_anchors, lambda: self.depths, lambda: self.start_state]
         problems = list(self.damage)
         for read in parts:
             try:
@@ -216,13 +226,26 @@ def _pixels(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _read_anchor(file: Path, height: int, width: int) -> np.ndarray:
-    """uint8 [H,W,3]. Raises EpisodeError; the size is read first, because a small file may claim a huge picture."""
+    """uint8 [H,W,3]. Raises EpisodeError."""
+    return _read_png(file, height, width, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def _read_depth(file: Path, height: int, width: int) -> np.ndarray:
+    """float32 [H,W]. Raises EpisodeError."""
+    millimetres = _read_png(file, height, width, cv2.IMREAD_UNCHANGED)
+    if millimetres.dtype != np.uint16 or millimetres.ndim != 2:
+        raise EpisodeError(f"{file}: not a depth: 16 bits of grey")
+    return millimetres.astype(np.float32) / 1000
+
+
+def _read_png(file: Path, height: int, width: int, how: int) -> np.ndarray:
+    """Raises EpisodeError; the size is read first, because a small file may claim a huge picture."""
     if file.is_file():
         with open(file, "rb") as data:
             size = data.read(24)[16:]
-        picture = cv2.imread(str(file), cv2.IMREAD_COLOR) if size == struct.pack(">II", width, height) else None
+        picture = cv2.imread(str(file), how) if size == struct.pack(">II", width, height) else None
         if picture is not None:
-            return picture[..., ::-1]
+            return picture
     raise EpisodeError(f"{file}: missing, or not a picture of {width}x{height}")
 
 
@@ -316,7 +339,8 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
 
 def _missing_parts(path: Path, meta: SessionMeta, names: list[str]) -> list[str]:
     found = len(list((path / ANCHORS).glob("*")))  # one more than these is missing, however many are claimed
-    anchors = [f"{ANCHORS}/{i}.png" for i in range(min(meta.anchors, found + 1))]
+    kinds = ("png", "depth.png") if meta.depths else ("png",)
+    anchors = [f"{ANCHORS}/{i}.{kind}" for i in range(min(meta.anchors, found + 1)) for kind in kinds]
     damage = [f"{name}: missing" for name in anchors if not (path / name).is_file()]
     leftovers = [name for name in names if name.endswith(UNFINISHED)]
     return damage + [f"{name}: dropped, it was still being written" for name in leftovers]

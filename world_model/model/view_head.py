@@ -12,8 +12,8 @@ kept too: where the last clean frame was seen from. A tick then is
 However far one walks, the sinks are only ever moved once: nothing blurs from tick to tick, and a place that is come
 back to is the same place.
 
-Training knows the poses that the game recorded. The relief is learned as a choice among distances, each judged by
-whether what a sink shows would be seen there (plane sweeps: Collins 1996), and by the picture that is made.
+Training knows the poses that the game recorded, and how far away what its anchors show is. The relief is learned from
+the latter (monocular depth: Eigen et al., arXiv 1406.2283), and from the picture that is made.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEAR, FAR, BINS = 0.4, 24.0, 24
 """Metres, straight ahead, between which a relief lies, and how many distances it is chosen from."""
 START, STEPS = 0.12, 28
 """Where a ray begins, and in how many steps it goes as far as ``FAR``."""
-BEARINGS, SLOPES = 32, (0.0, 0.3)
+BEARINGS, SLOPES = 32, (0.0, 0.3, 1.5)
 """Rays that feel what is around: so many directions, under these slopes downwards."""
 FELT = 5
 """Numbers of a pose that a move may depend on, beside those: its rise, and how it last changed."""
@@ -49,10 +49,10 @@ NOBODY = 1.0
 """How wrong, in a latent's units, all sources may be before it is better to take none of them."""
 MOVE = 0.02
 """Metres, and radians, by which a move may be wrong at the weight of a whole tolerance."""
-FLAT = 0.01
-"""What surfaces may deviate, as one divided by metres: at three metres from the spot it is two elements of 128."""
-BODY = 0.25
-"""Metres that are kept between an eye and anything it moves towards."""
+DEEP = 0.02
+"""Share by which a distance may be wrong at the weight of a whole tolerance."""
+BODY, SLIDES = 0.3, 3
+"""Metres that are kept between an eye and what is around it, and how often a move is pushed back for it."""
 CREEP = 0.01
 """Metres, or radians, that are no move: what is a little wrong at every tick would add up."""
 FARTHEST = 16.0
@@ -81,7 +81,7 @@ class ViewHead(Head):
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__(config, grid)
         size, channels, width = config.head, config.latent_shape[0], config.transformer.width
-        self.relief = Relief(channels, size.relief, size.relief_blocks, self.unfold)
+        self.relief = Relief(channels, size.relief, size.relief_blocks)
         self.haze = nn.Parameter(torch.zeros(self.colours))
         self.first = convolution(3 * channels + 1, size.width)
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
@@ -96,6 +96,8 @@ class ViewHead(Head):
             nn.init.zeros_(layer.bias)
         self.out.bias.data[: 2 * self.unfold**2] = 2.0  # to begin with, little is nobody's
         height, wide = config.latent_shape[1:]
+        bearings = torch.arange(BEARINGS) * (2 * math.pi / BEARINGS)
+        self.register_buffer("bearings", bearings, persistent=False)
         self.register_buffer("across", _middles(wide)[None, None], persistent=False)
         self.register_buffer("down", _middles(height)[None, :, None], persistent=False)
 
@@ -121,8 +123,9 @@ class ViewHead(Head):
         for block in self.blocks[:half]:
             h = block(h, condition.flatten(0, 1))
         logits = self._next_light(light, condition)
-        light, move = logits.argmax(-1), self._move(relief, pose, condition)
-        arrived = _moved(pose, self._stopped(relief, pose, move)) if known.ahead is None else known.ahead
+        felt = self._felt(relief, pose)
+        light, move = logits.argmax(-1), self._move(felt, pose, condition)
+        arrived = _moved(pose, self._stopped(felt, move)) if known.ahead is None else known.ahead
         due = None if known.ahead is None else moves(pose, known.ahead)
         shown, point, _ = self._seen(atlas, relief, arrived)
         before = self._remembered(last, pose[:, None], point, arrived)
@@ -156,23 +159,37 @@ class ViewHead(Head):
         parts = (share[:, None].exp() * source for share, source in zip(shares.unbind(1), moved, strict=False))
         return sum(parts, start=canvas(out[:, count:], self.unfold)), shares
 
-    def _move(self, relief: Tensor, pose: Tensor, condition: Tensor) -> Tensor:
+    def _felt(self, relief: Tensor, pose: Tensor) -> Tensor:
+        """How near what is around poses [N, 8] is, under every slope: [N, SLOPES, BEARINGS]."""
+        return torch.stack([march_around(relief, pose, self.bearings, slope) for slope in SLOPES], 1)
+
+    def _move(self, felt: Tensor, pose: Tensor, condition: Tensor) -> Tensor:
         """What happens to the pose [N, 8] in frames of condition [N, W, D]: to the right, ahead, upwards and to the
         left [N, W, 4], as seen from it."""
-        bearing = torch.arange(BEARINGS).to(pose) * (2 * math.pi / BEARINGS)
-        felt = [march_around(relief, pose, bearing, slope) for slope in SLOPES]
-        feels = torch.cat([*felt, LIVELY * pose[:, 2:3], LIVELY * pose[:, 4:]], 1)
+        feels = torch.cat([felt.flatten(1), LIVELY * pose[:, 2:3], LIVELY * pose[:, 4:]], 1)
         h = self.feels(_full(feels))[:, None] + self.told(condition)
         return self.moves(h) * 0.1
 
-    def _stopped(self, relief: Tensor, pose: Tensor, move: Tensor) -> Tensor:
-        """Moves [N, W, 4] from pose [N, 8] that walk through nothing, and creep nowhere while one stands."""
+    def _stopped(self, felt: Tensor, move: Tensor) -> Tensor:
+        """Moves [N, W, 4] that come no nearer than ``BODY`` to any point that is felt, but slide past, being pushed away
+        from it; and that creep nowhere while one stands."""
         move = torch.where(move.abs() > CREEP, move, 0.0)
-        right, ahead = move[..., 0], move[..., 1]
-        wanted = (right.square() + ahead.square() + 1e-12).sqrt()
-        free = 1 / march_around(relief, pose, torch.atan2(-right, ahead), 0.0) - BODY
-        share = (free / wanted).clamp(0, 1)[..., None]
-        return torch.cat([move[..., :2] * share, move[..., 2:]], -1)
+        step, away = move[..., :2], 1 / felt.amax(1)[:, None]  # away [N, 1, BEARINGS]
+        points = away[..., None] * torch.stack([-self.bearings.sin(), self.bearings.cos()], 1)
+        for _ in range(SLIDES):
+            apart = step[:, :, None] - points
+            far = (apart.square().sum(-1) + 1e-9).sqrt()
+            push, which = (away.clamp(max=BODY) - far).max(-1, keepdim=True)
+            from_it = (apart / far[..., None]).gather(2, which[..., None].expand(-1, -1, -1, 2))[:, :, 0]
+            step = step + push.clamp(min=0) * from_it
+        return torch.cat([step, move[..., 2:]], -1)
+
+    def strayed(self, relief: Tensor, poses: Tensor, was: Tensor, condition: Tensor) -> Tensor:
+        """How far [M], in units of ``MOVE``, the moves that lead from the first of poses [M, 2, 8] to the second are
+        from those that are made there, of relief [M, 4, 1, h, w], keys before [M, keys] and condition [M, D]."""
+        felt = self._felt(panorama(relief), poses[:, 0])
+        move = self._move(felt, poses[:, 0], (condition + self.was(was))[:, None])
+        return (move - moves(poses[:, 0], poses[:, 1:])).abs().sum((1, 2)) / MOVE
 
     def _seen(self, atlas: Tensor, relief: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the sinks show [N, W, colours, H, W'] from poses [N, W, 8]; the points [N, W, 3, H, W'] where that is;
@@ -203,7 +220,7 @@ class ViewHead(Head):
     def surprise(self, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
         """What is wrong [N, W] with the last pass, where true [N, W, C, h, w] came: with its picture, mean over
         elements in units of ``TOLERANCE``; and with its choices: of sources, each of which is to be right by itself, of
-        the light, of the moves, and of the relief where it was made with gradient."""
+        the light, and of the moves."""
         shape, offered = true.shape[:2], self.offered
         lit, light = self._away(cells(offered.moved[:, 1], self.unfold).unflatten(0, shape), true).min(-1)
         choice = F.cross_entropy(offered.light_logits.flatten(0, 1).float(), light.flatten(), reduction="none")
@@ -218,10 +235,6 @@ class ViewHead(Head):
         taken = taken + sum(each.mean((1, 2)) for each in far) / TOLERANCE
         choice = (CHOICE * taken + choice + lit.flatten()).unflatten(0, shape)
         choice = choice + (offered.move - offered.due).abs().sum(-1) / MOVE
-        if self.relief.found is not None:
-            far = self.relief.surprise(sinks, goal.unflatten(0, shape)[:, 0], offered.pose[:, 0, :4])
-            choice = choice + F.pad(far[:, None], (0, shape[1] - 1))
-            self.relief.found = None
         return picture.unflatten(0, shape), choice
 
 
@@ -229,13 +242,11 @@ class Relief(nn.Module):
     """Sinks [N, 4, C, h, w] -> one divided by the distance, straight ahead of its sink, of what is seen there
     [N, 4, 1, FINE h, FINE w]."""
 
-    def __init__(self, channels: int, width: int, blocks: int, unfold: int):
+    def __init__(self, channels: int, width: int, blocks: int):
         super().__init__()
-        self.unfold = unfold
         self.first = convolution(channels + 2, width)
         self.blocks = nn.ModuleList(Wide(width, 2 ** (i % 4)) for i in range(blocks))
         self.out = nn.Conv2d(width, BINS * FINE**2, 1)
-        self.found: tuple[Tensor, Tensor] | None = None  # what surprise judges: logits, and what they come to
         self.register_buffer("bins", torch.logspace(math.log10(1 / FAR), math.log10(1 / NEAR), BINS), persistent=False)
 
     def forward(self, sinks: Tensor) -> Tensor:
@@ -247,55 +258,26 @@ class Relief(nn.Module):
             h = block(h)
         logits = F.pixel_shuffle(_full(self.out(F.relu(h))), FINE)
         inverse = (logits.softmax(1) * self.bins[:, None, None]).sum(1, keepdim=True)
-        self.found = (logits, inverse) if torch.is_grad_enabled() else None
         return torch.stack(inverse.chunk(4, -1), 1)[:, ROUND]
-
-    def surprise(self, sinks: Tensor, frame: Tensor, pose: Tensor) -> Tensor:
-        """Negative log-likelihood [N] of distances: what sinks [N, 4, C, h, w] show, were it so far away, seen by frame
-        [N, colours, H, W] from pose [N, 4]; mean over cells, one distance of each, another one in each game. And how
-        far surfaces of one colour are from flat (after Godard et al., arXiv 1609.03677)."""
-        n, (height, width) = len(sinks), sinks.shape[-2:]
-        game = torch.arange(n, device=sinks.device)
-        row, column = game // FINE % FINE, game % FINE
-
-        def one_a_cell(side: Tensor) -> Tensor:
-            parts = side.unflatten(-1, (-1, FINE)).unflatten(-3, (-1, FINE))
-            return parts[game, :, :, row, :, column]
-
-        side = canvas(sinks[:, ROUND].flatten(0, 1), self.unfold).unflatten(0, (n, 4))
-        logits, inverse = self.found
-        colours = F.avg_pool2d(torch.cat(side.unbind(1), -1), self.unfold // FINE)
-        own = one_a_cell(colours).chunk(4, -1)
-        seen, distance = F.avg_pool2d(frame, 2), 1 / self.bins[None, :, None, None]
-        u = (FINE * torch.arange(width).to(own[0]) + column[:, None] + 0.5) / (FINE * width) * 2 - 1
-        v = (FINE * torch.arange(height).to(own[0]) + row[:, None] + 0.5) / (FINE * height) * 2 - 1
-        away = []
-        for face in range(4):
-            right, ahead = _faced(face, u[:, None, None] * distance, distance)
-            point = torch.stack(torch.broadcast_tensors(right, v[:, None, :, None] * distance, ahead), 2)
-            x, y, z = _from_pose(pose[:, None], point)
-            inside = (z > NEAR / 4) & (x.abs() < z) & (y.abs() < z)
-            z = z.clamp(min=NEAR / 4)
-            off = (sampled(seen, x / z, y / z) - own[face][:, None]).abs().mean(2)
-            away.append(torch.where(inside, off, 0.5 * NOBODY))
-        away = F.avg_pool2d(torch.cat(away, -1), 3, 1, 1, count_include_pad=False)
-        likely = one_a_cell(logits).log_softmax(1) - away / TOLERANCE
-        unlikely = -torch.logaddexp(likely.logsumexp(1), likely.new_tensor(-NOBODY / TOLERANCE)).mean((1, 2))
-        return unlikely + _bent(inverse, colours, 2) + _bent(inverse, colours, 3)
 
 
 class Wide(nn.Module):
-    """Two convolutions added to their input, the first of which reaches far."""
+    """Two convolutions added to their input, the first of which reaches far; and sees what is anywhere in its column: a
+    wall is as far away as its foot (after Sun et al., arXiv 1901.03861)."""
 
     def __init__(self, width: int, reach: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=reach, dilation=reach)
+        self.seen = nn.Conv2d(width, width, 1)
+        self.column = nn.Conv1d(2 * width, width, 3, padding=1)
         self.second = convolution(width, width)
         self.second.weight.data *= 0.3
 
     def forward(self, h: Tensor) -> Tensor:
         normed = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
-        return h + self.second(F.relu(self.first(normed)))
+        seen = self.seen(normed)
+        column = self.column(torch.cat([seen.amax(2), seen.mean(2)], 1))
+        return h + self.second(F.relu(self.first(normed) + column[:, :, None]))
 
 
 ROUND = [0, 3, 2, 1]
@@ -321,11 +303,6 @@ def seen_around(side: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
     column, width = face + (1 + u) / 2, side.shape[-1]  # in quarter turns from the left
     x = (column * ((width - 2) // 4) + 1) / width * 2 - 1
     return sampled(side, x, down / straight), straight
-
-
-def _faced(face: int, right: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
-    """What is right and ahead of the view that is ``face`` quarter turns to the right, for the first sink."""
-    return [(right, ahead), (ahead, -right), (-right, -ahead), (-ahead, right)][face]
 
 
 def sampled(source: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -385,14 +362,12 @@ def _from_pose(pose: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x * cos + z * sin, point[:, :, 1] + rise, z * cos - x * sin
 
 
-def _bent(inverse: Tensor, colours: Tensor, axis: int) -> Tensor:
-    """By how much, in units of ``FLAT``, one divided by distances [N, 1, h, w] is not linear along an axis, as it is on
-    flat surfaces, where colours [N, c, h, w] do not change: mean [N]."""
-    bent = inverse.diff(n=2, dim=axis).abs()[:, 0]
-    edge = colours.diff(dim=axis).abs().mean(1)
-    count = edge.shape[axis - 1] - 1
-    edge = torch.maximum(edge.narrow(axis - 1, 0, count), edge.narrow(axis - 1, 1, count))
-    return (bent * (-edge / TOLERANCE).exp()).mean((1, 2)) / FLAT
+def missed(relief: Tensor, depths: Tensor) -> Tensor:
+    """How far [N], in units of ``DEEP``, a relief [N, 4, 1, h, w] is from depths [N, 4, H, W] in metres, which are 0
+    where nobody knows them."""
+    inverse = torch.where(depths > 0, 1 / depths.clamp(NEAR, FAR), torch.nan)
+    due = F.adaptive_avg_pool2d(inverse, relief.shape[-2:])
+    return (relief[:, :, 0].log() - due.log()).abs().nan_to_num(0).mean((1, 2, 3)) / DEEP
 
 
 def _far(point: Tensor, pose: Tensor) -> Tensor:

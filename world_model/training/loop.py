@@ -29,7 +29,7 @@ from world_model.config import Stage
 from world_model.hardware import cores, cpu_name
 from world_model.training.muon import Muon
 
-HIDDEN = re.compile(r"layers\.\d+\.(?!offset)|local\.(first|blocks\.\d+\.(first|second))\.")
+HIDDEN = re.compile(r"layers\.\d+\.(?!offset)|local\.(first|(relief\.)?blocks\.\d+\.(first|second|seen|column))\.")
 FULL_DISK = 2**20
 """Fewer free bytes than this when a write failed: that is why it failed."""
 CHECKPOINT_SECONDS = 180

@@ -25,7 +25,7 @@ from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.rolling import State
 from world_model.model.transformer import Transformer
-from world_model.model.view_head import moves
+from world_model.model.view_head import missed, moves
 from world_model.training.clips import Material, TransformerStage, load_transformer
 from world_model.training.loop import Draw
 from world_model.training.student_init import show_rollout
@@ -39,6 +39,9 @@ EVENT, COMES = 0.5, 3
 once when something comes or goes, which is one too."""
 STRANGE = 0.03
 """Metres, or radians, by which a move is another than the same keys mostly make: an event, too."""
+OTHERS, STRANGE_SHARE = 8, 0.5
+"""How many other frames of a game's recording teach moves, and how many of them are strange: leaving the ground is
+hardly ever seen, and the median of what Space does is nothing."""
 BEFORE_EVENT = 6
 """A game that begins for an event begins fewer ticks than this before it, and than games last."""
 AGAIN = 0.5
@@ -61,9 +64,10 @@ class StudentRolloutTraining(TransformerStage):
         self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
         self.starts = Starts(material.train, self.lead, self.rolling.window_blocks, per_block)
-        if isinstance(self.config.head, ViewSize) and not self.starts.posed:
-            raise DataError("head.kind view learns from where each frame was seen, and these recordings do not say it: "
-                            "record a game whose info holds a pose and which has a spot()")  # fmt: skip
+        if isinstance(self.config.head, ViewSize) and not (self.starts.posed and self.starts.deep):
+            raise DataError("head.kind view learns from where each frame was seen, and from how far away what the "
+                            "anchors show is, and these recordings do not say both: record a game whose info holds a "
+                            "pose and which has a spot() and depths()")  # fmt: skip
         self.random = np.random.default_rng(self.machine.seed + self.machine.rank)
         self.pool: State | None = None
         count = self.settings.pool // self.machine.processes
@@ -95,6 +99,8 @@ class StudentRolloutTraining(TransformerStage):
         elements, choice = self.model.local.surprise(true.flatten(1, 2), state["sinks"])
         surprise = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (surprise.mean(2) * held).mean()
+        if isinstance(self.config.head, ViewSize):
+            loss = loss + self._place(games, state["relief"]).mean()
         logs = {
             "elements": elements[:, 0].mean().detach(),
             "choice": choice[:, 0].mean().detach(),
@@ -103,6 +109,20 @@ class StudentRolloutTraining(TransformerStage):
             "mean_length": self.length,
         }
         return loss, logs
+
+    def _place(self, games: np.ndarray, relief: Tensor) -> Tensor:
+        """What is wrong [n] with moves in other frames of these games' recordings, and with the relief, where it was
+        made with gradient. Neither needs a picture, so that both learn from many times as many frames."""
+        which = self.which[games].repeat(OTHERS)
+        told = (self.starts.told(index, self.random) for index in which)
+        poses, actions, depths = (self._tensor(np.stack(part)) for part in zip(*told, strict=True))
+        sigma = rolling.sigmas(self.rolling.window_blocks, self.rolling.shift)[1]
+        _, condition = self.model.condition(torch.full_like(poses[:, 1:, 0], sigma), actions[:, 1:], 0)
+        strayed = self.model.local.strayed(
+            relief.detach().repeat_interleave(OTHERS, 0), poses, actions[:, 0], condition[:, 0]
+        )
+        wrong = strayed.unflatten(0, (-1, OTHERS)).mean(1)
+        return wrong + missed(relief, depths[::OTHERS]) if relief.requires_grad else wrong
 
     @torch.no_grad()
     def _keep(self, games: np.ndarray, state: State, x0: Tensor, true: Tensor) -> Tensor:
@@ -152,9 +172,11 @@ class StudentRolloutTraining(TransformerStage):
         [n, T, 8]."""
         starts = zip(self.which[games], self.at[games], strict=True)
         cuts = [self.starts.cut(which, at + first, at + end) for which, at in starts]
-        arrays = (np.stack(part) for part in zip(*cuts, strict=True))
-        frames, actions, *poses = (torch.from_numpy(array).to(self.machine.device).float() for array in arrays)
+        frames, actions, *poses = (self._tensor(np.stack(part)) for part in zip(*cuts, strict=True))
         return frames, actions, poses[0] if poses else None
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.machine.device).float()
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
@@ -193,9 +215,10 @@ class Starts:
         self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
         self.ends = np.cumsum(self.counts)
         self.posed = all(episode.poses is not None for episode in self.episodes)
+        self.deep = all(episode.depths is not None for episode in self.episodes)
         found = [_events(episode) for episode in self.episodes]
-        if self.posed:
-            found = [np.concatenate(pair) for pair in zip(found, _strange_moves(self.episodes), strict=True)]
+        self.strange = _strange_moves(self.episodes) if self.posed else [np.array([], int)] * len(self.episodes)
+        found = [np.concatenate(pair) for pair in zip(found, self.strange, strict=True)]
         events = [(i, at // per_block) for i, those in enumerate(found) for at in those]
         self.events = np.array(events, int).reshape(-1, 2)
 
@@ -220,6 +243,14 @@ class Starts:
         latents = episode.latents[frames]
         poses = (episode.poses[frames],) if self.posed else ()
         return latents.reshape(-1, self.per_block, *latents.shape[1:]), self.actions[which][first:end], *poses
+
+    def told(self, which: int, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Of a frame of an episode and the one before it, one time in two a strange one where there is one: poses
+        [2, 8] and actions [2, keys]; and the episode's depths."""
+        episode, strange = self.episodes[which], self.strange[which]
+        at = random.integers(1, len(episode.latents))
+        at = random.choice(strange) if len(strange) and random.random() < STRANGE_SHARE else at
+        return episode.poses[at - 1 : at + 1], episode.actions[at - 1 : at + 1], episode.depths
 
 
 def colours_drawn(episodes: list[Episode], count: int, unfold: int) -> np.ndarray:
