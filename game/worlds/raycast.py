@@ -303,8 +303,8 @@ def _draw_roof(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, column
 
 @_inline
 def _draw_sky(scene, dx, dy, depth, focal, ambient, column, last):
-    """A gradient by elevation, with a broad brightening around the light's direction. Its depth is the wall's: a backdrop
-    that begins where the wall ends hides nothing when one steps back from it."""
+    """A gradient by elevation, with a broad brightening around the light's direction. Its depth is the wall's: what
+    begins where the wall ends hides nothing when one steps back from it."""
     half, length = np.float32(len(column)) * HALF, math.sqrt(dx * dx + dy * dy)
     warm = max((dx * scene[R.LIGHT_X] + dy * scene[R.LIGHT_Y]) / length, ZERO)
     warm = np.float32(0.12) * warm * warm

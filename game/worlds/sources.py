@@ -45,6 +45,6 @@ def neural_game(choice: Neural) -> gymnasium.Env:
 
 
 def asked(source: gymnasium.Env, verb: str, otherwise: Any = None) -> Any:
-    """What a frame source answers to an optional verb, such as ``anchors`` or ``get_state``; any Gymnasium game may lack it."""
+    """What a frame source answers to an optional verb, such as ``anchors``; any Gymnasium game may lack it."""
     game = source.unwrapped
     return getattr(game, verb)() if hasattr(game, verb) else otherwise

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -40,6 +41,7 @@ from world_model.play.runtime import State, TorchRuntime
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[Subject], Measures]
 PARTS = (next_frame, rollout, onset, control, persistence, drift, room_identity, sprites)
+ABREAST = 5
 COLUMNS = {
     "next_frame_gain_over_copy_last_db": "next frame over copy, dB",
     "rollout63_psnr_db": "after 63 frames, dB",
@@ -276,12 +278,16 @@ def ablate(arms: list[Arm], subject: Subject, parts: Sequence[Part] = PARTS) -> 
 
 
 def show(found: dict[str, Measures], console: Console) -> None:
-    table = Table(title="one part changed at a time", title_justify="left")
-    for title in ("arm", *COLUMNS.values()):
-        table.add_column(title, justify="left" if title == "arm" else "right")
-    for name, measures in found.items():
-        table.add_row(name, *(_cell(measures, column) for column in COLUMNS))
-    console.print(table)
+    """Means alone, so many measures at a time as a terminal is wide; ``write`` has the intervals."""
+    measured = [column for column in COLUMNS if any(column in measures for measures in found.values())]
+    for first in range(0, len(measured), ABREAST):
+        columns = measured[first : first + ABREAST]
+        table = Table("arm", title="" if first else "one part changed at a time", title_justify="left", box=SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(COLUMNS[column], justify="right")
+        for name, measures in found.items():
+            table.add_row(name, *(f"{measures[c].value:.2f}" if c in measures else "" for c in columns))
+        console.print(table)
 
 
 def write(folder: Path, arms: list[Arm], found: dict[str, Measures], about: dict[str, Any]) -> None:

@@ -171,8 +171,8 @@ class ViewHead(Head):
         return self.moves(h) * 0.1
 
     def _stopped(self, felt: Tensor, move: Tensor) -> Tensor:
-        """Moves [N, W, 4] that come no nearer than ``BODY`` to any point that is felt, but slide past, being pushed away
-        from it; and that creep nowhere while one stands."""
+        """Moves [N, W, 4] that come no nearer than ``BODY`` to any point that is felt, but are pushed away and slide
+        past; and that creep nowhere while one stands."""
         move = torch.where(move.abs() > CREEP, move, 0.0)
         step, away = move[..., :2], 1 / felt.amax(1)[:, None]  # away [N, 1, BEARINGS]
         points = away[..., None] * torch.stack([-self.bearings.sin(), self.bearings.cos()], 1)
