@@ -113,16 +113,17 @@ class StudentRolloutTraining(TransformerStage):
     def _place(self, games: np.ndarray, relief: Tensor) -> Tensor:
         """What is wrong [n] with moves in other frames of these games' recordings, and with the relief, where it was
         made with gradient. Neither needs a picture, so that both learn from many times as many frames."""
-        which = self.which[games].repeat(OTHERS)
-        told = (self.starts.told(index, self.random) for index in which)
-        poses, actions, depths = (self._tensor(np.stack(part)) for part in zip(*told, strict=True))
+        which = self.which[games]
+        told = (self.starts.told(index, self.random) for index in which.repeat(OTHERS))
+        poses, actions = (self._tensor(np.stack(part)) for part in zip(*told, strict=True))
         sigma = rolling.sigmas(self.rolling.window_blocks, self.rolling.shift)[1]
         _, condition = self.model.condition(torch.full_like(poses[:, 1:, 0], sigma), actions[:, 1:], 0)
-        strayed = self.model.local.strayed(
-            relief.detach().repeat_interleave(OTHERS, 0), poses, actions[:, 0], condition[:, 0]
-        )
+        around = relief.detach().repeat_interleave(OTHERS, 0)
+        strayed = self.model.local.strayed(around, poses, actions[:, 0], condition[:, 0])
         wrong = strayed.unflatten(0, (-1, OTHERS)).mean(1)
-        return wrong + missed(relief, depths[::OTHERS]) if relief.requires_grad else wrong
+        if not relief.requires_grad:
+            return wrong
+        return wrong + missed(relief, self._tensor(np.stack([self.starts.episodes[i].depths for i in which])))
 
     @torch.no_grad()
     def _keep(self, games: np.ndarray, state: State, x0: Tensor, true: Tensor) -> Tensor:
@@ -244,13 +245,13 @@ class Starts:
         poses = (episode.poses[frames],) if self.posed else ()
         return latents.reshape(-1, self.per_block, *latents.shape[1:]), self.actions[which][first:end], *poses
 
-    def told(self, which: int, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def told(self, which: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Of a frame of an episode and the one before it, one time in two a strange one where there is one: poses
-        [2, 8] and actions [2, keys]; and the episode's depths."""
+        [2, 8] and actions [2, keys]."""
         episode, strange = self.episodes[which], self.strange[which]
         at = random.integers(1, len(episode.latents))
         at = random.choice(strange) if len(strange) and random.random() < STRANGE_SHARE else at
-        return episode.poses[at - 1 : at + 1], episode.actions[at - 1 : at + 1], episode.depths
+        return episode.poses[at - 1 : at + 1], episode.actions[at - 1 : at + 1]
 
 
 def colours_drawn(episodes: list[Episode], count: int, unfold: int) -> np.ndarray:
