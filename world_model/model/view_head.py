@@ -31,7 +31,7 @@ from world_model.model.head import LIGHTS, TOLERANCE, Block, Head, Known, convol
 
 NEAR, FAR, BINS = 0.4, 24.0, 24
 """Metres, straight ahead, between which a relief lies, and how many distances it is chosen from."""
-START, STEPS = 0.12, 28
+START, STEPS = 0.2, 40
 """Where a ray begins, and in how many steps it goes as far as ``FAR``."""
 BEARINGS, SLOPES = 32, (0.0, 0.3, 1.5)
 """Rays that feel what is around: so many directions, under these slopes downwards."""
