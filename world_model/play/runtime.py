@@ -151,10 +151,11 @@ class OnnxRuntime:
         session = self._session(graph)
         binding = session.io_binding()
         for wanted in session.get_inputs():
-            if wanted.name not in values:
-                path = self._folder / f"{graph}.onnx"
-                raise WorldError(f"{path}: is another graph, it asks for {wanted.name}; {_export_again(self._folder)}")
-            binding.bind_ortvalue_input(wanted.name, values[wanted.name])
+            given = values.get(wanted.name)
+            if given is None or len(given.shape()) != len(wanted.shape):
+                path, asks = self._folder / f"{graph}.onnx", f"{wanted.name} of {len(wanted.shape)} dimensions"
+                raise WorldError(f"{path}: is another graph, it asks for {asks}; {_export_again(self._folder)}")
+            binding.bind_ortvalue_input(wanted.name, given)
         names = [output.name for output in session.get_outputs()]
         for name in names:
             binding.bind_output(name, self.device, 0)
