@@ -61,7 +61,7 @@ def export(folder: str | Path, show_progress: bool = False) -> list[Path]:
         with _quiet():
             model = _traced(*graphs[name])
             _simplify(model, weights)
-        model.metadata_props["weights_layout"] = checkpoint.layout_digest(weights)
+        model.metadata_props.update(graph=name, weights_layout=checkpoint.layout_digest(weights))
         paths.append(folder / f"{name}.onnx")
         partial = paths[-1].with_suffix(".partial")
         ir.save(model, partial)

@@ -151,11 +151,7 @@ class OnnxRuntime:
         session = self._session(graph)
         binding = session.io_binding()
         for wanted in session.get_inputs():
-            given = values.get(wanted.name)
-            if given is None or len(given.shape()) != len(wanted.shape):
-                path, asks = self._folder / f"{graph}.onnx", f"{wanted.name} of {len(wanted.shape)} dimensions"
-                raise WorldError(f"{path}: is another graph, it asks for {asks}; {_export_again(self._folder)}")
-            binding.bind_ortvalue_input(wanted.name, given)
+            binding.bind_ortvalue_input(wanted.name, values[wanted.name])
         names = [output.name for output in session.get_outputs()]
         for name in names:
             binding.bind_output(name, self.device, 0)
@@ -184,7 +180,10 @@ class OnnxRuntime:
             session = self._ort.InferenceSession(path, self._options(), providers=self._providers())
         except Exception as error:  # ONNX Runtime's own exception classes are not public
             raise WorldError(f"{path}: cannot be loaded ({error}); {_export_again(self._folder)}") from error
-        if session.get_modelmeta().custom_metadata_map.get("weights_layout") != self._layout:
+        told = session.get_modelmeta().custom_metadata_map
+        if told.get("graph") != graph:
+            raise WorldError(f"{path}: is another graph, {told.get('graph')}; {_export_again(self._folder)}")
+        if told.get("weights_layout") != self._layout:
             raise WorldError(f"{path}: was made for other weights; {_export_again(self._folder)}")
         return session
 
