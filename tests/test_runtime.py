@@ -185,6 +185,16 @@ def test_with_graphs_auto_is_onnx(copy):
     assert load_runtime(copy, "auto", "cpu").name == "onnx"
 
 
+def test_a_graph_that_loads_and_cannot_be_run(copy):
+    """A flipped bit in a shape does that; here a state of another shape."""
+    runtime = load_runtime(copy, "onnx", "cpu")
+    state = primed(runtime)
+    state["clean"] = runtime.from_numpy({"clean": runtime.to_numpy(state)["clean"][..., :-1]})["clean"]
+    with pytest.raises(WorldError, match=r"step\.onnx: cannot be run \(.*\n?.*\); write the graphs") as told:
+        runtime.step(state, keys(0), noise(0))
+    assert "\n" not in str(told.value)
+
+
 def test_a_damaged_graph(copy):
     path = copy / "prime.onnx"
     path.write_bytes(path.read_bytes()[:5000])

@@ -30,6 +30,8 @@ from world_model.config import Rolling
 
 THREADS = 2
 GRAPHS = ("encoder", "prime", "step", "ramp", "resink", "decoder")
+WORDS = 200
+"""Letters of what ONNX Runtime says of a graph that it cannot run."""
 
 State = dict[str, Any]
 """rolling.py's arrays by name, as the backend keeps them."""
@@ -155,8 +157,12 @@ class OnnxRuntime:
         names = [output.name for output in session.get_outputs()]
         for name in names:
             binding.bind_output(name, self.device, 0)
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        try:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as error:  # ONNX Runtime's own exception classes are not public
+            path, words = self._folder / f"{graph}.onnx", " ".join(str(error).split())[:WORDS]
+            raise WorldError(f"{path}: cannot be run ({words}); {_export_again(self._folder)}") from error
         return dict(zip(names, binding.get_outputs(), strict=True))
 
     def _cuda_works(self) -> bool:
