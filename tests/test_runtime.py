@@ -190,7 +190,7 @@ def test_a_graph_that_loads_and_cannot_be_run(copy):
     runtime = load_runtime(copy, "onnx", "cpu")
     state = primed(runtime)
     state["clean"] = runtime.from_numpy({"clean": runtime.to_numpy(state)["clean"][..., :-1]})["clean"]
-    with pytest.raises(WorldError, match=r"step\.onnx: cannot be run \(.*\n?.*\); write the graphs") as told:
+    with pytest.raises(WorldError, match=r"step\.onnx: cannot be run \(.*\); write the graphs") as told:
         runtime.step(state, keys(0), noise(0))
     assert "\n" not in str(told.value)
 
