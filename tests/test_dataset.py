@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import toy
 
+from world_model.checkpoint import was_trained_on
 from world_model.config import Config
 from world_model.episode import Session, SessionMeta, SessionWriter
 from world_model.episode.dataset import Clips, DataError, Episode, Footage, encode_session
 from world_model.play import scenes
 from world_model.play.neural_game import NeuralGame
 from world_model.training.assemble import write_scenes
+from world_model.training.lineage import rooms_trained
 
 B = 3
 
@@ -30,7 +32,8 @@ def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=
     meta = SessionMeta(
         world=config.name, env=env or world.env, keys=world.keys, fps=fps or world.fps,
         height=world.height, width=world.width,
-        anchors=0 if anchors is None else len(anchors), seed=settings.pop("seed", 7), source="engine",
+        anchors=0 if anchors is None else len(anchors), seed=settings.pop("seed", 7),
+        source=settings.pop("source", "engine"),
         code_version="test", player="masher", created="now",
     )  # fmt: skip
     with SessionWriter(path, meta, anchors, durable=False, **settings) as writer:
@@ -57,6 +60,35 @@ def test_another_game_is_refused(tmp_path, tiny):
     record(tmp_path / "other", tiny, 20, env="rollplay/Keep-v0")
     with pytest.raises(DataError, match="recorded from the game 'rollplay/Keep-v0', the configuration is for"):
         Footage.open(tmp_path, tiny)
+
+
+def test_rooms_are_held_out_only_where_others_are_trained_on(tmp_path, tiny):
+    """28 and 49 are for testing, by their seed. Never is a room both trained on and called held out."""
+    for seed in (28, 49):
+        record(tmp_path / str(seed), tiny, 4, seed=seed)
+    alone = Footage.open(tmp_path, tiny)
+    assert [s.meta.seed for s in alone.train] == [28, 49] and alone.held_out == []
+    assert "no others to train on" in alone.words
+    record(tmp_path / "7", tiny, 4, seed=7)
+    mixed = Footage.open(tmp_path, tiny)
+    assert [s.meta.seed for s in mixed.train] == [7] and [s.meta.seed for s in mixed.held_out] == [28, 49]
+    assert mixed.words == "2 sessions of held-out rooms"
+    own = Footage.open(tmp_path / "7", tiny)
+    assert [s.meta.seed for s in own.train] == [7] and own.held_out == [] and own.words.startswith("nothing held out")
+
+
+def test_pictures_that_a_model_made_show_no_room_by_their_seed(tmp_path, tiny):
+    record(tmp_path / "made", tiny, 4, seed=28, source="neural")
+    record(tmp_path / "real", tiny, 4, seed=7)
+    footage = Footage.open(tmp_path, tiny, generated=True)
+    assert len(footage.train) == 2 and rooms_trained(footage, []) == "7 unknown"
+
+
+def test_weights_say_what_they_saw():
+    about = {"rooms": "7 12"}
+    assert [was_trained_on(about, seed) for seed in (7, 12, 1)] == [True, True, False]
+    assert [was_trained_on({"rooms": "7 unknown"}, seed) for seed in (7, 1)] == [True, None]
+    assert was_trained_on({}, 7) is None
 
 
 def episode(actions: np.ndarray) -> Episode:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ import train
 from world_model import checkpoint
 from world_model.config import CONFIGS
 from world_model.episode import EpisodeError
+from world_model.episode.dataset import Footage
+from world_model.evaluate.__main__ import rooms_of
 from world_model.play.neural_game import NeuralGame
+from world_model.training import assemble as assembling
 from world_model.training import run as training
+from world_model.training.assemble import Made
 from world_model.training.loop import TrainingError
 from world_model.training.run import Choices, open_machine, run
 
@@ -81,6 +86,23 @@ def test_more_recordings_do_not_pass_unseen(left, tiny_data, more_data, tmp_path
     shutil.copy(left / checkpoint.WEIGHTS, mine)  # what the export would have left
     go(short, more_data, out=tmp_path / "new", resume=str(mine))
     assert weights(tmp_path / "new") != weights(mine)
+
+
+def test_a_room_that_was_trained_on_is_never_called_unseen(left, tiny, tiny_data, tmp_path, monkeypatch, capsys):
+    """28 and 37 are for testing by their seed; somebody has no other recordings than of 28, and trains on those."""
+    alone, mine = tmp_path / "alone", tmp_path / "mine"
+    shutil.copytree(tiny_data / "000008-seed28", alone / "28")
+    go(changed(tmp_path, "student_init", steps=1), alone, out=mine, resume=str(left))
+    assert "no others to train on" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(assembling, "export", lambda folder: None)
+    student, codec = (folder / checkpoint.WEIGHTS for folder in (mine / "student_init", left / "autoencoder"))
+    assembling.assemble(mine, Made(tiny, Footage.open(tiny_data, tiny), codec, student, {}), "a test")
+    about = checkpoint.describe(mine / checkpoint.WEIGHTS)[1]
+    assert [checkpoint.was_trained_on(about, seed) for seed in (28, 20, 37)] == [True, True, False]
+    card = (mine / "card.md").read_text()
+    assert "of rooms never trained on: 37\n" in card and "held out: 1 sessions, 1 rooms" in card
+    assert 28 not in rooms_of(SimpleNamespace(folder=mine), True, 3)
+    assert 28 in rooms_of(SimpleNamespace(folder=mine), False, 99)
 
 
 def test_other_weights_upstream_are_refused(left, tiny_data):

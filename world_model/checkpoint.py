@@ -21,6 +21,9 @@ from world_model.config import Config, ConfigError
 
 WEIGHTS = "weights.safetensors"
 HEADER = "rollplay"
+ROOMS, UNKNOWN = "rooms", "unknown"
+"""Where weights name the rooms that they were trained on: their seeds, and ``UNKNOWN`` for others whose seed nobody
+knows. Words in one string, which stays short: 3,000 rooms are 15 KB."""
 
 
 class CheckpointError(ValueError):
@@ -57,6 +60,12 @@ def describe(path: Path) -> tuple[Config, dict[str, str]]:
         raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: what it says of itself cannot be read ({error!r})") from error
+
+
+def was_trained_on(about: dict[str, str], seed: int) -> bool | None:
+    """Whether weights saw a room, by what they say ``about`` themselves; None where they do not tell."""
+    rooms = str(about.get(ROOMS, UNKNOWN)).split()
+    return str(seed) in rooms or (None if UNKNOWN in rooms else False)
 
 
 def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Recordings as training data: frames for the autoencoder, clips of latents with their actions for the others.
 
-Whole rooms are held out, by their seed, so that "held out" means a place the model never saw. Real and generated
+Whole rooms are held out, by their seed, so that "held out" means a place the model never saw. Where there are no other
+rooms, those are trained on, and nothing is held out. Real and generated
 footage do not mix: only ``engine`` and Gymnasium sources are taken unless ``generated`` says otherwise.
 """
 
@@ -29,7 +30,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Footage:
-    """The sessions of a data folder that fit a world, in two parts that share no room."""
+    """The sessions of a data folder that fit a world, in two parts that share no room; none may be held out."""
 
     train: list[Session]
     held_out: list[Session]
@@ -53,15 +54,31 @@ class Footage:
             raise DataError(_nothing_fits(folder, skipped))
         held = [session for session in sessions if is_held_out(session)]
         train = [session for session in sessions if not is_held_out(session)]
-        return cls(train or held, held or train, skipped)
+        return cls(train, held, skipped) if train else cls(held, [], skipped)
+
+    @property
+    def words(self) -> str:
+        """What is held out, for people."""
+        if self.held_out:
+            return f"{len(self.held_out)} sessions of held-out rooms"
+        if any(map(is_held_out, self.train)):
+            return "nothing held out: by their seeds these rooms would be, but there are no others to train on"
+        return f"nothing held out (one room in {HELD_OUT_ONE_IN} is, by its seed): samples are of rooms trained on"
+
+
+def room_of(session: Session) -> int | None:
+    """The seed of the room that a session shows; None where it does not say, as where a model made its pictures."""
+    return None if session.meta.source == "neural" else session.meta.seed
 
 
 def is_held_out(session: Session) -> bool:
-    """One room in ``HELD_OUT_ONE_IN``, chosen by its seed, so that it stays held out in every data set."""
-    return session.meta.seed is not None and held_out_seed(session.meta.seed)
+    """Whether its room is for testing, where there are others to train on."""
+    room = room_of(session)
+    return room is not None and held_out_seed(room)
 
 
 def held_out_seed(seed: int) -> bool:
+    """One room in ``HELD_OUT_ONE_IN``, chosen by its seed, so that it is the same in every data set."""
     return zlib.crc32(str(seed).encode()) % HELD_OUT_ONE_IN == 0
 
 

@@ -13,7 +13,7 @@ import gymnasium
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
+from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest, was_trained_on
 from world_model.config import WORLDS, ConfigError
 from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import report as reports
@@ -30,12 +30,19 @@ NEEDS_TORCH = 'measuring needs PyTorch: pip install -e ".[train]"'
 
 
 def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
-    """Rooms by their seed: of those a world was trained on, its start scenes; of the others, as many as are wanted."""
+    """Rooms by their seed: of those a world was trained on, its start scenes; of the others, as many as are wanted.
+    Of weights that do not say what they saw, it is taken that they were trained by the rule that holds rooms out."""
+    about = describe(neural.folder / WEIGHTS)[1]
+
+    def unseen(room: int) -> bool:
+        seen = was_trained_on(about, room)
+        return held_out_seed(room) if seen is None else not seen
+
     numbers = [int(name) for name in scenes.names(neural.folder) if name.isdigit()]
-    found = [number for number in numbers if held_out_seed(number) == held_out][:count]
+    found = [number for number in numbers if unseen(number) == held_out][:count]
     if not held_out or not numbers:
         return found
-    more = (seed for seed in range(10**6) if held_out_seed(seed) and seed not in found)
+    more = (seed for seed in range(10**6) if held_out_seed(seed) and unseen(seed) and seed not in found)
     return found + [next(more) for _ in range(count - len(found))]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from world_model import checkpoint
 from world_model.config import Config
 from world_model.episode import Session
-from world_model.episode.dataset import Footage, is_held_out
+from world_model.episode.dataset import Footage, room_of
 from world_model.play import scenes
 from world_model.play.export import export
 
@@ -37,12 +37,13 @@ def assemble(folder: Path, made: Made, hardware: str) -> None:
     about = checkpoint.describe(made.student)[1]
     checkpoint.save(folder / checkpoint.WEIGHTS, tensors, made.config, about)
     export(folder)
+    unseen = [s for s in made.footage.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
     names = write_scenes(folder, made.footage, made.config)
-    (folder / "card.md").write_text(_card(folder, made, hardware, names))
+    (folder / "card.md").write_text(_card(folder, made, unseen, hardware, names))
 
 
-def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, bool]:
-    """Start scenes from recordings, a few of them held out; returns each one's name and whether it was held out."""
+def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, Session]:
+    """Start scenes from recordings, a few of them held out; returns each one's name and where it is from."""
     written = {}
     for sessions, most in ((footage.train, TRAINED_SCENES), (footage.held_out, HELD_OUT_SCENES)):
         able = [session for session in sessions if session.meta.anchors or len(session) > config.rolling.sink_frames]
@@ -50,7 +51,7 @@ def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, bo
         for seed in sorted(rooms, key=lambda seed: (seed is None, seed))[:most]:
             scene = _scene(rooms[seed], config)
             scenes.write(folder, scene)
-            written[scene.name] = is_held_out(rooms[seed])
+            written[scene.name] = rooms[seed]
     return written
 
 
@@ -66,19 +67,20 @@ def _scene(session: Session, config: Config) -> scenes.Scene:
     return scenes.Scene(name, frames[: rolling.sink_frames], frames[rolling.sink_frames :])
 
 
-def _card(folder: Path, made: Made, hardware: str, names: dict[str, bool]) -> str:
+def _card(folder: Path, made: Made, unseen: list[Session], hardware: str, names: dict[str, Session]) -> str:
+    """``unseen``: the sessions whose rooms these weights, and those that they began from, never saw."""
     sessions = made.footage.train
-    held = [session for session in made.footage.held_out if is_held_out(session)]  # not those that stand in for none
+    of_unseen = [name for name, session in names.items() if session in unseen]
     seconds = sum(len(session) for session in sessions) / made.config.world.fps
     lines = [
         f"# {made.config.name}",
         "",
         f"- weights: `{checkpoint.WEIGHTS}`, hash `{checkpoint.digest(folder / checkpoint.WEIGHTS)}`",
         f"- data: {len(sessions)} recorded sessions, {seconds / 60:.0f} minutes, "
-        f"{len({s.meta.seed for s in sessions})} rooms; held out: {len(held)} sessions, "
-        f"{len({s.meta.seed for s in held})} rooms",
-        f"- start scenes (room seeds): {', '.join(name for name, out in names.items() if not out)}; "
-        f"of rooms never trained on: {', '.join(name for name, out in names.items() if out) or 'none'}",
+        f"{len({s.meta.seed for s in sessions})} rooms; held out: {len(unseen)} sessions, "
+        f"{len({s.meta.seed for s in unseen})} rooms",
+        f"- start scenes (room seeds): {', '.join(name for name in names if name not in of_unseen) or 'none'}; "
+        f"of rooms never trained on: {', '.join(of_unseen) or 'none'}",
         f"- hardware: {hardware}",
         "",
         "| stage | what its last step reported |",

@@ -24,9 +24,9 @@ class AutoencoderTraining:
 
     name = "autoencoder"
 
-    def __init__(self, config: Config, machine: Machine, frames: np.ndarray, held_out: np.ndarray):
+    def __init__(self, config: Config, machine: Machine, frames: np.ndarray, shown: np.ndarray):
         self.config, self.machine, self.settings = config, machine, config.training.autoencoder
-        self.frames, self.held_out = torch.from_numpy(frames), torch.from_numpy(held_out)
+        self.frames, self.shown = torch.from_numpy(frames), torch.from_numpy(shown)
         torch.manual_seed(machine.seed)
         network = Autoencoder(config).to(machine.device, memory_format=torch.channels_last)
         self.average = average_of(network)
@@ -49,7 +49,7 @@ class AutoencoderTraining:
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
-        real = self.held_out[:: max(1, len(self.held_out) // 8)][:8]
+        real = self.shown[:: max(1, len(self.shown) // 8)][:8]
         made = to_frames(self.average.picture(self.average.bounded(to_network(real.to(self.machine.device)))))
         write_strip(folder / f"sample_{step:06d}.png", [real.numpy(), made.cpu().numpy()])
 

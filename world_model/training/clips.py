@@ -33,10 +33,11 @@ class Material:
     held_out: list[Episode]
 
     def held_out_clip(self, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One long clip of a room that is not trained on; as long as it can be up to ``blocks``."""
+        """One long clip of a room that is not trained on, if there is one; as long as it can be up to ``blocks``."""
         per_block = self.config.rolling.frames_per_block
-        longest = max(len(episode.latents) for episode in self.held_out) // per_block
-        clips = Clips(self.held_out, min(blocks, longest), per_block)
+        episodes = self.held_out or self.train
+        longest = max(len(episode.latents) for episode in episodes) // per_block
+        clips = Clips(episodes, min(blocks, longest), per_block)
         return tuple(torch.from_numpy(a).to(self.machine.device) for a in clips.opening())
 
     def show(self, path: Path, real: Tensor, made: Tensor, actions: Tensor) -> None:

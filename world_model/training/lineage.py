@@ -13,7 +13,7 @@ from pathlib import Path
 
 from world_model import checkpoint
 from world_model.config import Config
-from world_model.episode.dataset import Footage
+from world_model.episode.dataset import Footage, room_of
 from world_model.training.loop import TrainingError, read_state
 
 HABITS = {"steps", "checkpoint_every", "sample_every"}
@@ -32,6 +32,15 @@ def lineage_of(stage: str, config: Config, footage: Footage, upstream: Iterable[
     sessions = sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in footage.train)
     weights = [checkpoint.digest(path) for path in upstream if path.is_file()]
     return {"configuration": _digest(parts), "recordings": _digest(sessions), "upstream": _digest(weights)}
+
+
+def rooms_trained(footage: Footage, upstream: Iterable[Path]) -> str:
+    """The rooms that a stage's weights have seen (``checkpoint.ROOMS``), with those of the weights it begins from."""
+    seeds = {room_of(session) for session in footage.train}
+    rooms = {checkpoint.UNKNOWN if seed is None else str(seed) for seed in seeds}
+    for path in upstream:
+        rooms |= set(checkpoint.describe(path)[1].get(checkpoint.ROOMS, checkpoint.UNKNOWN).split())
+    return " ".join(sorted(rooms))
 
 
 def kept(folder: Path) -> tuple[int, Lineage] | None:

@@ -26,7 +26,7 @@ from world_model.model.codec import Codec, make_codec
 from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
-from world_model.training.lineage import check, kept, lineage_of
+from world_model.training.lineage import check, kept, lineage_of, rooms_trained
 from world_model.training.loop import Budget, Machine, TrainingError, barrier, product_seconds, profile, train
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
@@ -101,8 +101,10 @@ class Run:
         for index, name in enumerate(left):
             began = time.perf_counter()
             budget = Budget(None if ends is None else max(1e-3, (ends - began) / (len(left) - index)), began)
-            lineage = lineage_of(name, self.config, self.footage, self._upstream(name).values())
-            logs = train(getattr(self, f"_{name}")(), self.machine, self.out / name, lineage, budget)
+            upstream = list(self._upstream(name).values())
+            lineage = lineage_of(name, self.config, self.footage, upstream)
+            about = lineage | {checkpoint.ROOMS: rooms_trained(self.footage, upstream)}
+            logs = train(getattr(self, f"_{name}")(), self.machine, self.out / name, about, budget)
             if logs:
                 report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
         if self.machine.first:
@@ -194,8 +196,8 @@ class Run:
 
     def _autoencoder(self) -> AutoencoderTraining:
         frames = sample_frames(self.footage.train, FRAME_LIMIT, self._watch)
-        held_out = sample_frames(self.footage.held_out, 256, self._watch)
-        return AutoencoderTraining(self.config, self.machine, frames, held_out)
+        shown = sample_frames(self.footage.held_out or self.footage.train, 256, self._watch)
+        return AutoencoderTraining(self.config, self.machine, frames, shown)
 
     def _teacher(self) -> TeacherTraining:
         return TeacherTraining(self.material)
@@ -284,7 +286,7 @@ class Run:
             return
         say = self.machine.console.print
         sessions, held = self.footage.train, self.footage.held_out
-        say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {len(held)} sessions of held-out rooms; "
+        say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {self.footage.words}; "
             f"{self.machine.device}, {'bfloat16' if self.machine.bfloat16 else 'float32'}{self.machine.measured}, "
             f"{self.machine.processes} process(es)")  # fmt: skip
         damaged = [
