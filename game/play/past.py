@@ -1,4 +1,4 @@
-"""Time as a person may turn it: the states behind the present, and saved ones that outlive the program.
+"""Time as a person may turn it: the moments behind the present, and saved ones that outlive the program.
 
 A state is a frame source's ``get_state()``: a flat dictionary of arrays, from which ``set_state`` continues exactly.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 State = dict[str, np.ndarray]
 
-BUDGET = 512 * 2**20
-"""Bytes of states that are kept: at 20 ticks a second some fifty seconds of the neural keep, eleven of the arena."""
+BUDGET = 256 * 2**20
+"""Bytes of states that are kept: at 20 ticks a second some eight minutes of the neural keep, four of the arena."""
+EVERY = 20
+"""Moments from one kept state to the next."""
 SAVES = Path("saves")
 HEADER = "rollplay"
 SAME = ("source", "world", "checkpoint")
@@ -28,36 +32,94 @@ class SaveError(ValueError):
 
 
 class Past:
-    """The newest states, as many as ``budget`` bytes hold. ``push`` the present, ``back`` to the one before it."""
+    """The moments behind a game's present, as many as ``budget`` bytes of states hold.
 
-    def __init__(self, budget: int = BUDGET):
-        self._budget, self._bytes = budget, 0
-        self._states: deque[tuple[State, int]] = deque()
+    A tick follows from the state before it and its keys: one state in ``EVERY`` is kept, with the keys of the ticks
+    since, and going back makes the states between again. ``tick`` after each tick, ``begin`` after any other change of
+    the game; ``back`` sets it to the moment before the present.
+    """
+
+    def __init__(self, game: gymnasium.Env, budget: int = BUDGET):
+        self._game, self._budget = game.unwrapped, budget
+        self.clear()
 
     def __len__(self) -> int:
-        """How many ticks one can go back."""
-        return max(0, len(self._states) - 1)
+        """How many moments one can go back."""
+        return max(0, self._moments - 1)
 
-    def push(self, state: State) -> None:
-        """Keep ``state``, sharing with the one before what did not change; the oldest make room."""
-        newest = self._states[-1][0] if self._states else {}
-        kept = {name: newest[name] if _equal(array, newest.get(name)) else array for name, array in state.items()}
-        new = sum(array.nbytes for name, array in kept.items() if array is not newest.get(name))
-        self._states.append((kept, new))
-        self._bytes += new
-        while self._bytes > self._budget and len(self._states) > 1:
-            self._bytes -= self._states.popleft()[1]
+    def begin(self) -> None:
+        """Keep the present, sharing with the state kept last what did not change; the oldest make room."""
+        last = self._segments[-1].state if self._segments else {}
+        state = {n: last[n] if _equal(array, last.get(n)) else array for n, array in self._game.get_state().items()}
+        new = sum(array.nbytes for name, array in state.items() if array is not last.get(name))
+        self._segments.append(_Segment(state, new))
+        self._bytes, self._moments = self._bytes + new, self._moments + 1
+        while self._bytes > self._budget and len(self._segments) > 1:
+            oldest = self._segments.popleft()
+            self._bytes, self._moments = self._bytes - oldest.bytes, self._moments - 1 - len(oldest.actions)
 
-    def back(self) -> State | None:
-        """Forget the present; the state before it, which is the present now. None where there is no more."""
+    def tick(self, action: np.ndarray) -> None:
+        """The game was stepped with ``action`` int8 [keys]."""
+        for segment in self._newest():
+            segment.replayed.clear()
+        present = self._segments[-1]
+        if len(present.actions) == EVERY - 1:
+            self.begin()
+        else:
+            present.actions.append(action.copy())
+            self._moments += 1
+
+    def back(self) -> bool:
+        """Forget the present and set the game to the moment before it; False where there is none.
+
+        Each call also replays a tick of the segment before, so that no moment waits for a whole one.
+        """
         if not len(self):
-            return None
-        self._bytes -= self._states.pop()[1]
-        return self._states[-1][0]
+            return False
+        present = self._segments[-1]
+        if present.actions:
+            present.actions.pop()
+            del present.replayed[len(present.actions) :]
+        else:
+            self._bytes -= self._segments.pop().bytes
+        self._moments -= 1
+        present, *before = self._newest()
+        self._replay(present, EVERY)
+        for segment in before:
+            self._replay(segment, 1)
+        self._game.set_state(present.newest)
+        return True
 
     def clear(self) -> None:
-        self._states.clear()
-        self._bytes = 0
+        self._segments: deque[_Segment] = deque()
+        self._bytes = self._moments = 0
+
+    def _newest(self) -> list[_Segment]:
+        """The present's segment and the one before it, where there is one."""
+        return [self._segments[-1 - i] for i in range(min(2, len(self._segments)))]
+
+    def _replay(self, segment: _Segment, ticks: int) -> None:
+        """Make up to ``ticks`` more of the segment's states again."""
+        actions = segment.actions[len(segment.replayed) :][:ticks]
+        if actions:
+            self._game.set_state(segment.newest)
+        for action in actions:
+            self._game.step(action)
+            segment.replayed.append(self._game.get_state())
+
+
+@dataclass
+class _Segment:
+    """A kept state, the actions of the ticks after it, and the states that these made, as far as they are replayed."""
+
+    state: State
+    bytes: int
+    actions: list[np.ndarray] = field(default_factory=list)
+    replayed: list[State] = field(default_factory=list)
+
+    @property
+    def newest(self) -> State:
+        return self.replayed[-1] if self.replayed else self.state
 
 
 def save(path: Path, state: State, provenance: dict) -> None:

@@ -27,7 +27,7 @@ from game.play.keyboard import Keyboard, Sample
 from game.play.past import SAVES, Past, SaveError, load, save
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.screen import Hud, Screen
-from game.play.truth import PREFIX, Truth
+from game.play.truth import Truth
 from game.worlds.sources import asked
 from world_model.play.maps import nearest
 from world_model.play.runtime import WorldError
@@ -125,7 +125,7 @@ class Player:
         self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
-        self._past: Past | None = Past() if hands is None and hasattr(source.unwrapped, "get_state") else None
+        self._past: Past | None = Past(source) if hands is None and hasattr(source.unwrapped, "get_state") else None
         self._rewound, self._resumes = 0, False
         self._desk = Desk(source, self.say)
         self._truth: Truth | None = None
@@ -179,7 +179,8 @@ class Player:
         if self.watch:
             self.watch(frame, sample.action)
         self._camera.look(frame, sample.action)
-        self._remember()
+        if self._past is not None:
+            self._past.tick(sample.action)
         if (terminated or truncated) and self._running and not self._over():
             self._new_room(self._seed + 1)
 
@@ -200,22 +201,18 @@ class Player:
             self._change_map(self.options.map)
         if self._past is not None:
             self._past.clear()
-            self._remember()
-
-    def _remember(self) -> None:
-        """Keep the present, so that one can come back to it."""
-        if self._past is not None:
-            beside = self._truth.get_state() if self._truth is not None else {}
-            self._past.push(asked(self.source, "get_state") | beside)
+            self._past.begin()
 
     def _go_back(self) -> None:
         """One tick towards the past. A recording ends where its future is given up."""
         self._listen()
         self._end_recording()
         self._branch = None
-        if (state := self._past.back()) is not None:
+        if self._compute(self._past.back):
             self._rewound += 1
-            self._continue(state)
+            if self._truth is not None and not self._compute(self._truth.back):
+                self._truth = None
+            self._arrive()
         else:
             self._show(*self._shown)
 
@@ -231,12 +228,8 @@ class Player:
             self._resumes = True
             self.recording.stop()
 
-    def _continue(self, state: dict[str, np.ndarray]) -> None:
-        """Show the moment of ``state``; no key of the time that is given up counts."""
-        own = {name: array for name, array in state.items() if not name.startswith(PREFIX)}
-        self.source.unwrapped.set_state(own)
-        if self._truth is not None and not self._truth.set_state(state):
-            self._truth = None
+    def _arrive(self) -> None:
+        """Show the moment that the game was set to; no key of the time that is given up counts."""
         self._look_around()
         self.ledger.cut()
         self.keyboard.new_room(self._seed)
@@ -263,6 +256,8 @@ class Player:
             self._truth = None
             self.say("There is no real game of this map")
         self._compute(self.source.unwrapped.redraw, pictures)
+        if self._past is not None:
+            self._past.begin()
         self._look_around()
         self._show(self.source.unwrapped.render(), self._shown[1])
 
@@ -377,11 +372,12 @@ class Player:
         try:
             state = load(self._slot(), asked(self.source, "provenance", {}))
             self._end_recording()
-            self._continue(state)
-            self._branch = None
+            self.source.unwrapped.set_state(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
             raise SaveError(str(error)) from error
-        self._remember()
+        self._truth = self._branch = None
+        self._past.begin()
+        self._arrive()
         self.say("Back at the saved moment")
 
     def _need_past(self) -> None:
@@ -438,7 +434,7 @@ class Player:
         self._end_recording()
         frame = self._compute(self._branch.swap)
         self._past.clear()
-        self._remember()
+        self._past.begin()
         self._show(frame, self._shown[1])
 
     def _begin_truth(self) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 
+from game.play.past import Past
 from game.worlds.sources import asked
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
-PREFIX = "truth."
-State = dict[str, np.ndarray]
-
 
 class Truth:
-    """The real game of a neural one. ``reset`` it where the neural game began, ``step`` it with the same keys.
+    """The real game of a neural one. ``reset`` it where the neural game began, ``step`` it with the same keys, and take
+    it ``back`` with it; False where it was not there yet.
 
     frame: uint8 [H, W, 3]. Raises WorldError where there is no real game, or none of this place.
     """
@@ -24,6 +23,7 @@ class Truth:
         if config is None:
             raise WorldError("This is the real game")
         self._neural, self._game = neural, open_game(config.world)
+        self._past = Past(self._game)
 
     def reset(self) -> None:
         """To where the neural game is, which has just begun."""
@@ -31,21 +31,17 @@ class Truth:
         self.frame = self._game.reset(seed=int(place))[0] if place.isdecimal() else None
         if self.frame is None or not np.array_equal(asked(self._game, "anchors"), asked(self._neural, "anchors")):
             raise WorldError("There is no real game of this map")
+        self._past.clear()
+        self._past.begin()
 
     def step(self, action: np.ndarray) -> None:
         self.frame = self._game.step(action)[0]
+        self._past.tick(action)
 
-    def get_state(self) -> State:
-        """To be kept with the neural game's own."""
-        return {PREFIX + name: array for name, array in asked(self._game, "get_state").items()}
-
-    def set_state(self, state: State) -> bool:
-        """Continue from ``get_state``'s answer, wherever it was kept; whether it was there."""
-        own = {name.removeprefix(PREFIX): array for name, array in state.items() if name.startswith(PREFIX)}
-        if own:
-            self._game.unwrapped.set_state(own)
-            self.frame = self._game.render()
-        return bool(own)
+    def back(self) -> bool:
+        there = self._past.back()
+        self.frame = self._game.render()
+        return there
 
     def close(self) -> None:
         self._game.close()
