@@ -49,14 +49,6 @@ class Posing:
         self.arena.set_state(state)
 
 
-class Brightness:
-    """Stands in for the reader of keys: features that tell bright from dark and sharp from flat."""
-
-    def features(self, frames):
-        flat = frames[2:].reshape(len(frames) - 2, -1).astype(float)
-        return np.stack([flat.mean(1), flat.std(1)], 1)
-
-
 def subject(config, fault: str = "", rooms=(0, 1), **choices) -> Subject:
     real = Arena(config.world.height, config.world.width)
     return Subject(Posing(config, fault), real, list(rooms), replace(SHORT, **choices))
@@ -108,15 +100,12 @@ def test_late_windows_and_glimpses_are_cut_where_they_should_be(tiny):
 
 
 def test_drift_is_that_of_the_real_game_unless_the_picture_goes(tiny):
-    perfect = subject(tiny)
-    perfect.inverse_dynamics = Brightness()
-    found = drift(perfect)
+    found = drift(subject(tiny))
     assert found["drift_ratio_4s"] == found["drift_ratio_4s@real"]
     fading = subject(tiny)
-    fading.inverse_dynamics = Brightness()
     for walk in fading.walks:
-        walk.made[40:] //= 8
-    assert drift(fading)["drift_ratio_4s"].value > 2 * found["drift_ratio_4s"].value
+        walk.made[80:] //= 8
+    assert drift(fading)["drift_ratio_4s"].value > 1.5 * found["drift_ratio_4s"].value
 
 
 def test_a_perfect_game_is_told_by_its_room_and_one_lost_in_another_is_not(tiny):
@@ -165,11 +154,11 @@ def test_what_a_game_has_not_is_skipped_with_a_reason(tiny):
 def test_every_name_is_measured_or_skipped(tiny, monkeypatch):
     from world_model.evaluate import suite
 
-    parts = [part for part in suite.PARTS if part.measure.__name__ in ("rollout", "persistence", "drift", "control")]
+    parts = [part for part in suite.PARTS if part.measure.__name__ in ("rollout", "persistence", "drift")]
     monkeypatch.setattr(suite, "PARTS", parts)
     found, skipped = evaluate(subject(tiny))
     assert set(found) | set(skipped) >= {name for part in parts for name in part.names}
-    assert all("inverse_dynamics" in skipped[name] for name in SHOULD if name.startswith(("drift", "control")))
+    assert {name for name in skipped if "@" not in name} == {f"drift_ratio_{at}" for at in ("60s", "10min", "60min")}
 
 
 def test_the_parts_answer_for_every_name():

@@ -37,6 +37,12 @@ def test_the_model_does_not_know_the_game(path):
 def test_the_game_does_not_know_networks(path):
     assert not within(imported(path), "torch")
     assert not within(imported(path), "world_model.training")
+    assert not within(imported(path), "world_model.evaluate")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "world_model/training").glob("*.py")), ids=lambda p: p.name)
+def test_training_does_not_know_what_judges_it(path):
+    assert not within(imported(path), "world_model.evaluate")
 
 
 def test_only_training_is_used_by_training():

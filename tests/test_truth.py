@@ -12,8 +12,8 @@ from game.actions import KEEP_KEYS
 from game.play.camera import Camera
 from game.play.keyboard import Event
 from game.play.player import Options, Player
-from world_model.evaluate.metrics import cells_apart
 from world_model.play.neural_game import NeuralGame
+from world_model.play.pictures import cells_apart
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.evaluate.metrics import motion, sharpness
+from world_model.play.pictures import motion, sharpness
 
 DAY = 24 * 60  # rows kept
 EVENTS = 1000  # collapses kept; all are counted

@@ -11,7 +11,7 @@ import pygame
 from game.actions import MEANINGS
 from game.draw.board import BUTTONS, ROOM_BOXES, Box
 from game.play.screen import Hud, Menu
-from world_model.evaluate.metrics import CELL, cells_apart
+from world_model.play.pictures import CELL, cells_apart
 
 BACKGROUND = (17, 19, 24)
 RAISED = (27, 30, 37)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest, was_trained_on
-from world_model.config import WORLDS, ConfigError
+from world_model.config import ConfigError
 from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import report as reports
 from world_model.evaluate.subject import SUITES, Subject, Suite
@@ -25,7 +25,6 @@ from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
-INVERSE = "inverse_dynamics.safetensors"
 NEEDS_TORCH = 'measuring needs PyTorch: pip install -e ".[train]"'
 
 
@@ -65,17 +64,15 @@ def bars(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, Any, Any]:
-    """The neural game, the real one, the reader of keys and the teacher; the last two may be None."""
-    from world_model.evaluate import inverse_dynamics, teacher
+def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, Any]:
+    """The neural game, the real one, and the teacher, which may be None."""
+    from world_model.evaluate import teacher
 
     named = describe(arguments.checkpoint / WEIGHTS)[0].name if arguments.checkpoint else "keep"
     arguments.world = arguments.world or named
     neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
     real, device = open_game(neural.config.world), neural.runtime.device
-    homes = [folder / INVERSE for folder in (neural.folder, WORLDS / arguments.world)]
-    reader = next((inverse_dynamics.load(path, neural.config) for path in homes if path.is_file()), None)
-    return neural, real, reader, teacher.find(neural.folder, neural.config, device)
+    return neural, real, teacher.find(neural.folder, neural.config, device)
 
 
 def about(neural: NeuralGame, suite: Suite) -> dict[str, Any]:
@@ -147,7 +144,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     """Both groups of rooms, one after the other: the walks of one are forgotten before the next begin."""
     if arguments.report:
         reports.need_plots()
-    neural, real, reader, teacher = opened(arguments)
+    neural, real, teacher = opened(arguments)
     suite = _suite(SUITES[arguments.suite], arguments)
     rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
     rooms = {name: seeds for name, seeds in rooms.items() if seeds}
@@ -156,7 +153,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     groups, skipped, gathered = {}, {}, None
     with bars(console) as progress:
         for name, seeds in rooms.items():
-            subject = Subject(neural, real, seeds, suite, reader, teacher, watching(progress))
+            subject = Subject(neural, real, seeds, suite, teacher, watching(progress))
             groups[name], skipped[name] = evaluate(subject)
             gathered = gathered or (reports.gather(subject) if arguments.report else None)
     return reports.Report(about(neural, suite), rooms, groups, skipped), gathered
@@ -166,13 +163,13 @@ def ablated(arguments: argparse.Namespace, console: Console) -> None:
     """Measure every arm, in PyTorch: an arm is a tick that no graph holds."""
     from world_model.evaluate import ablate, teacher
 
-    neural, real, reader, _ = opened(arguments)
+    neural, real, _ = opened(arguments)
     suite = _suite(ablate.SUITE, arguments)
     rooms = rooms_of(neural, True, suite.rooms)
     weights = teacher.weights_in(neural.folder)
     arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
     with bars(console) as progress:
-        found = ablate.ablate(arms, Subject(neural, real, rooms, suite, reader, None, watching(progress)))
+        found = ablate.ablate(arms, Subject(neural, real, rooms, suite, None, watching(progress)))
     ablate.show(found, console)
     if arguments.report:
         told = about(neural, suite) | {"runtime": "torch", "rooms": rooms}

@@ -23,31 +23,30 @@ from torch import Tensor
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
 from world_model.config import PickSize
-from world_model.evaluate.control import control, onset
+from world_model.evaluate.control import onset
 from world_model.evaluate.drift import drift
 from world_model.evaluate.picture import next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
 from world_model.evaluate.sprites import sprites
 from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite
-from world_model.evaluate.teacher_view import view_clip
 from world_model.model.codec import canvas
 from world_model.model.context import SINK, Layout
 from world_model.model.head import Pass
 from world_model.model.noise import renoise, shifted
+from world_model.model.teacher_view import view_clip
 from world_model.model.transformer import Cache, Known, Transformer, Turns, time_angles, turns_of
 from world_model.play.neural_game import NeuralGame
 from world_model.play.runtime import State, TorchRuntime
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[Subject], Measures]
-PARTS = (next_frame, rollout, onset, control, persistence, drift, room_identity, sprites)
+PARTS = (next_frame, rollout, onset, persistence, drift, room_identity, sprites)
 ABREAST = 5
 COLUMNS = {
     "next_frame_gain_over_copy_last_db": "next frame over copy, dB",
     "rollout63_psnr_db": "after 63 frames, dB",
     "onset_first_frame_share": "key shows in 1 frame",
     "onset_four_frames_share": "in 4",
-    "control_f1": "control F1",
     "sharpness_ratio": "sharpness",
     "motion_ratio": "motion",
     "drift_distance_20s": "distance to real play",
@@ -264,7 +263,7 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
 
 
 def ablate(arms: list[Arm], subject: Subject, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
-    """The measures of every arm; ``subject`` says against which real game, in which rooms, by which reader of keys."""
+    """The measures of every arm; ``subject`` says against which real game and in which rooms."""
     found = {}
     for arm in subject.watch(arms, "arms"):
         changed = replace(subject, neural=arm.game(), teacher=None)

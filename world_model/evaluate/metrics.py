@@ -6,7 +6,6 @@ can bootstrap over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import cv2
@@ -50,17 +49,6 @@ def ratio(made, real, resamples: int = 1000) -> Measure:
     return Measure(float(made.sum() / max(real.sum(), 1e-9)), float(low), float(high), len(made))
 
 
-CELL, EQUAL = 4, 8
-"""Pixels a side of what is compared as one; grey levels within which all of it equals the real one."""
-
-
-def cells_apart(made: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Cells in which two frames [H, W, 3] differ, bool [H / CELL, W / CELL]; what is left over at an edge is none."""
-    apart = (np.abs(made.astype(np.int16) - real) > EQUAL).any(-1)
-    height, width = (side // CELL for side in apart.shape)
-    return apart[: height * CELL, : width * CELL].reshape(height, CELL, width, CELL).any((1, 3))
-
-
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB, [...]; equal frames count 60."""
     error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
@@ -87,50 +75,14 @@ def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(alike.mean())
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Count, sum [d] and sum of products [d, d] of features: sets of them add up."""
-
-    count: int
-    sums: np.ndarray
-    products: np.ndarray
-
-    @classmethod
-    def of(cls, features: np.ndarray) -> Moments:
-        """Of features [n, d]."""
-        features = np.asarray(features, float)
-        return cls(len(features), features.sum(0), features.T @ features)
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.count + other.count, self.sums + other.sums, self.products + other.products)
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.sums / self.count
-
-    @property
-    def covariance(self) -> np.ndarray:
-        return self.products / self.count - np.outer(self.mean, self.mean)
+QUANTILES = 64
 
 
-def frechet(a: Moments, b: Moments) -> float:
-    """Frechet distance of two normal distributions: ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``."""
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    crossed = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b.covariance @ root), 0)).sum()
-    apart = ((a.mean - b.mean) ** 2).sum()
-    return float(max(apart + np.trace(a.covariance) + np.trace(b.covariance) - 2 * crossed, 0.0))
-
-
-def sharpness(frames: np.ndarray) -> np.ndarray:
-    """Mean magnitude of the Sobel gradient of the grey picture, [n]; blur lowers it."""
-    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
-    return np.array([np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)).mean() for g in greys])
-
-
-def motion(frames: np.ndarray) -> np.ndarray:
-    """Mean absolute change from each frame to the next, [n - 1]; a frozen picture has none."""
-    return np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
+def quantiles(projected: np.ndarray) -> np.ndarray:
+    """QUANTILES of samples [n, k] along each of k directions, [QUANTILES, k]. The mean absolute difference of two
+    samples' quantiles is their sliced Wasserstein distance (Bonneel et al. 2015), in the samples' own unit."""
+    at = (np.arange(QUANTILES) + 0.5) / QUANTILES * len(projected)
+    return np.sort(projected, 0)[at.astype(int)]
 
 
 def obeyed(made: np.ndarray, made_without: np.ndarray, real: np.ndarray, real_without: np.ndarray) -> np.ndarray:
@@ -156,44 +108,3 @@ def sticky_keys(seed: int, ticks: int, keys: int, calm: float = 0.25) -> np.ndar
             held[at : at + length, random.choice(keys, random.integers(1, 3), replace=False)] = 1
         at += length
     return held
-
-
-def tally(seen: np.ndarray, had: np.ndarray, clear: np.ndarray) -> np.ndarray:
-    """Hits, false alarms and misses of each key, int64 [3, k]; bool [n, k] each, and only what is ``clear`` counts."""
-    return np.stack([(seen & had & clear).sum(0), (seen & ~had & clear).sum(0), (~seen & had & clear).sum(0)])
-
-
-def precision(counts: np.ndarray) -> np.ndarray:
-    """Of a ``tally`` [..., 3, k]: the share of what was seen that was so, [..., k]; 0 where nothing was right."""
-    return counts[..., 0, :] / np.maximum(counts[..., 0, :] + counts[..., 1, :], 1)
-
-
-def recall(counts: np.ndarray) -> np.ndarray:
-    """Of a ``tally`` [..., 3, k]: the share of what was so that was seen, [..., k]; 0 where nothing was right."""
-    return counts[..., 0, :] / np.maximum(counts[..., 0, :] + counts[..., 2, :], 1)
-
-
-def f1(counts: np.ndarray) -> np.ndarray:
-    """Of a ``tally`` [..., 3, k]: the harmonic mean of precision and recall, [..., k]; 0 where nothing was right."""
-    hits, alarms, misses = np.moveaxis(counts, -2, 0)
-    return 2 * hits / np.maximum(2 * hits + alarms + misses, 1)
-
-
-def tallied(counts: np.ndarray, number: Callable[[np.ndarray], np.ndarray], resamples: int = 1000) -> list[Measure]:
-    """``number`` (f1, precision, recall) a key, and last their mean over keys, of tallies [rooms, 3, k], by rooms.
-
-    ``n`` is how often the key had an effect. A key that never had one, in any room, is not a number.
-    """
-    counts = np.asarray(counts)
-    picks = np.random.default_rng(0).integers(len(counts), size=(resamples, len(counts)))
-    happened = (counts[:, 0] + counts[:, 2]).sum(0)
-
-    def scores(tallies: np.ndarray) -> np.ndarray:
-        each = number(tallies)
-        mean = (each * (happened > 0)).sum(-1, keepdims=True) / max((happened > 0).sum(), 1)
-        return np.concatenate([np.where(happened > 0, each, np.nan), mean], -1)
-
-    values, drawn = scores(counts.sum(0)), scores(counts[picks].sum(1))
-    lows, highs = np.percentile(drawn, [2.5, 97.5], axis=0)
-    ns = [*happened, happened.sum()]
-    return [Measure(*map(float, row), int(n)) for *row, n in zip(values, lows, highs, ns, strict=True)]

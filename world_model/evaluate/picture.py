@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from world_model.episode.dataset import from_spot
-from world_model.evaluate.metrics import measure, motion, psnr, ratio, sharpness, ssim
+from world_model.evaluate.metrics import measure, psnr, ratio, ssim
 from world_model.evaluate.subject import Measures, Pair, Subject, Walk, label
+from world_model.play.pictures import motion, sharpness
 
 FLOOR_FRAMES = 96
 """Frames of each walk that the autoencoder's own error is taken from."""

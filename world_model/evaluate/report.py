@@ -20,9 +20,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from world_model.evaluate import control
-from world_model.evaluate.metrics import Measure, motion, psnr, sharpness
-from world_model.evaluate.subject import Measures, NotMeasured, Pair, Subject, Walk
+from world_model.evaluate.metrics import Measure, psnr
+from world_model.evaluate.subject import Measures, Pair, Subject, Walk
+from world_model.play.pictures import motion, sharpness
 from world_model.play.runtime import WorldError
 
 MOMENTS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600)
@@ -48,12 +48,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the pictures show: curves, (moments, real frames, made frames) of some rooms, the table of keys."""
+    """What the pictures show: curves, (moments, real frames, made frames) of some rooms."""
 
     curves: Curves
     strips: list[tuple[list[int], Pair]]
-    confusion: np.ndarray | None
-    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,7 @@ def need_plots() -> None:
 
 
 def gather(subject: Subject) -> Gathered:
-    try:
-        table = control.confusion(subject) if subject.inverse else None
-    except NotMeasured:
-        table = None
-    return Gathered(
-        _curves(subject.walks), [_strip(w) for w in subject.walks[:STRIPS]], table, subject.config.world.keys
-    )
+    return Gathered(_curves(subject.walks), [_strip(w) for w in subject.walks[:STRIPS]])
 
 
 def _curves(walks: list[Walk]) -> Curves:
@@ -200,10 +192,7 @@ def _titled(frame: np.ndarray, second: int, big: int) -> np.ndarray:
 
 def _plots(report: Report, gathered: Gathered) -> dict[str, bytes]:
     measures = next(iter(report.groups.values()))
-    plots = {"curves": _plot_curves(gathered.curves, measures), "onset": _plot_onset(measures)}
-    if gathered.confusion is not None:
-        plots["keys"] = _plot_keys(gathered, measures)
-    return plots
+    return {"curves": _plot_curves(gathered.curves, measures), "onset": _plot_onset(measures)}
 
 
 def _plot_curves(curves: Curves, measures: Measures) -> bytes:
@@ -221,7 +210,7 @@ def _plot_curves(curves: Curves, measures: Measures) -> bytes:
         points = [(_seconds(n), m.value) for n, m in measures.items() if _is_distance(n, look)]
         if points:
             axes[1, 1].plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=name)
-    axes[1, 1].set(title="drift: Frechet distance to real play", xlabel="seconds of play", ylim=(0, None))
+    axes[1, 1].set(title="drift: distance of latents to real play", xlabel="seconds of play", ylim=(0, None))
     for axis in axes.flat:
         if axis.lines:
             axis.legend(frameon=False)
@@ -252,27 +241,6 @@ def _plot_onset(measures: Measures) -> bytes:
     return _png(figure)
 
 
-def _plot_keys(gathered: Gathered, measures: Measures) -> bytes:
-    """F1 of each key beside the real game's, and what was seen when one key acted alone."""
-    figure, axes = _figure(1, 2)
-    place, keys = np.arange(len(gathered.keys)), gathered.keys
-    for shift, look, colour, name in ((-0.2, "", "C0", "generated"), (0.2, "@real", "0.6", "real game")):
-        found = [measures.get(f"control_f1.{key}{look}") for key in keys]
-        axes[0, 0].bar(place + shift, [m.value if m else 0 for m in found], 0.4, color=colour, label=name)
-    axes[0, 0].set(title="F1 of each key, read from the picture", ylim=(0, 1.05), xticks=place, xticklabels=keys)
-    axes[0, 0].legend(frameon=False, loc="lower right")
-    shares = gathered.confusion[:, :-1] / np.maximum(gathered.confusion[:, -1:], 1)
-    names, axis = [*keys, "none"], axes[0, 1]
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
-    axis.set(title="acted (row), seen (column)")
-    for (row, column), share in np.ndenumerate(shares):
-        axis.text(
-            column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=7, color="w" if share > 0.5 else "k"
-        )
-    return _png(figure)
-
-
 def _figure(rows: int, columns: int):
     from matplotlib.figure import Figure
 
@@ -291,7 +259,6 @@ def _page(report: Report, pictures: dict[str, bytes]) -> str:
         "strip": "Under the same keys: the real game above, the generated one beneath.",
         "curves": "Over time, held-out rooms.",
         "onset": "From a key change to the picture.",
-        "keys": "Keys read back from generated play.",
     }
     figures = "".join(
         f'<h2>{captions[name]}</h2><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'

@@ -11,10 +11,11 @@ from collections import Counter
 
 import numpy as np
 
-from world_model.evaluate.metrics import cells_apart, measure
+from world_model.evaluate.metrics import measure
 from world_model.evaluate.picture import next_from_real, past_frames
 from world_model.evaluate.subject import Measures, NotMeasured, Subject, Walk
 from world_model.play.maps import nearest
+from world_model.play.pictures import cells_apart
 
 REACH = 2
 """Pixels within which a sprite is where it should be."""

@@ -119,7 +119,6 @@ class Subject:
     real: gymnasium.Env
     rooms: list[int]
     suite: Suite = QUICK
-    inverse_dynamics: Any = None
     teacher: Any = None
     watch: Callable[[Iterable, str], Iterable] = lambda items, what: items
     """Shows progress: (items, what is done with each) -> the same items."""
@@ -127,13 +126,6 @@ class Subject:
     @property
     def config(self) -> Config:
         return self.neural.config
-
-    @property
-    def inverse(self) -> Any:
-        """The inverse-dynamics model. Raises NotMeasured where there is none."""
-        if self.inverse_dynamics is None:
-            raise NotMeasured("needs inverse_dynamics.safetensors, which is neither in the folder nor shipped")
-        return self.inverse_dynamics
 
     def meet(self, room: int) -> np.ndarray:
         """Put both games at the start of a room; returns the real first frame."""

@@ -10,7 +10,7 @@ import torch
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
 from world_model.config import Config
-from world_model.evaluate.teacher_view import denoise_clip
+from world_model.model.teacher_view import denoise_clip
 from world_model.model.transformer import Transformer
 
 PREFIX = "teacher"

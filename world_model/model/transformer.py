@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from world_model.config import Config, ViewSize
 from world_model.model.context import SINK, Layout
-from world_model.model.head import Known, LocalHead
+from world_model.model.head import Known, LocalHead, _normed
 from world_model.model.view_head import ViewHead
 
 COMPILED_GRAPHS = 64
@@ -318,7 +318,3 @@ def timestep_features(sigma: Tensor) -> Tensor:
     frequency = torch.exp(-math.log(1000.0) * torch.arange(32, device=sigma.device) / 32)
     angles = sigma.float()[..., None] * 1000.0 * frequency
     return torch.cat([angles.cos(), angles.sin()], -1).to(sigma.dtype)
-
-
-def _normed(x: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6)

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from world_model.evaluate.teacher_view import view_clip
 from world_model.model import rolling
 from world_model.model.noise import renoise, shifted
+from world_model.model.teacher_view import view_clip
 from world_model.model.transformer import Transformer
 from world_model.training.clips import Material, TransformerStage, batch_of, load_transformer, still_held, velocity_loss
 from world_model.training.loop import Draw, Update, optimizers_for

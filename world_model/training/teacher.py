@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from world_model.evaluate.teacher_view import denoise_clip, view_clip
 from world_model.model.noise import renoise, shifted, sigmas
+from world_model.model.teacher_view import denoise_clip, view_clip
 from world_model.training.clips import Material, TransformerStage, batch_of, forget, load_transformer, velocity_loss
 from world_model.training.loop import Draw
 

@@ -1,0 +1,27 @@
+"""Numbers for pictures, uint8 [..., H, W, 3], that both the player's side and the measures need; no model, no game."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+CELL, EQUAL = 4, 8
+"""Pixels a side of what is compared as one; grey levels within which all of it equals the real one."""
+
+
+def cells_apart(made: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Cells in which two frames [H, W, 3] differ, bool [H / CELL, W / CELL]; what is left over at an edge is none."""
+    apart = (np.abs(made.astype(np.int16) - real) > EQUAL).any(-1)
+    height, width = (side // CELL for side in apart.shape)
+    return apart[: height * CELL, : width * CELL].reshape(height, CELL, width, CELL).any((1, 3))
+
+
+def sharpness(frames: np.ndarray) -> np.ndarray:
+    """Mean magnitude of the Sobel gradient of the grey picture, [n]; blur lowers it."""
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
+    return np.array([np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)).mean() for g in greys])
+
+
+def motion(frames: np.ndarray) -> np.ndarray:
+    """Mean absolute change from each frame to the next, [n - 1]; a frozen picture has none."""
+    return np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
