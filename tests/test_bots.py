@@ -5,7 +5,7 @@ import pytest
 
 from game.actions import ARENA_KEYS, KEEP_KEYS
 from game.worlds.arena import Arena
-from game.worlds.bots import BOTS, KEEP_MIX, MIX, NAMES, make_bot
+from game.worlds.bots import BOTS, GENERIC_MIX, MIXES, NAMES, knows, make_bot
 
 
 def blind(name, seed, ticks, keys=ARENA_KEYS):
@@ -41,7 +41,7 @@ def test_a_bot_follows_from_its_seed_and_gives_clean_actions(name):
     actions = blind(name, 3, 400)
     assert actions.dtype == np.int8 and actions.shape == (400, 8) and set(np.unique(actions)) <= {0, 1}
     assert (blind(name, 3, 400) == actions).all()
-    assert any((blind(name, seed, 400) != actions).any() for seed in (4, 5))
+    assert name == "nobody" or any((blind(name, seed, 400) != actions).any() for seed in (4, 5))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,10 +70,26 @@ def test_the_mix_covers_every_key_alone_and_in_pairs_and_long_stillness():
     assert both.mean() > 0.15  # turning while moving
 
 
-def test_the_mix_plays_every_bot():
-    drawn = [{type(make_bot("mix", seed, keys)) for seed in range(60)} for keys in (ARENA_KEYS, KEEP_KEYS)]
-    assert drawn == [{BOTS[name] for name in mix} for mix in (MIX, KEEP_MIX)]
-    assert drawn[0] | drawn[1] == set(BOTS.values())
+def test_the_mix_plays_every_bot_where_it_knows_the_keys():
+    mixes = MIXES | {("jump", "left", "fire"): GENERIC_MIX}
+    drawn = [{type(make_bot("mix", seed, keys)) for seed in range(60)} for keys in mixes]
+    assert drawn == [{BOTS[name] for name in mix} for mix in mixes.values()]
+    assert set().union(*drawn) == set(BOTS.values()) - {BOTS["nobody"]}
+
+
+def test_the_mix_presses_whatever_keys_a_world_has_alone_and_in_pairs():
+    keys = ("up", "down", "fire", "jump", "duck")
+    sessions = [blind("mix", seed, 300, keys) for seed in range(20)]
+    held = {tuple(np.flatnonzero(action)) for actions in sessions for action in actions}
+    assert held >= {(), *combinations(range(5), 1), *combinations(range(5), 2)}
+    assert all(actions.any() for actions in sessions) and np.concatenate(sessions).any(1).mean() > 0.5
+    same = (np.diff(np.concatenate(sessions), axis=0) == 0).all(1)
+    assert 0.7 < same.mean() < 0.95  # held on, and changed
+    assert not knows("explorer", keys) and knows("mix", keys) and knows("explorer", ("w", "fire"))
+
+
+def test_nobody_presses_nothing():
+    assert not blind("nobody", 0, 1000).any() and not blind("nobody", 0, 100, KEEP_KEYS).any()
 
 
 @pytest.mark.parametrize("name", ["explorer", "tourist", "masher"])
@@ -83,8 +99,8 @@ def test_the_lights_are_switched_now_and_then(name):
     assert ticks / 400 < switched < ticks / 20  # between every second and every 20 seconds
 
 
-def test_the_idler_is_still_for_long_and_moves_a_little():
-    still = ~blind("idler", 0, 4000).any(1)
+def test_the_dawdler_is_still_for_long_and_moves_a_little():
+    still = ~blind("dawdler", 0, 4000).any(1)
     assert 0.8 < still.mean() < 0.995
     assert runs(still).max() >= 100
 

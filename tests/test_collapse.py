@@ -138,7 +138,7 @@ HEALTHY_WALKS = [
     ("masher", 1009),  # walls of two colours and one grey
     ("tourist", 201),
     ("spinner", 202),
-    ("idler", 203),
+    ("dawdler", 203),
 ]
 
 

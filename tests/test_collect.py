@@ -70,7 +70,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, config):
     assert make(config, tmp_path / "parts", sessions=4).made == 0
 
 
-@pytest.mark.parametrize("other", [{"bot": "idler"}, {"frames": 31}])
+@pytest.mark.parametrize("other", [{"bot": "dawdler"}, {"frames": 31}])
 def test_another_data_set_in_the_folder_is_refused(tmp_path, config, other):
     make(config, tmp_path, sessions=1)
     with pytest.raises(EpisodeError, match="000000-seed0: is another session .*another folder"):

@@ -1,4 +1,4 @@
-"""Scripted players, for data and for headless play.
+"""Scripted players, for data and for headless play. Those of ``GENERIC_MIX`` press any world's keys, others our own.
 
 ``bot = make_bot(name, seed, keys)``, then ``bot.act(observation, info) -> int8 [len(keys)]`` once a tick.
 A bot is deterministic in its seed and in what it sees. The tourist, the doorseeker, the hunter and the meddler look at
@@ -149,7 +149,23 @@ class Spinner(Bot):
         return [((turn, "space"), self.ticks(1, 8)), ((turn,), self.ticks(5, 20))]
 
 
-class Idler(Bot):
+class Nobody(Bot):
+    """Presses nothing, ever."""
+
+    def plan(self):
+        return (), 1
+
+
+class Random(Bot):
+    """No key, one or two at random, whatever they mean, held on for a while."""
+
+    def plan(self):
+        count = min(self.choose((0, 1, 2), (0.15, 0.5, 0.35)), len(self.keys))
+        picks = self.rng.choice(len(self.keys), count, replace=False)
+        return tuple(self.keys[i] for i in picks), self.ticks(1, 20)
+
+
+class Dawdler(Bot):
     """Long stillness, and now and then one or two keys for a moment."""
 
     def plan(self):
@@ -277,17 +293,34 @@ def _next_tile(solid: np.ndarray, start: tuple[int, int], goal: tuple[int, int])
     return None
 
 
-BOTS = {"explorer": Explorer, "tourist": Tourist, "spinner": Spinner, "idler": Idler, "masher": Masher,
-        "doorseeker": Doorseeker, "hunter": Hunter, "meddler": Meddler}  # fmt: skip
-MIX = {"explorer": 0.42, "tourist": 0.24, "spinner": 0.12, "idler": 0.08, "masher": 0.14}
-KEEP_MIX = {"explorer": 0.14, "doorseeker": 0.22, "hunter": 0.16, "idler": 0.06, "masher": 0.14, "meddler": 0.28}
+BOTS = {"explorer": Explorer, "tourist": Tourist, "spinner": Spinner, "dawdler": Dawdler, "masher": Masher,
+        "doorseeker": Doorseeker, "hunter": Hunter, "meddler": Meddler, "random": Random, "nobody": Nobody}  # fmt: skip
+MIXES = {
+    ARENA_KEYS: {"explorer": 0.42, "tourist": 0.24, "spinner": 0.12, "dawdler": 0.08, "masher": 0.14},
+    KEEP_KEYS: {
+        "explorer": 0.14,
+        "doorseeker": 0.22,
+        "hunter": 0.16,
+        "dawdler": 0.06,
+        "masher": 0.14,
+        "meddler": 0.28,
+    },
+}
+"""How often ``mix`` picks which bot, by the keys of the world."""
+GENERIC_MIX = {"random": 0.7, "masher": 0.15, "dawdler": 0.15}
+"""... of a world that is not ours."""
 NAMES = (*BOTS, "mix")
+
+
+def knows(name: str, keys: Sequence[str]) -> bool:
+    """Whether the named bot would press any of a world's keys, or means to press none."""
+    return name in (*GENERIC_MIX, "nobody", "mix") or bool(set(keys) & set(ARENA_KEYS))
 
 
 def make_bot(name: str, seed: int, keys: Sequence[str] = ARENA_KEYS) -> Bot:
     """The named bot; ``mix`` picks one of the others by its seed. ValueError lists the names."""
     if name == "mix":
-        mix = KEEP_MIX if tuple(keys) == KEEP_KEYS else MIX
+        mix = MIXES.get(tuple(keys), GENERIC_MIX)
         name = str(np.random.default_rng([int(seed), 0x317]).choice(list(mix), p=list(mix.values())))
     if name not in BOTS:
         raise ValueError(f"no bot {name!r}; there are: {', '.join(NAMES)}")
