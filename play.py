@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")
     what.add_argument("--replay", type=Path, metavar="SESSION", help="look at a recorded session")
     what.add_argument(
-        "--verify", action="store_true", help="with --replay: make it anew; exit code 1 if a frame differs"
+        "--verify", action="store_true", help="with --replay: make it anew, no window; exit code 1 if a frame differs"
     )
     what.add_argument("--seed", type=int, default=0, help="the real game's room; the neural game's scene and noise (0)")
     what.add_argument(
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     alone = p.add_argument_group("without a person")
     alone.add_argument("--headless", action="store_true", help="no window")
-    alone.add_argument("--bot", metavar="NAME", help="who plays: explorer, mix ... (a wrong one lists them)")
+    alone.add_argument("--bot", metavar="NAME", help="who plays: mix, random, nobody ... (a wrong one lists them)")
     alone.add_argument("--frames", type=int, metavar="N", help="stop after N ticks (--sessions: frames each, 300)")
     alone.add_argument("--sessions", type=int, metavar="N", help="record N sessions on all cores; needs --engine --bot")
     alone.add_argument(

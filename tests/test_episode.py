@@ -458,6 +458,8 @@ def swap_videos(path: Path) -> None:
         (edit("session.json", '"anchors": 0', '"anchors": 1000000000'), ["anchors/0.png: missing"]),
         (overwrite("end.json", "[" * 100_000), ["end.json: cannot be read"]),
         (overwrite("end.json", '{"frames": [33]}'), ["end.json: cannot be read"]),
+        (overwrite("end.json", "[]"), ["end.json: cannot be read"]),
+        (edit("end.json", '"frames": 33', '"frames": 34, "cut_short": "x"'), ["cut short: 'x'; 33", "34 frames were"]),
         (overwrite("start_state.npz", "nonsense"), ["start_state.npz: not a readable snapshot"]),
         (overwrite("start_state.npz", ""), ["start_state.npz: not a readable snapshot"]),
         (claim("(1000000000000,)"), ["start_state.npz: not a readable snapshot (x.npy claims to be float64"]),
@@ -547,7 +549,7 @@ def test_a_full_disk_is_one_clear_message_and_keeps_what_was_finished(tmp_path, 
         for t in range(60):
             writer.add(picture(t), bits(t), t / FPS)
     session = Session.open(path)
-    assert len(session) == 10
+    assert session.check() == ["cut short: 'the disk is full'; 10 finished frames are kept"]
     assert_exact(session)
     assert not list(path.glob("*.tmp"))
 
@@ -556,9 +558,11 @@ def test_a_full_disk_is_one_clear_message_and_keeps_what_was_finished(tmp_path, 
 def test_a_disk_that_fills_at_the_very_end_is_told_by_close(tmp_path):
     writer = SessionWriter(tmp_path / "s", meta())
     writer.add(picture(0), bits(0), 0.0)
-    (tmp_path / "s" / "chunk_000000.mkv.tmp").symlink_to("/dev/full")
+    for name in ("chunk_000000.mkv", "end.json"):
+        (tmp_path / "s" / f"{name}.tmp").symlink_to("/dev/full")
     with pytest.raises(EpisodeError, match="the disk is full; nothing was recorded"):
         writer.close()
+    assert "killed, could write no more, or" in Session.open(tmp_path / "s").damage[0]
 
 
 FILM = """
@@ -639,14 +643,17 @@ def test_listing_names_damage_and_goes_on(tmp_path, capsys):
     record(tmp_path / "sound")
     truncate("chunk_000001.mkv", 0.5)(record(tmp_path / "torn"))
     delete("session.json")(record(tmp_path / "headless"))
+    (tmp_path / "empty").mkdir()
     status, out, _ = listing(capsys, tmp_path)
     assert status == 1
     assert "torn: chunk_000001.mkv: holds" in out and "headless: session.json is missing" in out
-    total = next(line for line in out.splitlines() if "3 sessions" in line)
-    assert "engine 2" in total and "66" in total and "2 sessions" in total.split("none")[-1]
+    assert "empty: session.json is missing" in out
+    total = next(line for line in out.splitlines() if "4 sessions" in line)
+    assert "engine 2" in total and "66" in total and "3 sessions" in total.split("none")[-1]
     status, out, _ = listing(capsys, tmp_path, "--quick")
     assert status == 1 and "torn: chunk" not in out and "headless: session.json" in out
     shutil.rmtree(tmp_path / "headless")
+    (tmp_path / "empty").rmdir()
     assert listing(capsys, tmp_path, "--quick")[0] == 0
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import gymnasium
@@ -25,18 +30,28 @@ from game.record.recorder import Recorder
 from game.register import register_worlds
 from game.worlds.sources import real_game
 from play import main
+from world_model.config import CONFIGS
 from world_model.episode import Session, find_sessions
 
 ROOT = Path(__file__).resolve().parents[1]
 register_worlds()
 
 
-def run_play(*arguments, code: int = 0, environment=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "play.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=environment)
-    assert done.returncode == code, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+def run_play(*arguments, code: int = 0) -> tuple[str, str]:
+    """What play.py prints and complains of, in this process."""
+    out, complaints = io.StringIO(), io.StringIO()
+    words = patch.object(sys, "argv", ["play.py", *map(str, arguments)])
+    with words, redirect_stdout(out), redirect_stderr(complaints):
+        ended = main()
+    assert ended == code, (arguments, out.getvalue(), complaints.getvalue())
+    return out.getvalue(), complaints.getvalue()
+
+
+def refused(*arguments) -> str:
+    """The one line with which play.py refuses."""
+    line = run_play(*arguments, code=2)[1]
+    assert line.startswith("play.py: ") and len(line.strip().splitlines()) == 1, line
+    return line
 
 
 class Counter(gymnasium.Env):
@@ -226,14 +241,12 @@ def test_a_neural_session_says_what_it_was_played_with(neural_session, trained):
 
 
 def test_a_neural_session_is_made_again_bit_for_bit(neural_session, trained):
-    done = run_play("--replay", neural_session, "--verify", "--headless", "--fps", 0, "--checkpoint", trained)
-    assert "all 121 frames are bit-equal" in done.stdout
+    said, _ = run_play("--replay", neural_session, "--verify", "--checkpoint", trained)
+    assert "all 121 frames are bit-equal" in said
 
 
 def test_a_changed_recording_is_noticed(neural_session, trained, tmp_path):
     """One key changed in the recorded keys: from that frame on nothing is equal."""
-    import shutil
-
     copy = tmp_path / "changed"
     shutil.copytree(neural_session, copy)
     table = sorted(copy.glob("chunk_*.csv"))[3]
@@ -243,18 +256,16 @@ def test_a_changed_recording_is_noticed(neural_session, trained, tmp_path):
     lines[1] = ",".join(cells)
     table.write_text("\n".join(lines) + "\n")
     first = int(cells[0])
-    done = run_play("--replay", copy, "--verify", "--headless", "--fps", 0, "--checkpoint", trained, code=1)
-    assert f"the first is frame {first};" in done.stdout
+    said, _ = run_play("--replay", copy, "--verify", "--checkpoint", trained, code=1)
+    assert f"the first is frame {first};" in said
 
 
 def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
     flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "tourist", "--frames", 80, "--fps", 0)
     run_play(*flags, "--seed", 5, "--record", tmp_path)
-    done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", "--headless", "--fps", 0)
-    assert "all 81 frames are bit-equal" in done.stdout
-    flags = ("--headless", "--fps", 0, "--frames", 10)
-    done = run_play("--replay", find_sessions(tmp_path)[0], "--verify", *flags, code=1)
-    assert "stopped early" in done.stdout, "what was not compared is not called equal"
+    again = ("--replay", find_sessions(tmp_path)[0], "--verify")
+    assert "all 81 frames are bit-equal" in run_play(*again)[0]
+    assert "stopped early" in run_play(*again, "--frames", 10, code=1)[0], "what was not compared is not called equal"
 
 
 @pytest.fixture
@@ -267,15 +278,6 @@ def recorded(tiny, tmp_path) -> Path:
         source.step(np.zeros(8, np.int8))
     source.close()
     return tmp_path / "s"
-
-
-def replayed(session: Path, monkeypatch, capsys, *flags) -> tuple[int, str]:
-    """The exit code of a replay in this process, and what it said: one line, or one for each damage."""
-    monkeypatch.setattr(sys, "argv", ["play.py", "--replay", str(session), "--headless", "--fps", "0", *flags])
-    code = main()
-    printed = capsys.readouterr()
-    assert len(printed.err.splitlines()) == (code == 2), printed
-    return code, printed.out + printed.err
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -293,37 +295,34 @@ def edit(file: Path, old: str, new: str) -> None:
         ("chunk_000002.csv", "\n29,1.450000,0,0,0,0,0,0,0,0,", "\n29,1.450000,0,0,0,0,0,0,0,0,1", "chunk_000002"),
     ],
 )
-def test_what_is_not_whole_is_not_verified(recorded, monkeypatch, capsys, file, old, new, words):
+def test_what_is_not_whole_is_not_verified(recorded, file, old, new, words):
     edit(recorded / file, old, new)
-    code, said = replayed(recorded, monkeypatch, capsys, "--verify")
-    assert code == 1 and words in said
+    assert words in run_play("--replay", recorded, "--verify", code=1)[0]
 
 
-def test_a_recording_without_a_readable_frame_is_refused(recorded, monkeypatch, capsys):
+def test_a_recording_without_a_readable_frame_is_refused(recorded):
     (recorded / "chunk_000000.csv").write_text("nothing")
-    code, said = replayed(recorded, monkeypatch, capsys)
-    assert code == 2 and "no frame of it can be read; chunk_000000.csv: not the table" in said
+    said = refused("--replay", recorded, "--headless")
+    assert "no frame of it can be read; chunk_000000.csv: not the table" in said
 
 
-def test_a_recording_of_a_size_that_the_game_has_not_is_refused(recorded, monkeypatch, capsys):
+def test_a_recording_of_a_size_that_the_game_has_not_is_refused(recorded):
     edit(recorded / "session.json", '"height": 32', '"height": 1')
-    code, said = replayed(recorded, monkeypatch, capsys)
-    assert code == 2 and "frame of 1x32" in said
+    assert "frame of 1x32" in refused("--replay", recorded, "--headless")
 
 
-def test_a_recorded_state_that_is_none_is_refused(recorded, monkeypatch, capsys):
-    assert replayed(recorded, monkeypatch, capsys, "--verify")[0] == 0
+def test_a_recorded_state_that_is_none_is_refused(recorded):
+    run_play("--replay", recorded, "--verify")
     state = Session.open(recorded).start_state
     for wrong in (state | {"position": np.full(2, np.nan)}, {"position": state["position"]}, state | {"turn": "east"}):
         np.savez(recorded / "start_state.npz", **wrong)
-        code, said = replayed(recorded, monkeypatch, capsys)
-        assert code == 2 and "start_state.npz: an arena's" in said
+        assert "start_state.npz: an arena's" in refused("--replay", recorded, "--headless")
 
 
 def test_the_real_game_says_that_it_compiles_only_when_it_does(tmp_path):
     flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "mix", "--frames", 3, "--fps", 0)
     run_play(*flags)
-    assert run_play(*flags).stderr == ""
+    assert run_play(*flags)[1] == ""
     code = "from game.worlds.sources import is_compiled as c; print(c('arena'), c('keep'), c('of another package'))"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -362,7 +361,11 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         (("--engine", "--video", "x.txt"), "must end in .mp4"),
         (("--engine", "--report", "play.py"), "must end in .json"),
         (("--engine", "--report", "/dev/null"), "must end in .json"),
-        (("--engine", "--report", "/proc/x/out.json"), "/proc/x"),
+        *(
+            (("--engine", flag, f"/proc/x/{name}"), f"{flag} /proc/x/{name}: cannot be written (No such file")
+            for flag, name in (("--report", "r.json"), ("--video", "v.mp4"), ("--record", "s"))
+        ),
+        (("--checkpoint", "https://example.org/keep"), "--checkpoint: must be on this machine; download it"),
         (("--engine", "--scale", "0"), "--scale must be at least 1"),
         (("--engine", "--map", "a.png"), "leave out --engine"),
         (
@@ -376,15 +379,22 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
     ],
 )
 def test_refusals_say_what_is_wrong(flags, words):
-    done = run_play(*flags, code=2)
-    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert words in refused(*flags)
+
+
+def test_a_bot_that_knows_none_of_the_keys_is_refused(tmp_path):
+    text = (CONFIGS / "tiny.yaml").read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace(re.search(r"keys: \[.*\]", text)[0], "keys: [fire, duck]"))
+    flags = ("--engine", "--headless", "--sessions", 1, "--record", tmp_path / "out", "--config", other)
+    assert "none of this world's keys (fire duck); take random" in refused(*flags, "--bot", "tourist")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_whoever_ends_the_game_its_outputs_are_finished(name, tmp_path):
     outputs = ("--record", tmp_path, "--report", tmp_path / "r.json", "--video", tmp_path / "v.mp4")
-    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "masher", "--frames", 100_000)
-    command = [sys.executable, "play.py", *map(str, flags + outputs)]
+    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "masher", "--frames", 10**6)
+    command = [sys.executable, "play.py", *map(str, flags + outputs), "--fps", "0"]
     number = getattr(signal, name)
 
     def ready():  # a background job of a shell has Ctrl-C ignored
@@ -411,16 +421,25 @@ def test_whoever_ends_the_game_its_outputs_are_finished(name, tmp_path):
 def test_a_recording_that_fails_without_a_person_is_a_failure(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "mix", "--frames", 30, "--fps", 0)
-    done = run_play(*flags, "--record", tmp_path / "file", code=2)
-    assert "cannot write" in done.stderr
+    assert "cannot be written" in refused(*flags, "--record", tmp_path / "file")
 
 
-@pytest.mark.parametrize("driver", [{}, {"SDL_VIDEODRIVER": "x11"}], ids=["any", "x11"])
-def test_without_a_display_it_says_what_to_do(driver):
-    """SDL left to itself would draw off screen, where nobody sees it."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", **driver}
-    done = run_play("--engine", "--config", "configs/tiny.yaml", code=2, environment=environment)
-    assert "--headless" in done.stderr and "xvfb-run" in done.stderr
+def test_without_a_display_it_says_what_to_do(recorded):
+    """SDL left to itself would draw off screen, where nobody sees it. To verify a recording needs no display."""
+
+    def run(*flags, **more):
+        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", **more}
+        command = [sys.executable, "play.py", *map(str, flags)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+        return done.returncode, done.stdout + done.stderr
+
+    for driver in ({}, {"SDL_VIDEODRIVER": "x11"}):
+        code, said = run("--engine", "--config", "configs/tiny.yaml", **driver)
+        assert code == 2 and "--headless" in said and "xvfb-run" in said
+    code, said = run("--replay", recorded)
+    assert code == 2 and "Without one: --verify;" in said and "--bot" not in said
+    code, said = run("--replay", recorded, "--verify")
+    assert code == 0 and "all 30 frames are bit-equal" in said
 
 
 def test_a_missing_gpu_is_said_and_the_cpu_offered(trained):
@@ -431,6 +450,6 @@ def test_a_missing_gpu_is_said_and_the_cpu_offered(trained):
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        assert "--device cpu" in run_play(*flags, code=2).stderr
+        assert "--device cpu" in refused(*flags)
     else:
         pytest.skip("there is a GPU here")

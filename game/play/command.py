@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from argparse import Namespace
@@ -21,7 +22,7 @@ from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_star
 from game.play.screen import Headless, Screen
 from game.record.recorder import Recorder
 from game.record.replay import Replay, caveats
-from game.worlds.bots import NAMES
+from game.worlds.bots import NAMES, knows
 from game.worlds.sources import Neural, asked, is_compiled, neural_game, real_game
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, describe
@@ -32,6 +33,8 @@ from world_model.episode.film import Film
 RECORDINGS = Path("recordings")
 SHIPPED = ("keep", "arena")
 """The built-in worlds, the one that opens by itself first."""
+LOCAL = ("checkpoint", "config", "replay")
+"""Flags that name what is read."""
 
 
 class PlayError(ValueError):
@@ -40,7 +43,9 @@ class PlayError(ValueError):
 
 def check(flags: Namespace) -> None:
     """Raise PlayError for flags that do not go together."""
+    remote = [f"--{name}" for name in LOCAL if re.match(r"\w{2,}:/", str(getattr(flags, name)))]
     wrong = {
+        f"{' and '.join(remote)}: must be on this machine; download it first, then name the folder or file": remote,
         f"--bot {flags.bot}: there are {', '.join(NAMES)}": flags.bot is not None and flags.bot not in NAMES,
         "--headless needs somebody to play: --bot NAME (or --replay)": flags.headless
         and not flags.bot
@@ -58,7 +63,8 @@ def check(flags: Namespace) -> None:
         and (flags.engine or flags.replay),
         "--draw needs a window: leave out --headless and --serve": flags.draw
         and (flags.headless or flags.serve is not None),
-        "--serve is for a person: leave out --headless": flags.serve is not None and flags.headless,
+        "--serve is for a person: leave out --headless and --verify": flags.serve is not None
+        and (flags.headless or flags.verify),
         "--serve must be a port, from 0 to 65535": flags.serve is not None and not 0 <= flags.serve < 2**16,
         "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
         and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
@@ -80,13 +86,14 @@ def check(flags: Namespace) -> None:
 
 def play(flags: Namespace) -> int:
     """Do what the flags say; the exit code."""
+    _check_outputs(flags)
+    if flags.verify:  # nobody has to look at it
+        flags.headless, flags.fps = True, flags.fps or 0
     flags.world = flags.world or (_chosen(flags) if _asks(flags) else _default_world(flags))
     if flags.world is None:
         return 0
     if flags.sessions:
         return _collect(flags)
-    if flags.report:
-        draft_of(flags.report).unlink()
     session = Session.open(flags.replay) if flags.replay else None
     if flags.verify and (damage := session.check()):
         print("\n".join(f"{session.path}: {problem}" for problem in damage))
@@ -97,6 +104,23 @@ def play(flags: Namespace) -> int:
     with ExitStack() as left:
         left.callback(source.close)
         return _play(flags, source, world, left) if session is None else _replay(flags, source, session, left)
+
+
+def _check_outputs(flags: Namespace) -> None:
+    """Raise PlayError where something could not be written: before the game, not after an hour of it."""
+    outputs = {"report": flags.report, "video": flags.video, "record": flags.record and flags.record / "session"}
+    for name, path in outputs.items():
+        try:
+            if path:
+                draft_of(path).unlink()
+        except OSError as error:
+            words = f"cannot be written ({error.strerror}); name a place in a folder that you may write to"
+            raise PlayError(f"--{name} {getattr(flags, name)}: {words}") from error
+
+
+def _check_bot(flags: Namespace, keys: Sequence[str]) -> None:
+    if flags.bot and not knows(flags.bot, keys):
+        raise PlayError(f"--bot {flags.bot}: presses none of this world's keys ({' '.join(keys)}); take random, or mix")
 
 
 def _asks(flags: Namespace) -> bool:
@@ -129,6 +153,7 @@ def _default_world(flags: Namespace) -> str:
 
 def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) -> int:
     """A person or a bot plays, recorded when asked for."""
+    _check_bot(flags, source.metadata["keys"])
     remembered = Remembered(source)
     recorder = _recorder(flags, remembered, world, lambda words: player.say(words))
     left.callback(recorder.close)  # however the game ends, its recording is finished
@@ -146,7 +171,7 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
 
 def _looks(flags: Namespace) -> bool:
     """Whether a person wants to see a recording, and not that it is made anew."""
-    makes = flags.headless or flags.verify or flags.report or flags.video or flags.frames or flags.serve is not None
+    makes = flags.headless or flags.report or flags.video or flags.frames or flags.serve is not None
     return not makes
 
 
@@ -277,7 +302,10 @@ def _window(
 
     try:
         window = Window(keys, size, flags.scale, pixels=flags.pixels, also=also)
-    except (DisplayError, KeyNameError) as error:
+    except DisplayError as error:
+        instead = "--verify" if flags.replay else "--headless --bot mix --frames 1000, or --serve"
+        raise PlayError(f"{error}. Without one: {instead}; with a virtual one: xvfb-run -a python play.py") from error
+    except KeyNameError as error:
         raise PlayError(str(error)) from error
     left.callback(window.close)
     return window
@@ -348,8 +376,10 @@ def _circumstances(
 def _collect(flags: Namespace) -> int:
     from game.record.collect import collect
 
+    config = _config(flags)
+    _check_bot(flags, config.world.keys)
     done = collect(
-        _config(flags),
+        config,
         out=flags.record,
         bot=flags.bot,
         sessions=flags.sessions,

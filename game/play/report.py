@@ -7,6 +7,7 @@ the first frame computed with it, so it is the event's wait for the next sample 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -142,11 +143,11 @@ def write_report(path: str | Path, report: dict) -> None:
 
 
 def draft_of(path: str | Path) -> Path:
-    """An empty file that becomes the report. Raises OSError, also for what is there and is not a file: not after an
-    hour of play, and never in the place of a device."""
+    """An empty file beside what is to be written to ``path``. Raises OSError, also for what is there and is not a file:
+    not after an hour of play, and never in the place of a device."""
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OSError(f"{path}: is not a file, no report can be written there")
+        raise FileExistsError(errno.EEXIST, "what is there is not a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
     draft.touch()

@@ -29,13 +29,10 @@ REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is 
 PIXEL_ART = 96  # frames up to this many pixels a side are shown as squares
 MOUSE = {1: "press", 3: "erase"}
 DECORATION = 64  # what a desktop's own bars take of its height, window pixels
-NO_DISPLAY = (
-    "no display ({}). Play without one: --headless --bot explorer; or give it a virtual one: xvfb-run -a python play.py"
-)
 
 
 class DisplayError(RuntimeError):
-    """No window can be opened here; the message says what to do instead."""
+    """No window can be opened here; the message says why."""
 
 
 class KeyNameError(ValueError):
@@ -183,10 +180,10 @@ def _open_display() -> None:
     try:
         pygame.display.init()
     except pygame.error as error:
-        raise DisplayError(NO_DISPLAY.format(error)) from error
+        raise DisplayError(f"no display ({error})") from error
     if pygame.display.get_driver() == "offscreen":
         pygame.display.quit()
-        raise DisplayError(NO_DISPLAY.format("none found"))
+        raise DisplayError("no display (none found)")
     pygame.font.init()
     pygame.joystick.init()
 

@@ -13,7 +13,8 @@ A session is a directory, one episode, that standard tools open::
     chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
                        crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be held to the pixel;
                        before it, where session.json has a spot, pose_x,pose_y,pose_heading,pose_eye)
-    end.json           written by close(); without it the recorder was killed (or is still running)
+    end.json           written by close(), or, with the reason as ``cut_short``, when writing failed; without it the
+                       recorder was killed (or is still running)
 
 Nothing has its final name before it is complete, and a chunk's csv is named last: a csv is a finished chunk.
 The writer never holds more than one second of unfinished frames, so a kill loses at most that.
@@ -32,6 +33,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -193,9 +195,8 @@ class SessionWriter:
         self._thread.join()
         if self._error:
             raise self._error
-        end = {"frames": self._kept, "chunks": self._chunks, "ended": datetime.now(UTC).isoformat()}
         try:
-            _write(self.path / END, _json_bytes(end), self._durable)
+            self._end()
         except OSError as error:
             raise self._explained(error) from error
 
@@ -247,7 +248,7 @@ class SessionWriter:
             making.rename(self.path)
         except OSError as error:
             shutil.rmtree(making, ignore_errors=True)
-            raise EpisodeError(_explain_os_error(self.path, error, 0, self.meta.fps)) from error
+            raise self._explained(error) from error
 
     def _work(self) -> None:
         """The writing thread. It must hand every failure to the caller, or it would be lost with the thread."""
@@ -255,6 +256,9 @@ class SessionWriter:
             self._write_chunks()
         except Exception as error:
             self._error = self._explained(error)
+            with suppress(OSError):  # a full disk has room again for a line: what was unfinished goes
+                chunk_file(self.path, self._chunks).unlink(missing_ok=True)
+                self._end(cut_short=_reason(error))
             self._unfinished.release()  # whoever waits in add() comes out and finds the error
 
     def _write_chunks(self) -> None:
@@ -274,10 +278,15 @@ class SessionWriter:
         self._kept, self._chunks = self._kept + len(chunk.rows), self._chunks + 1
         self._unfinished.release(len(chunk.rows))
 
+    def _end(self, **more: str) -> None:
+        end = {"frames": self._kept, "chunks": self._chunks, "ended": datetime.now(UTC).isoformat(), **more}
+        _write(self.path / END, _json_bytes(end), self._durable)
+
     def _explained(self, error: Exception) -> EpisodeError:
-        if isinstance(error, OSError):
-            return EpisodeError(_explain_os_error(self.path, error, self._kept, self.meta.fps))
-        return EpisodeError(f"{self.path}: recording failed: {type(error).__name__}: {error}")
+        seconds = f"{self._kept / self.meta.fps:.1f} s"
+        kept = f"the first {self._kept} frames ({seconds}) are kept" if self._kept else "nothing was recorded"
+        advice = ". Free some space or record somewhere else" if isinstance(error, OSError) else ""
+        return EpisodeError(f"{self.path}: {_reason(error)}; {kept}{advice}")
 
 
 class _Chunk:
@@ -347,8 +356,8 @@ def _depth_bytes(depth: np.ndarray) -> bytes:
     return cv2.imencode(".png", millimetres.astype(np.uint16))[1].tobytes()
 
 
-def _explain_os_error(path: Path, error: OSError, frames: int, fps: int) -> str:
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"recording failed: {type(error).__name__}: {error}"
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    reason = "the disk is full" if full else f"cannot write: {error.strerror or error}"
-    kept = f"the first {frames} frames ({frames / fps:.1f} s) are kept" if frames else "nothing was recorded"
-    return f"{path}: {reason}; {kept}. Free some space or record somewhere else"
+    return "the disk is full" if full else f"cannot write: {error.strerror or error}"

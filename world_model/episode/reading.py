@@ -38,15 +38,16 @@ FARTHEST = 1e6
 def find_sessions(folder: str | Path) -> list[Path]:
     """Sorted paths of the sessions in a directory, nested ones too; it may itself be a session.
 
-    A directory with chunks but no session.json is listed as well, so that it is not passed over in
-    silence: opening it says what is wrong. Raises EpisodeError when there is no such directory.
+    An empty directory in it, and one with chunks but no session.json, are listed as well, so that they are not passed
+    over in silence: opening them says what is wrong. Raises EpisodeError when there is no such directory.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise EpisodeError(f"{folder}: no such directory")
     found = []
     for root, directories, files in os.walk(folder):
-        if META in files or any(chunk_number(name) is not None for name in files):
+        empty = not files and not directories and Path(root) != folder
+        if empty or META in files or any(chunk_number(name) is not None for name in files):
             found.append(Path(root))
             directories.clear()
         directories[:] = [name for name in directories if not name.endswith(UNFINISHED)]
@@ -349,11 +350,14 @@ def _missing_parts(path: Path, meta: SessionMeta, names: list[str]) -> list[str]
 def _check_end(path: Path, frames: int) -> list[str]:
     file = path / END
     if not file.is_file():
-        return [f"not closed: the recorder was killed or is still running; {frames} finished frames are kept"]
+        words = "the recorder was killed, could write no more, or is still running"
+        return [f"not closed: {words}; {frames} finished frames are kept"]
     try:
-        promised = json.loads(file.read_text())["frames"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        end = json.loads(file.read_text())
+        promised, cut_short = end["frames"], end.get("cut_short")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{END}: cannot be read"]
     if not isinstance(promised, int):
         return [f"{END}: cannot be read"]
-    return [] if promised == frames else [f"{END}: {promised} frames were recorded, {frames} can be read"]
+    cut = [f"cut short: {str(cut_short)[:200]!r}; {frames} finished frames are kept"] if cut_short else []
+    return cut if promised == frames else [*cut, f"{END}: {promised} frames were recorded, {frames} can be read"]
