@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import toy
 
-from world_model.checkpoint import was_trained_on
+from world_model.checkpoint import WEIGHTS, was_trained_on
 from world_model.config import Config
 from world_model.episode import Session, SessionMeta, SessionWriter
 from world_model.episode.dataset import Clips, DataError, Episode, Footage, encode_session
 from world_model.play import scenes
-from world_model.play.neural_game import NeuralGame
+from world_model.play.neural_game import PRIME, NeuralGame
+from world_model.training import student_rollout
 from world_model.training.assemble import write_scenes
+from world_model.training.clips import Material
 from world_model.training.lineage import rooms_trained
+from world_model.training.loop import Machine
+from world_model.training.student_init import prime_from_clip
+from world_model.training.student_rollout import StudentRolloutTraining
 
 B = 3
+CPU = Machine(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +35,8 @@ def paper() -> Config:
 
 
 def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=None, **settings) -> Session:
-    """A session of grey frames, each as bright as its number; key 0 is held in every other frame."""
+    """A session of grey frames, each as bright as its number times ``step``; key 0 is held in every other frame."""
+    step = settings.pop("step", 1)
     world = config.world
     meta = SessionMeta(
         world=config.name, env=env or world.env, keys=world.keys, fps=fps or world.fps,
@@ -38,7 +47,7 @@ def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=
     )  # fmt: skip
     with SessionWriter(path, meta, anchors, durable=False, **settings) as writer:
         for t in range(frames):
-            writer.add(grey(config, t), np.eye(len(world.keys), dtype=np.int8)[0] * (t % 2), t / meta.fps)
+            writer.add(grey(config, step * t), np.eye(len(world.keys), dtype=np.int8)[0] * (t % 2), t / meta.fps)
     return Session.open(path)
 
 
@@ -153,6 +162,31 @@ def test_a_session_from_the_middle_of_play_did_not_stand_still(tmp_path, tiny):
     found = encode_session(session, tiny, encode)
     assert found.latents.ravel().tolist() == list(range(1, 12))
     assert np.array_equal(found.actions, session.actions[1:])
+
+
+@pytest.mark.parametrize("name", ["tiny_keep", "paper_shape"])
+def test_training_begins_in_the_state_that_play_begins_in(tmp_path, name):
+    """Of one session, from its first frame: a rollout's game, or where there are none, a clip."""
+    config = toy.load(name)
+    toy.save(tmp_path, config)
+    anchors = np.stack([grey(config, 50 * n) for n in range(4)])
+    session = record(tmp_path / "session", config, 40, anchors, step=6)
+    game = NeuralGame(config.name, tmp_path, "torch", "cpu")
+    game.reset(seed=3, options={"anchors": session.anchors, "frames": session.frames(0, 1)})
+    episodes, noise = [encode_session(session, config, game.runtime.encode)], game.noise(PRIME)
+    lead, material = config.rolling.recent_blocks + 1, Material(config, CPU, None, [], episodes)
+    if config.training.student_rollout:
+        stage = StudentRolloutTraining(replace(material, train=episodes), tmp_path / WEIGHTS)
+        stage.starts.take = lambda *_: (np.array([0]), np.array([lead]))
+        stage.random = type("Told", (np.random.Generator,), {"standard_normal": lambda *_: noise})(np.random.PCG64(0))
+        stage._return(np.array([0]))
+        begun = {key: value[student_rollout._at(key, [0])] for key, value in stage.pool.items()}
+    else:
+        clip = material.held_out_clip(lead + config.rolling.window_blocks)
+        draw = SimpleNamespace(normal=lambda *shape: torch.from_numpy(noise))
+        begun = prime_from_clip(game.runtime._student, config.rolling, *clip, draw)
+    for key, played in game._state.items():
+        torch.testing.assert_close(begun[key].squeeze(), played.squeeze(), atol=5e-3, rtol=0, msg=key)  # float16
 
 
 def scene_of(tmp_path: Path, config: Config, session: Session) -> scenes.Scene:

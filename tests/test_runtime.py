@@ -49,7 +49,7 @@ def keys(tick: int) -> np.ndarray:
 def primed(runtime):
     roll, rng = SHAPE.rolling, np.random.default_rng(1)
     sinks = runtime.encode(toy.pictures(rng, roll.sink_frames, SHAPE))
-    frames = runtime.encode(toy.pictures(rng, roll.recent_blocks + 1 + roll.window_blocks, SHAPE))
+    frames = runtime.encode(toy.pictures(rng, roll.recent_blocks + 1, SHAPE))
     actions = rng.integers(0, 2, (1, roll.recent_blocks + 1, 8))
     return runtime.prime(sinks[None], frames[None, :, None], actions, noise(2**62))
 

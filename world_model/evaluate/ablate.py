@@ -172,7 +172,7 @@ class Progressive(TorchRuntime):
 
     def prime(self, sinks, frames, actions, noise) -> State:
         sinks, frames, actions, noise = self._floats(sinks, frames, actions, noise)
-        past = frames[:, : self.config.rolling.recent_blocks + 1][:, -self._length :]
+        past = frames[:, -self._length :]
         ahead = past[:, -1:].expand(-1, self._length, -1, -1, -1, -1)
         start = noise[:, torch.arange(self._length) % noise.shape[1]]
         window = renoise(ahead, start, self._shares(past)[0][None, :, None, None, None, None])

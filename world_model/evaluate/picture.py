@@ -147,9 +147,8 @@ def next_from_real(subject: Subject, walk: Walk, at: int) -> np.ndarray:
     game, shape, key = subject.neural, subject.config.rolling, walk.keys[at - 1][None]
     runtime = game.runtime
     past, acted = _past(subject, walk, at)
-    blocks = np.concatenate([past, past[-1:].repeat(shape.window_blocks, 0)])
     sinks = runtime.encode(game.anchors()[: shape.sink_frames])
-    state = runtime.prime(sinks[None], blocks[None], acted[None], game.noise(at))
+    state = runtime.prime(sinks[None], past[None], acted[None], game.noise(at))
     if "pose" in state:
         poses = np.array([info["pose"] for info in walk.told[:at]])
         state |= runtime.from_numpy({"pose": from_spot(poses, poses[0])[None, -1]})

@@ -34,10 +34,10 @@ State = dict[str, Tensor]
 
 
 def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor) -> State:
-    """Write sinks and recents, and noise the tail to levels 1..K.
+    """Write sinks and recents, and fill the window with the last frame, noised to levels 1..K: nobody knows the future.
 
-    sinks [N, S*B, C, h, w]; frames [N, R+1+K, B, C, h, w]: R recents, the clean block, the window's blocks;
-    actions [N, R+1, keys] of the first R+1; noise [N, K, B, C, h, w].
+    sinks [N, S*B, C, h, w]; frames [N, R+1, B, C, h, w]: R recents and the clean block; actions [N, R+1, keys] that
+    made them; noise [N, K, B, C, h, w].
     """
     recent, size = rolling.recent_blocks, rolling.window_blocks
     layout = context.packed(rolling.frames_per_block, rolling.sink_blocks, recent, recent, (), 0)
@@ -49,7 +49,7 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
     return {
         "keys": keys,
         "values": values,
-        "window": renoise(frames[:, recent + 1 :], noise, sigma),
+        "window": renoise(frames[:, recent:, -1:], noise, sigma),
         "clean": frames[:, recent],
         "clean_action": actions[:, recent],
         "sinks": sinks,

@@ -153,7 +153,7 @@ def _examples(config: Config, student: Transformer) -> dict[str, Tensor]:
         "pictures": torch.zeros(2, config.world.height, config.world.width, 3, dtype=torch.uint8),
         "latents": torch.zeros(2, *latent),
         "sinks": torch.zeros(1, roll.sink_frames, *latent),
-        "frames": torch.zeros(1, past + roll.window_blocks, roll.frames_per_block, *latent),
+        "frames": torch.zeros(1, past, roll.frames_per_block, *latent),
         "actions": torch.zeros(1, past, keys),
         "action": torch.zeros(1, keys),
         "noise": torch.zeros(1, *blocks),

@@ -239,7 +239,7 @@ class NeuralGame(gymnasium.Env):
         blocks = _blocks(self.runtime.encode(frames), roll)
         actions = np.zeros((1, roll.recent_blocks + 1, self.config.action_size), np.float32)
         state = self.runtime.prime(sinks[None], blocks[None], actions, self.noise(PRIME + self.reprimes))
-        return state, blocks[roll.recent_blocks]
+        return state, blocks[-1]
 
     def _warm_up(self) -> None:
         """Take a tick that nobody sees: a backend's first is slow, and no tick of the game may be."""
@@ -346,9 +346,9 @@ def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def _blocks(latents: np.ndarray, roll: Rolling) -> np.ndarray:
-    """[n, C, h, w] -> [R+1+K, B, C, h, w]: before the first frame and after the last, nothing moves."""
-    past, ahead = (roll.recent_blocks + 1) * roll.frames_per_block, roll.window_blocks * roll.frames_per_block
-    index = np.clip(np.arange(-past, ahead) + len(latents), 0, len(latents) - 1)
+    """[n, C, h, w] -> [R+1, B, C, h, w], the last of them: before the first frame nothing moves."""
+    past = (roll.recent_blocks + 1) * roll.frames_per_block
+    index = np.maximum(np.arange(-past, 0) + len(latents), 0)
     return latents[index].reshape(-1, roll.frames_per_block, *latents.shape[1:])
 
 

@@ -51,7 +51,7 @@ class Runtime(Protocol):
         """uint8 [n, H, W, 3] -> latents [n, C, h, w]."""
 
     def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
-        """sinks [1, S*B, C, h, w], frames [1, R+1+K, B, C, h, w], actions [1, R+1, keys], noise [1, K, B, C, h, w]."""
+        """sinks [1, S*B, C, h, w], frames [1, R+1, B, C, h, w], actions [1, R+1, keys], noise [1, K, B, C, h, w]."""
 
     def step(self, state: State, action: np.ndarray, noise: np.ndarray) -> tuple[State, np.ndarray]:
         """action [1, keys], noise [1, K, B, C, h, w] -> the next state and the block to show [1, B, C, h, w]."""

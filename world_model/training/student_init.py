@@ -115,7 +115,7 @@ def show_rollout(model: Transformer, material: Material, path: Path) -> None:
 def prime_from_clip(
     model: Transformer, shape: Rolling, sinks: Tensor, latents: Tensor, actions: Tensor, draw: Draw
 ) -> rolling.State:
-    """Prime on a clip's first R+1 blocks, and on the K after them as the window's first contents."""
-    lead, size = shape.recent_blocks + 1, shape.window_blocks
-    noise = draw.normal(size, *latents.shape[2:])[: len(latents)]
-    return rolling.prime(model, shape, sinks, latents[:, : lead + size], actions[:, :lead], noise)
+    """Prime on a clip's first R+1 blocks."""
+    lead = shape.recent_blocks + 1
+    noise = draw.normal(shape.window_blocks, *latents.shape[2:])[: len(latents)]
+    return rolling.prime(model, shape, sinks, latents[:, :lead], actions[:, :lead], noise)

@@ -152,13 +152,11 @@ class StudentRolloutTraining(TransformerStage):
         self.at[games] = np.where(again, np.maximum(earlier, self.lead), at)
         self.left[games] = self.random.geometric(1 / self.length, len(games))
         frames, actions, poses = self._cut(games, -self.lead, 0)
-        ahead, *_ = self._cut(games, 0, self.rolling.window_blocks)
         sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
-        window = torch.from_numpy(self.random.standard_normal(ahead.shape, np.float32)).to(frames.device)
+        shape = len(games), self.rolling.window_blocks, *frames.shape[2:]
+        noise = torch.from_numpy(self.random.standard_normal(shape, np.float32)).to(frames.device)
         with self.machine.precision():
-            primed = rolling.prime(
-                self.model, self.rolling, sinks.to(frames.device), torch.cat([frames, ahead], 1), actions, window
-            )
+            primed = rolling.prime(self.model, self.rolling, sinks.to(frames.device), frames, actions, noise)
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
         if "pose" in primed:
             primed["pose"] = poses[:, -1]
@@ -190,7 +188,7 @@ def tick_flops(model: Transformer, config: Config) -> float:
     takes one to count them (Kaplan et al., arXiv 2001.08361)."""
     roll, like = config.rolling, model.place
     window = like.new_zeros(1, roll.window_blocks, roll.frames_per_block, *config.latent_shape)
-    frames = like.new_zeros(1, roll.recent_blocks + 1 + roll.window_blocks, *window.shape[2:])
+    frames = like.new_zeros(1, roll.recent_blocks + 1, *window.shape[2:])
     actions = like.new_zeros(1, roll.recent_blocks + 1, config.action_size)
     sinks = like.new_zeros(1, roll.sink_frames, *config.latent_shape)
     state = rolling.prime(model, roll, sinks, frames, actions, window)
