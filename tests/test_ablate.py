@@ -14,12 +14,29 @@ from world_model.model import rolling
 from world_model.model.head import Known
 from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
-from world_model.play.runtime import TorchRuntime
+from world_model.play.runtime import TorchRuntime, WorldError
 
 NONE, KEY = np.zeros(8, np.int8), np.eye(8, dtype=np.int8)[4]
 
 
-ARMS = ["as shipped", "re-forcing", "neither", "block by block", "no sinks", "rotary jitter", "K = 2", "K = 4", "K = 5"]
+TOKENS = ["tokens_zero", "tokens_mean"]
+ARMS = [
+    "as shipped",
+    *TOKENS,
+    "re-forcing",
+    "neither",
+    "block by block",
+    "no sinks",
+    "rotary jitter",
+    "K = 2",
+    "K = 4",
+    "K = 5",
+]
+
+
+@pytest.fixture(autouse=True)
+def shortly(monkeypatch):
+    monkeypatch.setattr(ablate, "MEAN_TICKS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +49,50 @@ def folder(tmp_path_factory):
 
 def played(folder, runtime, keys) -> np.ndarray:
     """Frames of a game on ``runtime`` under keys."""
-    game = NeuralGame("arena", folder, "torch", "cpu")
+    game = NeuralGame(runtime.config.name, folder, "torch", "cpu")
     game.runtime, game.config = runtime, runtime.config
     game.reset(seed=3)
     return np.stack([game.step(key)[0] for key in keys])
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_keep", "tiny_view"])
+def test_with_one_token_the_trunk_is_nothing_to_the_picture(name, tmp_path):
+    """Whatever makes x0 of them, and whatever the layers hold; the shipped student's picture hangs on its layers."""
+    shape = toy.load(name)
+    toy.save(tmp_path, shape)
+    toy.add_scenes(tmp_path, shape)
+    arms = {arm.name: arm.game for arm in ablate.arms(tmp_path, shape.name, "cpu", None, {})[:3]}
+    keys, plain = np.eye(shape.action_size, dtype=np.int8)[[0, 0, 1]], {}
+    for arm, game in arms.items():
+        runtime = game().runtime
+        if name == "tiny_keep":  # which at first picks the last frame, whatever else it sees
+            runtime._student.local.out.bias.data.zero_()
+        plain[arm] = played(tmp_path, runtime, keys)
+        for parameter in runtime._student.layers.parameters():
+            parameter.data += torch.randn_like(parameter)
+        assert (played(tmp_path, runtime, keys) == plain[arm]).all() == (arm in TOKENS), arm
+    assert list(arms) == ["as shipped", *TOKENS]
+    assert (plain["tokens_zero"] != plain["tokens_mean"]).any() and (plain["tokens_mean"] != plain["as shipped"]).any()
+
+
+def test_the_mean_of_tokens_that_are_all_alike_is_that_token(folder):
+    game = NeuralGame("arena", folder, "torch", "cpu")
+    student = game.runtime._student
+    for weight in (
+        student.embed.weight,
+        student.place,
+        *(w for x in student.layers for w in (x.project.weight, x.narrow.weight)),
+    ):
+        weight.data.zero_()
+    torch.testing.assert_close(ablate.mean_token(game), student.embed.bias.data)
+
+
+def test_arms_are_chosen_by_name_beside_the_unaltered_student(folder):
+    arms = ablate.arms(folder, "arena", "cpu", None, {})
+    assert [arm.name for arm in ablate.only(arms, ["no sinks"])] == ["as shipped", "no sinks"]
+    assert ablate.only(arms, []) == arms
+    with pytest.raises(WorldError, match=r"no arm 'no sink'; there are as shipped, tokens_zero"):
+        ablate.only(arms, ["no sink"])
 
 
 def test_without_sinks_their_keys_are_gone(folder):
@@ -167,10 +224,14 @@ def test_every_arm_can_be_measured(folder):
     own = arms[0].game().config.rolling.window_blocks
     assert [arm.name for arm in arms] == [name for name in ARMS if name != f"K = {own}"] + ["teacher", "mine"]
     real = open_game(arms[0].game().config.world)
-    suite = replace(ablate.SUITE, rooms=1, seconds=(2, 4), next_frames=2, rollout_ticks=8)
+    suite = replace(ablate.SUITE, rooms=1, seconds=(2,), next_frames=2, rollout_ticks=8)
     subject = Subject(arms[0].game(), real, [28], suite)
     parts = [ablate.next_frame, ablate.rollout, ablate.persistence]
     found = ablate.ablate(arms, subject, parts)
     names = {"next_frame_gain_over_copy_last_db", "rollout63_psnr_db", "sharpness_ratio"}
     assert all(names <= set(measures) for measures in found.values())
     assert found["mine"] == found["as shipped"] != found["no sinks"]
+    assert found["mine"]["same_pixels_percent"].value == 100 and found["mine"]["same_psnr_db"].value == pytest.approx(
+        60
+    )
+    assert found["no sinks"]["same_pixels_percent"].value < 100 and found["no sinks"]["same_psnr_db"].value < 60

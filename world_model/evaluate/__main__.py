@@ -110,7 +110,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--ablate",
         action="store_true",
-        help="instead, change one part of the tick at a time (sinks, window, held keys, levels) and measure each",
+        help="instead, change one part of the tick at a time (tokens, sinks, window, held keys, levels); measure each",
     )
     parser.add_argument(
         "--arm",
@@ -120,7 +120,17 @@ def parsed() -> argparse.Namespace:
         metavar="NAME=DIR",
         help="with --ablate: one more row, a folder that was trained otherwise; may be given again",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ARM",
+        help="with --ablate: this arm and the unaltered student (tokens_zero, ...); may be given again",
+    )
+    arguments = parser.parse_args()
+    if not arguments.ablate and (arguments.arm or arguments.only):
+        parser.error("--arm and --only say which arms --ablate measures; give --ablate too")
+    return arguments
 
 
 def _count(text: str) -> int:
@@ -168,6 +178,7 @@ def ablated(arguments: argparse.Namespace, console: Console) -> None:
     rooms = rooms_of(neural, True, suite.rooms)
     weights = teacher.weights_in(neural.folder)
     arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
+    arms = ablate.only(arms, arguments.only)
     with bars(console) as progress:
         found = ablate.ablate(arms, Subject(neural, real, rooms, suite, None, watching(progress)))
     ablate.show(found, console)

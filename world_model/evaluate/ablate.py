@@ -1,6 +1,8 @@
 """What each part does: the same student with one part of its tick changed, under the same measures.
 
-An arm is a runtime, so everything that measures the student measures the arm. The parts that a tick can do without
+An arm is a runtime, so everything that measures the student measures the arm; and its frames are held to those of the
+unaltered student under the same keys and noise. First of all the trunk's tokens go: what is then still drawn, the
+head draws alone. The parts that a tick can do without
 are changed here, on the shipped weights; what must be trained otherwise (another number of levels, blocks of three
 frames, a student before DMD) is a folder, given by ``--arm NAME=DIR``.
 """
@@ -25,10 +27,11 @@ from world_model.checkpoint import WEIGHTS
 from world_model.config import PickSize
 from world_model.evaluate.control import onset
 from world_model.evaluate.drift import drift
+from world_model.evaluate.metrics import measure, psnr, sticky_keys
 from world_model.evaluate.picture import next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
 from world_model.evaluate.sprites import sprites
-from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite
+from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite, Walk
 from world_model.model.codec import canvas
 from world_model.model.context import SINK, Layout
 from world_model.model.head import Pass
@@ -36,13 +39,15 @@ from world_model.model.noise import renoise, shifted
 from world_model.model.teacher_view import view_clip
 from world_model.model.transformer import Cache, Known, Transformer, Turns, time_angles, turns_of
 from world_model.play.neural_game import NeuralGame
-from world_model.play.runtime import State, TorchRuntime
+from world_model.play.runtime import State, TorchRuntime, WorldError
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[Subject], Measures]
 PARTS = (next_frame, rollout, onset, persistence, drift, room_identity, sprites)
 ABREAST = 5
 COLUMNS = {
+    "same_pixels_percent": "pixels as shipped, %",
+    "same_psnr_db": "PSNR to as shipped, dB",
     "next_frame_gain_over_copy_last_db": "next frame over copy, dB",
     "rollout63_psnr_db": "after 63 frames, dB",
     "onset_first_frame_share": "key shows in 1 frame",
@@ -57,6 +62,10 @@ COLUMNS = {
     "hero_somewhere_10s": "anywhere",
 }
 """What the table shows of the measures, and what it calls them."""
+SAME_TICKS = 150
+"""Ticks of each walk over which an arm's frames are held to those of the unaltered student."""
+MEAN_TICKS = 200
+"""Ticks of play under random keys that the mean token is taken from."""
 JITTER = 0.2
 """Largest share by which a head's rotary frequencies are moved (LoL, arXiv 2601.16914, works at such sizes)."""
 
@@ -66,6 +75,31 @@ class Altered(NeuralGame):
 
     def _check(self, state: dict[str, np.ndarray]) -> None:
         pass
+
+
+class OneToken(TorchRuntime):
+    """What makes x0 sees ``token`` [D] instead of each of the trunk's tokens [N, F, P, D], whatever made them."""
+
+    def __init__(self, folder: Path, device: str, token: Tensor):
+        super().__init__(folder, device)
+        latents = self._student._latents
+        self._student._latents = lambda x, tokens, *rest: latents(x, token.to(tokens).expand_as(tokens), *rest)
+
+
+def mean_token(game: NeuralGame) -> Tensor:
+    """Mean [D] of the trunk's tokens over all frames and places of some play; the game is of no use afterwards."""
+    student, means = game.runtime._student, []
+    latents = student._latents
+
+    def listened(x: Tensor, tokens: Tensor, *rest: Tensor) -> Tensor:
+        means.append(tokens.mean((0, 1, 2)))
+        return latents(x, tokens, *rest)
+
+    student._latents = listened
+    game.reset(seed=0)
+    for keys in sticky_keys(0, MEAN_TICKS, game.config.action_size):
+        game.step(keys)
+    return torch.stack(means).mean(0)
 
 
 class NoSinks(TorchRuntime):
@@ -237,8 +271,11 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
         return lambda: NeuralGame(world, folder, "torch", device, policy)
 
     own = checkpoint.describe(folder / WEIGHTS)[0].rolling.window_blocks
+    zero, mean = (lambda: torch.zeros(())), (lambda: mean_token(plain()()))
     made = [
         Arm("as shipped", "the keys held now condition the whole window", plain()),
+        Arm("tokens_zero", "all tokens of the trunk are zero", other(lambda: OneToken(folder, device, zero()))),
+        Arm("tokens_mean", "... are their mean over all play", other(lambda: OneToken(folder, device, mean()))),
         Arm("re-forcing", "a changed key throws the window away", plain("reforce")),
         Arm("neither", "a block keeps the keys it joined under", other(lambda: JoinedUnder(folder, device))),
         Arm("block by block", "no window: each block alone, same levels", other(lambda: BlockByBlock(folder, device))),
@@ -263,17 +300,35 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
 
 
 def ablate(arms: list[Arm], subject: Subject, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
-    """The measures of every arm; ``subject`` says against which real game and in which rooms."""
-    found = {}
+    """The measures of every arm, the unaltered student first; ``subject``: against which real game, in which rooms."""
+    found, unaltered = {}, None
     for arm in subject.watch(arms, "arms"):
         changed = replace(subject, neural=arm.game(), teacher=None)
-        found[arm.name] = {}
+        unaltered = unaltered or changed
+        found[arm.name] = sameness(changed.walks, unaltered.walks)
         for part in parts:
             try:
                 found[arm.name] |= part(changed)
             except NotMeasured:
                 continue  # the column stays empty, for every arm
     return found
+
+
+def sameness(walks: list[Walk], unaltered: list[Walk]) -> Measures:
+    """How much of an arm's frames is what the unaltered student draws under the same keys and noise: pixels that are
+    exactly equal, in percent, and PSNR in dB (60: equal); means over the first SAME_TICKS of each walk."""
+    pairs = [(walk.made[:SAME_TICKS], other.made[:SAME_TICKS]) for walk, other in zip(walks, unaltered, strict=True)]
+    rooms = [walk.room for walk in walks for _ in walk.made[:SAME_TICKS]]
+    equal = np.concatenate([100 * (made == other).all(-1).mean((1, 2)) for made, other in pairs])
+    decibels = np.concatenate([psnr(made, other) for made, other in pairs])
+    return {"same_pixels_percent": measure(equal, rooms), "same_psnr_db": measure(decibels, rooms)}
+
+
+def only(arms: list[Arm], names: Sequence[str]) -> list[Arm]:
+    """The unaltered student and the arms of these names; all of them where none is named. Raises WorldError."""
+    if unknown := set(names) - {arm.name for arm in arms}:
+        raise WorldError(f"no arm {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(a.name for a in arms)}")
+    return [arm for index, arm in enumerate(arms) if not names or index == 0 or arm.name in names]
 
 
 def show(found: dict[str, Measures], console: Console) -> None:
