@@ -27,6 +27,17 @@ class Counting(gymnasium.Env):
         return self.frame, 0.0, False, False, {}
 
 
+class Mapped(Counting):
+    """Its sinks are a map that can be drawn."""
+
+    metadata = Counting.metadata | {"map": (2, 2)}
+
+    def anchors(self):
+        return np.zeros((4, 64, 64, 3), np.uint8)
+
+    def redraw(self, pictures): ...
+
+
 class Script:
     """A screen on which keys are pressed one by one, each once every world that can play is there to be seen."""
 
@@ -38,6 +49,8 @@ class Script:
             return []
         self.seen.append(self.shown)
         key = self.keys.pop(0)
+        if isinstance(key, Event):
+            return [key]
         return [Event("quit")] if key == "close" else [Event("down", key)] if key else []
 
     def show(self, frame, hud):
@@ -52,7 +65,13 @@ def quick(monkeypatch):
 WORLDS = [menu.World("one", "the first", True), menu.World("two", "", True), menu.World("new", "", False)]
 
 
-def chosen(*keys: str, opened=lambda name: Counting(), plays: int = 2):
+def mouse(kind: str, entry: int) -> Event:
+    """In the middle of an entry's row."""
+    (box,) = [box for number, box in menu.Menu((None,) * 3, 0).rows() if number == entry]
+    return Event(kind, where=(box.x + box.width / 2, box.y + box.height / 2))
+
+
+def chosen(*keys, opened=lambda name: Mapped() if name == "two" else Counting(), plays: int = 2):
     screen = Script(*keys, plays=plays)
     return menu.choose(screen, WORLDS, opened), screen
 
@@ -66,6 +85,11 @@ def chosen(*keys: str, opened=lambda name: Counting(), plays: int = 2):
         (["2"], ("play", "two")),
         (["3", "1"], ("play", "one")),  # the third cannot be played
         (["down", "d"], ("draw", "two")),
+        (["d", "return"], ("play", "one")),  # the first has no map that can be drawn
+        ([mouse("hover", 1), "return"], ("play", "two")),
+        ([mouse("press", 1)], ("play", "two")),
+        ([mouse("press", 2), Event("press", where=(0.1, 0.95)), mouse("press", 0)], ("play", "one")),
+        ([Event("wheel", "down"), Event("wheel", "down"), Event("wheel", "up"), "return"], ("play", "two")),
         (["9", "escape"], None),
         (["close"], None),
     ],
@@ -83,8 +107,9 @@ def test_worlds_play_while_one_looks_and_the_one_that_is_looked_at_is_large():
 
 
 def test_a_world_without_weights_says_how_to_get_them():
-    _, screen = chosen("3", "", "escape")
-    assert "train.py --config configs/new.yaml" in screen.shown.notice and screen.shown.menu.entries[2].picture is None
+    _, screen = chosen("3", mouse("hover", 2), "escape")
+    assert "train.py --config configs/new.yaml" in screen.shown.notice, "and goes on to say it under a moving mouse"
+    assert screen.shown.menu.entries[2].picture is None
 
 
 def test_a_world_that_cannot_be_opened_says_why_and_the_others_play():
@@ -124,6 +149,20 @@ def test_all_worlds_are_listed_those_that_play_first(tmp_path, monkeypatch):
     found = [(world.name, world.ready) for world in listed]
     assert found == [("keep", True), ("b", True), ("mine", False), ("wrong", False)]
     assert listed[0].about == "Four rooms." and listed[1].about == "" and "wrong.yaml" in listed[3].about
+
+
+def test_a_long_list_has_pages_and_every_entry_is_under_its_own_place():
+    for chosen in range(12):
+        listed = menu.Menu((None,) * 12, chosen)
+        numbers = [number for number, _ in listed.rows()]
+        assert chosen in numbers and len(numbers) <= 5
+        assert [listed.at(0.2, box.y + box.height / 2) for _, box in listed.rows()] == numbers
+        assert max(box.y + box.height for _, box in listed.rows()) < 0.86, "the last lines are the keys'"
+
+
+def test_shipped_worlds_say_what_one_does_there():
+    listed = [world for world in menu.worlds(command.SHIPPED) if world.name in command.SHIPPED]
+    assert len(listed) == 2 and all("WASD walk" in world.about and "Space" in world.about for world in listed)
 
 
 @pytest.mark.parametrize("flags", [(), ("--record",), ("--scale", "4")])

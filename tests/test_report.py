@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from game.play.curves import DAY, EVENTS, growth, rss_mb
-from game.play.report import KEPT, Durations, Ledger, Tick, main, percentiles, seconds_since_start, write_report
+from game.play.report import (
+    KEPT,
+    Durations,
+    Ledger,
+    Tick,
+    main,
+    percentiles,
+    seconds_since_start,
+    told,
+    write_report,
+)
 
 
 def test_key_to_photon_is_wait_and_step_and_decode_and_draw():
@@ -42,6 +52,28 @@ def test_frames_a_second_leave_out_pauses():
     assert ledger.summary()["fps"] == pytest.approx(20, rel=1e-3)
     assert ledger.recent()["fps"] == pytest.approx(20, rel=1e-3)
     assert ledger.summary()["frames"] == 5
+
+
+def test_a_game_that_does_not_keep_its_rate_is_called_slow():
+    """For two seconds; one stall is none, nor is a rate that nobody asked for."""
+
+    def paced(interval: float, wanted: float, stall: float = 0.0) -> Ledger:
+        ledger = Ledger(wanted=wanted)
+        for tick in range(61):
+            at = tick * interval + stall * (tick > 50)
+            ledger.add(Tick(at, at, at))
+        return ledger
+
+    for interval, wanted, stall, slow_of, share in (
+        (0.05, 20, 0, None, 0),
+        (0.1, 20, 0, 20, 1),
+        (0.05, 20, 2.0, None, 0.333),
+        (0.1, 10, 0, None, 0),
+        (0.1, 0, 0, None, None),
+    ):
+        ledger = paced(interval, wanted, stall)
+        assert ledger.recent()["slow_of"] == slow_of and ledger.summary()["slow_share"] == share
+    assert "too slow 100% of the time" in told(paced(0.1, 20).summary())
 
 
 def test_the_newest_durations_are_kept_and_no_memory_is_added():

@@ -10,7 +10,7 @@ import pytest
 
 from game.actions import ARENA_KEYS
 from game.play.keyboard import Event
-from game.play.panel import ACCENT, BACKGROUND, HEIGHT, RED, keycaps
+from game.play.panel import ACCENT, BACKGROUND, HEIGHT, RED, Pen, keycaps
 from game.play.screen import Hud
 from game.play.window import KeyNameError, Window
 
@@ -86,7 +86,7 @@ def test_the_recording_light(window):
 def test_a_collapse_is_told_in_a_line_of_its_own(driver, size, said):
     """In the panel, below the sink frames and above the last line."""
     window = Window(ARENA_KEYS, (128, 128), size, pixels=True)
-    plain, other, told = shown(window), shown(window, recording=1.0), shown(window, recording=None, **said)
+    plain, other, told = (shown(window, research=True, **more) for more in ({}, {"recording": 1.0}, said))
     rows = np.flatnonzero((plain != told).any((1, 2)))
     last_line = np.flatnonzero((plain != other).any((1, 2)))
     pictures = np.flatnonzero((plain[:, -20 * size :] == 90).all(-1).any(1))
@@ -96,8 +96,55 @@ def test_a_collapse_is_told_in_a_line_of_its_own(driver, size, said):
 
 def test_new_sink_frames_replace_the_old(window):
     colours = [np.full((4, 128, 128, 3), value, np.uint8) for value in (33, 99)]
-    first, second = (shown(window, anchors=pictures) for pictures in colours)
+    first, second = (shown(window, anchors=pictures, present=0) for pictures in colours)
     assert count(first, (33,) * 3) > 1000 and count(second, (33,) * 3) == 0 and count(second, (99,) * 3) > 1000
+
+
+def test_figures_for_researchers_are_shown_to_those_alone(window):
+    """Sink frames that are a map are for everybody; so is what runs the game where that is too slow."""
+    asked = {"research": True, "tick_ms": 40.0}
+    assert count(shown(window), (90,) * 3) == 0 < count(shown(window, **asked), (90,) * 3)
+    assert count(shown(window, present=0), (90,) * 3) > 1000
+    assert np.array_equal(shown(window, tick_ms=9.0, runs="onnx"), shown(window)), "no figure is for the player"
+    slow = [shown(window, fps=9.0, slow_of=20.0, runs=words) for words in ("", "onnx on cpu")]
+    red, blue = (np.stack([shown(window, fps=20.0), *slow])[:, :, 128 * SCALE :, i].astype(int) for i in (0, 2))
+    amber = (red - blue > 60).sum((1, 2))
+    assert amber[0] == 0 < 20 < amber[1] == amber[2] and not np.array_equal(*slow)
+
+
+SIZES = [(1000, 500), (300, 900), (500, 200), (250, 180), (1700, 1000)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("beside", [None, ("another future", np.full((128, 128, 3), ORANGE, np.uint8))])
+def test_everything_fits_whatever_window_a_person_makes(window, size, beside):
+    """Frames as large as fit, in squares that are whole; the panel down to its last line, also beside two frames."""
+    shown(window, beside=beside)
+    pygame.display.set_mode(size, pygame.RESIZABLE)
+    picture = shown(window, beside=beside, recording=1.0)
+    assert picture.shape[:2] == size[::-1]
+    areas = [window._frame_area, *([window._second_area] if beside else []), window._panel_area]
+    assert all(window._surface.get_rect().contains(area) for area in areas)
+    assert all(left.right <= right.left for left, right in itertools.pairwise(areas))
+    side = areas[0].width
+    assert areas[0].size == (side, side) and (side % 128 == 0 or side < 128), "squares, if there is room for any"
+    assert count(picture, ORANGE) > 0.6 * side**2 * (len(areas) - 1)
+    assert count(picture[:, areas[-1].left :], RED) > 2, "the recording light is in the panel's last line"
+    hidden = shown(window, visible=False)
+    assert hidden.shape[:2] == size[::-1], "a person's window stays as it is"
+    assert count(hidden, ORANGE) == (min(size) // 128 * 128) ** 2
+
+
+def test_text_is_broken_and_cut_with_care(driver):
+    pen = Pen(1.0) if pygame.font.init() is None else None
+    name = "20261126-154231-123456-seed12-ab12"
+    for text in (name, "Four rooms seen from above. " * 3):
+        lines = pen.lines(text, 176, 17, 9)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "") and len(lines) > 1
+        assert all(pen.text_width(line, 17) <= 176 for line in lines)
+        cut = pen.lines(text, 176, 17, 1)
+        assert len(cut) == 1 and cut[0].endswith("…") and text.startswith(cut[0][:-1])
+    assert pen.lines("short", 176, 17, 2) == ["short"] and pen.lines("", 176, 17, 2) == []
 
 
 @pytest.mark.parametrize("overlay", [{"paused": True}, {"help": True}, {"notice": "recording to " + "x" * 300}])

@@ -32,12 +32,14 @@ def play(source, plan, **options) -> Script:
 
 
 def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
-    """Also after going back in time with it."""
-    plan = {3: down("d"), 6: down("v"), 16: down("backspace"), 19: [Event("up", "backspace")], 26: down("escape")}
+    """From the moment that one is in, also after going back in time before and with it."""
+    turn = [Event("down", "backspace")], [Event("up", "backspace")]
+    plan = {3: down("d"), 8: turn[0], 11: turn[1], 16: down("v"), 26: turn[0], 29: turn[1], 36: down("escape")}
     screen = play(neural, plan)
     begins = next(i for i, hud in enumerate(screen.huds) if hud.beside is not None)
     truths = [hud.beside[1] for hud in screen.huds[begins:]]
-    assert begins in (6, 7) and all(truth is not None for truth in truths) and any(h.rewound for h in screen.huds)
+    assert begins in (17, 18) and all(truth is not None for truth in truths) and any(h.rewound for h in screen.huds)
+    assert not any(np.array_equal(frame, screen.shown[0]) for frame in screen.shown[begins:]), "the room goes on"
     assert not np.array_equal(truths[0], truths[4])
     apart = [cells_apart(made, real).mean() for made, real in zip(screen.shown[begins:], truths, strict=True)]
     assert max(apart[:6]) < 0.02 and np.mean(apart) < 0.05
@@ -46,8 +48,10 @@ def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
 
 
 def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
-    huds = play(neural, {2: down("v"), 8: down("t"), 12: down("v"), 16: down("escape")}).huds
-    assert huds[5].beside is not None and huds[9].beside is None and huds[-1].beside is not None  # from its own start
+    plan = {2: down("v"), 8: down("t"), 12: down("v"), 16: down("home"), 19: down("v"), 23: down("escape")}
+    huds = play(neural, plan).huds
+    assert huds[6].beside is not None and huds[9].beside is None and huds[-1].beside is not None
+    assert huds[14].beside is None and "no real game of this map" in huds[14].notice
     drawn = neural.place(5)
     huds = play(neural, {2: down("v"), 8: down("home"), 14: down("escape")}, map=drawn).huds
     assert all(hud.beside is None for hud in huds[8:]) and "no real game" in huds[7].notice
@@ -55,6 +59,12 @@ def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
     real = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     huds = play(real, {2: down("v"), 8: down("escape")}).huds
     assert huds[-1].beside is None and "real game" in huds[-1].notice
+
+
+def test_a_moment_that_the_real_game_cannot_follow_to_is_told(neural, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    huds = play(neural, {2: down("f5"), 5: down("f9"), 8: down("v"), 12: down("escape")}).huds
+    assert huds[-1].beside is None and "cannot follow" in huds[-1].notice
 
 
 def test_where_two_frames_differ():

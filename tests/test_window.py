@@ -11,8 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pygame
 import pytest
 
+from game.play.screen import Hud
+from game.play.window import Window
 from world_model.episode import END, Session, find_sessions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,3 +106,36 @@ def test_a_closed_game_leaves_the_recording_whole(display, tmp_path):
     assert game.returncode == 130 and "Traceback" not in said
     (session,) = map(Session.open, find_sessions(tmp_path))
     assert (session.path / END).is_file() and not session.damage
+
+
+@pytest.fixture
+def window(display, monkeypatch) -> Window:
+    """On the virtual display, where no window manager helps."""
+    for name in ("DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.setenv(name, display[name])
+    window = Window(("w",), (64, 64), scale=4)
+    yield window
+    window.close()
+
+
+@needs_x
+def test_a_person_makes_the_window_larger_fills_the_screen_and_points(display, window):
+    frame, heard = np.full((64, 64, 3), 90, np.uint8), []
+
+    def shown(**said) -> np.ndarray:
+        window.show(frame, Hud(keys=("w",), **said))
+        heard.extend(window.poll())
+        return pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+
+    shown()
+    press(display, "windowsize", str(pygame.display.get_wm_info()["window"]), "700", "400")
+    until(lambda: shown().shape[:2] == (400, 700), "the window's new size")
+    assert (shown() == 90).all(-1).sum() == 384**2
+    full = shown(fullscreen=True)
+    assert full.shape[:2] == (600, 800)
+    row, column = (int(places[0]) for places in np.nonzero((full == 90).all(-1)))
+    heard.clear()
+    press(display, "mousemove", str(column), str(row), "click", "1", "click", "5")
+    until(lambda: shown(fullscreen=True) is not None and "wheel" in [event.kind for event in heard], "the mouse")
+    said = {event.kind: event for event in heard}
+    assert said["press"].over == said["hover"].over == (0, 0) and said["wheel"].key == "down", heard

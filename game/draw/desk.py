@@ -28,6 +28,13 @@ class DeskError(ValueError):
     """What cannot be done to this game's map; the message is for the person."""
 
 
+def drawable(source: gymnasium.Env) -> bool:
+    """Whether the sinks of a game that has begun are a map of four rooms, and can be exchanged."""
+    game = source.unwrapped
+    fits = game.metadata.get("map") and hasattr(game, "redraw")
+    return bool(fits) and game.anchors().shape == (4, SCREEN, SCREEN, 3)
+
+
 class Desk:
     """``board`` is the one that is drawn on, None while it is closed. ``say`` shows the person a line."""
 
@@ -108,10 +115,8 @@ class Desk:
 
     def _keep(self) -> Pictures:
         """The four rooms of a neural keep. DeskError for any other game."""
-        pictures = self._pictures()
-        fits = pictures is not None and pictures.shape == (4, SCREEN, SCREEN, 3)
-        self._need(fits and hasattr(self._source.unwrapped, "redraw"), "Only a neural keep's map can be drawn")
-        return pictures
+        self._need(drawable(self._source), "Only a neural keep's map can be drawn")
+        return self._pictures()
 
     def _need(self, fits: bool, words: str) -> None:
         if not fits:

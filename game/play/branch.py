@@ -28,7 +28,11 @@ class Branch:
     def can_be_steered(self) -> bool:
         """Whether it could have the arrows, and has not."""
         letters = set(ARROWS.values()) <= set(self._keys) and not set(ARROWS) & set(self._keys)
-        return letters and self._keyboard is None
+        return letters and not self.is_steered
+
+    @property
+    def is_steered(self) -> bool:
+        return self._keyboard is not None
 
     def steer(self) -> None:
         self._keyboard = Keyboard(self._keys)

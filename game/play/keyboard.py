@@ -20,6 +20,7 @@ COMMANDS = {
     "h": "hud",
     "f": "fullscreen",
     "f1": "help",
+    "f3": "research",
     "f5": "save",
     "f9": "load",
     "tab": "draw",
@@ -45,13 +46,14 @@ class Event:
     """One thing the window reports. ``at`` is when it reached us, in seconds of perf_counter.
 
     kind: "down", "up", "blur" (the window lost the keyboard), "quit" (its close button), or the mouse's: "press",
-    "erase" (with its right button), "drag", "let_go", "drop" (a file).
+    "erase" (with its right button), "drag", "hover" (no button is down), "wheel" (key: "up" or "down"), "let_go",
+    "drop" (a file).
     """
 
     kind: str
     key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"; of a drop, the file
     at: float = 0.0
-    where: tuple[float, float] = (0.0, 0.0)  # on the board, in units of its side
+    where: tuple[float, float] = (0.0, 0.0)  # on the board, in units of its side; on the menu, of its height
     over: tuple[float, float] = (-1.0, -1.0)  # the frame, in units of its sides
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
+from game.draw.desk import drawable
 from game.play.screen import Entry, Hud, Menu, Screen
 from game.worlds.bots import make_bot
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS
 
 CHOOSES = {"return": "play", "space": "play", "d": "draw"}
+MOUSE = {"hover": "look", "press": "play"}
 NUMBERS = tuple("123456789")
 KEYS = (*CHOOSES, *NUMBERS)
 SIZE = 64, 64
@@ -66,6 +68,7 @@ class Demo:
     def __init__(self, game: gymnasium.Env):
         self._game, self._ticks, self._seed = game, 0, 0
         self.frame = self._begin()
+        self.drawable = drawable(game)
 
     def _begin(self) -> np.ndarray:
         self._bot = make_bot(BOT, self._seed, self._game.metadata["keys"])
@@ -88,12 +91,16 @@ def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymn
         demos = {w.name: loader.submit(lambda name: Demo(opened(name)), w.name) for w in listed if w.ready}
         while True:
             due = time.perf_counter() + 1 / FPS
-            for wish, number in _wishes(screen, chosen, len(listed)):
+            entries = tuple(_entry(world, demos.get(world.name)) for world in listed)
+            for wish, number in _wishes(screen, Menu(entries, chosen)):
                 if wish == "leave" or (wish != "look" and listed[number].ready):
                     loader.shutdown(wait=False, cancel_futures=True)
                     return None if wish == "leave" else (wish, listed[number].name)
-                chosen, said = number, "" if wish == "look" else TRAIN.format(listed[number].name)
-            entries = tuple(_entry(world, demos.get(world.name)) for world in listed)
+                if wish != "look":
+                    said = TRAIN.format(listed[number].name)
+                elif number != chosen:
+                    said = ""
+                chosen = number
             frame = entries[chosen].picture
             notice = said or (LOADING if frame is None and listed[chosen].ready else "")
             frame = np.zeros((*SIZE, 3), np.uint8) if frame is None else frame
@@ -101,15 +108,20 @@ def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymn
             time.sleep(max(0.0, due - time.perf_counter()))
 
 
-def _wishes(screen: Screen, chosen: int, count: int) -> Iterable[tuple[str, int]]:
+def _wishes(screen: Screen, menu: Menu) -> Iterable[tuple[str, int]]:
     """What the person's events ask for: leave, or look at a world, play it or draw its map, by its number."""
+    chosen, count = menu.chosen, len(menu.entries)
     for event in screen.poll():
+        under = menu.at(*event.where)
         if event.kind == "quit" or (event.kind == "down" and event.key == "escape"):
             yield "leave", chosen
-        elif event.kind == "down" and event.key in ("up", "down"):
+        elif event.kind in ("down", "wheel") and event.key in ("up", "down"):
             chosen = (chosen + (1 if event.key == "down" else -1)) % count
             yield "look", chosen
-        elif event.kind == "down" and event.key in CHOOSES:
+        elif event.kind in MOUSE and under is not None:
+            chosen = under
+            yield MOUSE[event.kind], chosen
+        elif event.kind == "down" and event.key in CHOOSES and (event.key != "d" or menu.entries[chosen].drawable):
             yield CHOOSES[event.key], chosen
         elif event.kind == "down" and event.key in NUMBERS[:count]:
             yield "play", NUMBERS.index(event.key)
@@ -122,4 +134,4 @@ def _entry(world: World, demo: Future | None) -> Entry:
     if error := demo.exception():
         return Entry(world.name, str(error), None)
     demo.result().step()
-    return Entry(world.name, world.about, demo.result().frame)
+    return Entry(world.name, world.about, demo.result().frame, demo.result().drawable)

@@ -23,7 +23,8 @@ RED = (240, 82, 82)
 AMBER = (236, 178, 74)
 
 WIDTH = 216  # of the panel at zoom 1, where the frame is 640 pixels high
-HEIGHT = 560  # what the panel's parts need at zoom 1
+MENU_WIDTH = 340
+HEIGHT = 600  # what the panel's parts need at zoom 1
 
 FINER = 4  # how much larger text and boxes are drawn before they are scaled down
 
@@ -46,6 +47,7 @@ HELP = (
     ("Enter", "take that one"),
     ("F11", "film of the last 10 s"),
     ("F12", "picture"),
+    ("F3", "figures for researchers"),
     ("F1", "this help"),
 )
 ROWS = ("1234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -89,6 +91,7 @@ class Pen:
         self._font = lru_cache(16)(lambda size: pygame.font.Font(None, size * FINER))
         self._text = lru_cache(256)(self._render_text)
         self._box = lru_cache(64)(self._render_box)
+        self.lines = lru_cache(64)(self._lines)
         self._thumbnails: tuple[object, list[pygame.Surface]] = (None, [])
 
     def px(self, length: float) -> int:
@@ -101,17 +104,19 @@ class Pen:
         surface.blit(picture, picture.get_rect(**{place: at}))
 
     def text_width(self, text, size=18) -> int:
-        return self._text(text, self.px(size), TEXT).get_width()
+        return self._font(self.px(size)).size(text)[0] // FINER
 
-    def wrapped(self, text, width, size=18) -> list[str]:
-        """The text in lines that are no wider."""
-        lines = [""]
-        for word in text.split():
-            longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and self.text_width(longer, size) > width:
-                lines.append(word)
-            else:
-                lines[-1] = longer
+    def _lines(self, text, width, size=18, most=1) -> list[str]:
+        """The text in at most so many lines that are no wider; … says that it goes on. A wider word is broken."""
+        lines, rest = [], text.strip()
+        while rest and len(lines) < most:
+            fits = next((n for n in range(len(rest), 1, -1) if self.text_width(rest[:n], size) <= width), 1)
+            if len(lines) + 1 == most and fits < len(rest):
+                return [*lines, rest[: fits - 1].rstrip() + "…"]
+            space = rest.rfind(" ", 0, fits + 1) if fits < len(rest) else -1
+            fits = space if space > 0 else fits
+            lines.append(rest[:fits])
+            rest = rest[fits:].lstrip()
         return lines
 
     def box(self, surface, area, fill, radius, border=None) -> None:
@@ -146,14 +151,19 @@ def picture_surface(picture: np.ndarray) -> pygame.Surface:
 
 
 def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
-    """The side panel: title, figures, keys, sink frames, recording light."""
+    """The side panel: title, frames a second, keys, map, recording light; for researchers also figures, what runs, and
+    sink frames that are no map."""
     surface.fill(BACKGROUND, area)
     inner = area.inflate(-pen.px(40), -pen.px(40))
-    pen.text(surface, hud.title, (inner.left, inner.top + pen.px(9)), 27)
-    pen.text(surface, hud.place, (inner.left, inner.top + pen.px(33)), 18, MUTED)
-    y = _draw_figures(surface, inner, inner.top + pen.px(72), hud, pen)
-    y = _draw_keys(surface, inner, y + pen.px(14), hud, pen)
-    if hud.anchors is not None and len(hud.anchors):
+    y = _draw_lines(surface, inner, inner.top + pen.px(9), hud.title, pen, 27)
+    y = _draw_lines(surface, inner, y, hud.place, pen, 17, MUTED, 2)
+    y = _draw_lines(surface, inner, y, hud.rate, pen, 16, MUTED if hud.slow_of is None else AMBER, 2)
+    if hud.research or hud.slow_of is not None:
+        y = _draw_lines(surface, inner, y, hud.runs and f"runs: {hud.runs}", pen, 15, MUTED, 3)
+    if hud.research:
+        y = _draw_figures(surface, inner, y, hud, pen)
+    y = _draw_keys(surface, inner, y + pen.px(12), hud, pen)
+    if hud.anchors is not None and len(hud.anchors) and (hud.research or hud.present is not None):
         _draw_anchors(surface, inner, y + pen.px(24), hud, pen)
     _draw_collapse(surface, inner, hud, pen)
     _draw_recording(surface, inner, hud, pen)
@@ -163,23 +173,23 @@ def draw_board(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
     """The map being drawn: four rooms, what can be put down, what can be done."""
     board = hud.board
     surface.fill(BACKGROUND, area)
-
-    def placed(box: Box) -> pygame.Rect:
-        x, y, width, height = (round(length * area.height) for length in (box.x, box.y, box.width, box.height))
-        return pygame.Rect(area.left + x, area.top + y, width, height)
-
     for number, box in enumerate(ROOM_BOXES):
-        place = placed(box)
+        place = _placed(box, area)
         border = ACCENT if number == hud.present else MUTED if number == board.room else LINE
         pygame.draw.rect(surface, border, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
         big = cv2.resize(board.pictures[number], place.size, interpolation=cv2.INTER_NEAREST)
         surface.blit(picture_surface(big), place)
     for name, box in BUTTONS.items():
-        _draw_cap(surface, placed(box), name, name == board.kind or (name == "fill" and board.filling), pen)
-    pen.text(surface, "right button: floor", (placed(BUTTONS["save"]).left, placed(ROOM_BOXES[2]).top), 15, MUTED)
-    pen.text(
-        surface, "U undo, Tab back", (placed(BUTTONS["save"]).left, placed(ROOM_BOXES[2]).top + pen.px(20)), 15, MUTED
-    )
+        _draw_cap(surface, _placed(box, area), name, name == board.kind or (name == "fill" and board.filling), pen)
+    left, top = _placed(BUTTONS["save"], area).left, _placed(ROOM_BOXES[2], area).top
+    pen.text(surface, "right button: floor", (left, top), 15, MUTED)
+    pen.text(surface, "U undo, Tab back", (left, top + pen.px(20)), 15, MUTED)
+
+
+def _placed(box: Box, area: pygame.Rect) -> pygame.Rect:
+    """Where a box in units of the area's height is."""
+    x, y, width, height = (round(length * area.height) for length in (box.x, box.y, box.width, box.height))
+    return pygame.Rect(area.left + x, area.top + y, width, height)
 
 
 def draw_menu(surface: pygame.Surface, area: pygame.Rect, menu: Menu, pen: Pen) -> None:
@@ -187,24 +197,26 @@ def draw_menu(surface: pygame.Surface, area: pygame.Rect, menu: Menu, pen: Pen) 
     surface.fill(BACKGROUND, area)
     inner = area.inflate(-pen.px(40), -pen.px(40))
     pen.text(surface, "Rollplay", (inner.left, inner.top + pen.px(9)), 27)
-    y, side = inner.top + pen.px(44), pen.px(72)
-    for number, entry in enumerate(menu.entries):
-        place = pygame.Rect(inner.left, y, side, side)
-        pen.box(surface, place, RAISED, 4, LINE)
-        if entry.picture is not None:
-            small = cv2.resize(entry.picture, place.size, interpolation=cv2.INTER_AREA)
-            surface.blit(picture_surface(small), place)
-        if number == menu.chosen:
-            pygame.draw.rect(surface, ACCENT, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
-        left = place.right + pen.px(12)
-        color = TEXT if number == menu.chosen else MUTED
-        pen.text(surface, f"{number + 1}  {entry.name}", (left, y + pen.px(10)), 19, color)
-        lines = pen.wrapped(entry.about, inner.right - left, 14)[:4]
-        for line, words in enumerate(lines):
-            pen.text(surface, words, (left, y + pen.px(28 + 14 * line)), 14, MUTED)
-        y += side + pen.px(14)
-    for words, up in (("up, down or a number", 50), ("Enter plays, D draws", 30), ("Esc leaves", 10)):
+    for number, box in menu.rows():
+        _draw_entry(surface, _placed(box, area).clip(inner), menu.entries[number], number, number == menu.chosen, pen)
+    ways = "Enter plays, D draws its map" if menu.entries[menu.chosen].drawable else "Enter plays"
+    for words, up in (("mouse, up and down, or a number", 50), (ways, 30), ("Esc leaves", 10)):
         pen.text(surface, words, (inner.left, inner.bottom - pen.px(up)), 16, MUTED)
+
+
+def _draw_entry(surface, row, entry, number, is_chosen, pen) -> None:
+    place = pygame.Rect(row.left, row.top, *[row.height - pen.px(14)] * 2)
+    pen.box(surface, place, RAISED, 4, LINE)
+    if entry.picture is not None:
+        small = cv2.resize(entry.picture, place.size, interpolation=cv2.INTER_AREA)
+        surface.blit(picture_surface(small), place)
+    if is_chosen:
+        pygame.draw.rect(surface, ACCENT, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
+    left = place.right + pen.px(12)
+    name = pen.lines(f"{number + 1}  {entry.name}", row.right - left, 19)
+    pen.text(surface, *name, (left, place.top + pen.px(8)), 19, TEXT if is_chosen else MUTED)
+    for line, words in enumerate(pen.lines(entry.about, row.right - left, 16, 3)):
+        pen.text(surface, words, (left, place.top + pen.px(28 + 17 * line)), 16, MUTED)
 
 
 def draw_beside(surface, area, other: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:
@@ -217,7 +229,8 @@ def draw_beside(surface, area, other: np.ndarray, frame: np.ndarray, hud: Hud, p
         cell = pygame.Rect(round(column * width), round(row * height), round(width), round(height))
         pygame.draw.rect(surface, RED, cell.move(area.topleft), max(1, pen.px(2)))
     pygame.draw.line(surface, BACKGROUND, area.topleft, area.bottomleft, pen.px(4))
-    words = f"{whose}: {100 * (1 - apart.mean()):.1f} % of the picture equal"
+    equal, room = 100 * (1 - apart.mean()), area.width - pen.px(28)
+    words, *_ = pen.lines(f"{whose}: {equal:.1f} % of the picture equal", room, 17)
     chip = pygame.Rect(0, 0, pen.text_width(words, 17) + pen.px(28), pen.px(30))
     chip.midtop = area.centerx, area.top + pen.px(14)
     pen.box(surface, chip, BACKGROUND, 8, LINE)
@@ -248,17 +261,19 @@ def _heading(surface, left, y, text, pen) -> int:
     return y + pen.px(14)
 
 
+def _draw_lines(surface, inner, y, text, pen, size, color=TEXT, most=1) -> int:
+    """The text below ``y``; where the next may begin."""
+    for words in pen.lines(text, inner.width, size, most):
+        pen.text(surface, words, (inner.left, y), size, color)
+        y += pen.px(size)
+    return y + pen.px(8)
+
+
 def _draw_figures(surface, inner, y, hud, pen) -> int:
-    figures = (
-        ("frames a second", hud.fps, "{:.1f}"),
-        ("tick", hud.tick_ms, "{:.0f} ms"),
-        ("key to photon", hud.key_to_photon_ms, "{:.0f} ms"),
-    )
-    for name, value, form in figures:
-        pen.text(surface, name, (inner.left, y), 18, MUTED)
-        shown = "–" if value is None else form.format(value)
-        pen.text(surface, shown, (inner.right, y), 18, TEXT, "right")
-        y += pen.px(24)
+    for name, value in (("tick", hud.tick_ms), ("key to photon", hud.key_to_photon_ms)):
+        pen.text(surface, name, (inner.left, y), 17, MUTED)
+        pen.text(surface, "–" if value is None else f"{value:.0f} ms", (inner.right, y), 17, TEXT, "right")
+        y += pen.px(22)
     return y
 
 
@@ -292,7 +307,7 @@ def _draw_arrow(surface, center, way, size, color) -> None:
 
 
 def _draw_anchors(surface, inner, y, hud, pen) -> None:
-    y = _heading(surface, inner.left, y, "sink frames" if hud.present is None else "sink frames: the map", pen)
+    y = _heading(surface, inner.left, y, "map" if hud.present is not None else "sink frames", pen)
     gap = pen.px(6)
     width = (inner.width - gap) // 2
     height = round(width * hud.anchors.shape[1] / hud.anchors.shape[2])
@@ -308,7 +323,7 @@ def _draw_collapse(surface, inner, hud, pen) -> None:
     y = inner.bottom - pen.px(26)
     if hud.collapse:
         pen.text(surface, f"picture {hud.collapse}", (inner.left, y), 16, AMBER)
-    if hud.reprimes:
+    if hud.reprimes and hud.research:
         pen.text(surface, f"primed again {hud.reprimes}×", (inner.right, y), 16, MUTED, "right")
 
 
@@ -333,13 +348,14 @@ def _dim(surface, area) -> None:
 def _draw_help(surface, area, hud, pen) -> None:
     meanings = MEANINGS.get(hud.keys, ("a key of this world",) * len(hud.keys))
     play = list(zip(hud.keys, meanings, strict=True))
-    lines = len(play) + len(HELP) + 1
+    commands = [(key, meaning) for key, meaning in HELP if key != "Tab" or hud.drawable]
+    lines = len(play) + len(commands) + 1
     line = min(pen.px(26), (area.height - pen.px(48)) // lines)
     card = pygame.Rect(0, 0, min(area.width, pen.px(320)), line * lines + pen.px(48))
     card.center = area.center
     pen.box(surface, card, BACKGROUND, 12, LINE)
     y = card.top + pen.px(24) + line // 2
-    for key, meaning in (*play, ("", ""), *HELP):
+    for key, meaning in (*play, ("", ""), *commands):
         if key:
             _draw_help_line(surface, card, y, key, meaning, pen)
         y += line
@@ -381,10 +397,10 @@ def _draw_timeline(surface, area, timeline, pen) -> None:
 
 
 def _draw_notice(surface, area, notice, pen) -> None:
-    room = area.width - pen.px(56)
-    if (width := pen.text_width(notice, 17)) > room:
-        notice = notice[: int(len(notice) * room / width) - 1] + "…"
-    chip = pygame.Rect(0, 0, pen.text_width(notice, 17) + pen.px(28), pen.px(30))
+    lines = pen.lines(notice, area.width - pen.px(56), 17, 3)
+    width = max(pen.text_width(words, 17) for words in lines)
+    chip = pygame.Rect(0, 0, width + pen.px(28), pen.px(11 + 19 * len(lines)))
     chip.midbottom = area.centerx, area.bottom - pen.px(14)
     pen.box(surface, chip, BACKGROUND, 8, LINE)
-    pen.text(surface, notice, chip.center, 17, TEXT, "center")
+    for line, words in enumerate(lines):
+        pen.text(surface, words, (chip.centerx, chip.top + pen.px(15 + 19 * line)), 17, TEXT, "center")

@@ -20,7 +20,7 @@ from typing import Protocol
 import gymnasium
 import numpy as np
 
-from game.draw.desk import Desk, DeskError
+from game.draw.desk import Desk, DeskError, drawable
 from game.play.branch import Branch
 from game.play.camera import Camera
 from game.play.keyboard import Keyboard, Sample
@@ -118,17 +118,18 @@ class Player:
         self.keyboard = Keyboard(options.keys, options.stands_for)
         self.hands = hands or self.keyboard
         self.recording, self.watch = recording, watch
-        self.ledger = Ledger(options.game_fps)
+        self.ledger = Ledger(options.game_fps, options.fps)
         self._figures = self.ledger.recent()
         self.first_frame_s: float | None = None
         self._seed = options.seed
-        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False}
+        self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False, "research": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
         self._past: Past | None = Past(source) if hands is None and hasattr(source.unwrapped, "get_state") else None
         self._rewound, self._resumes = 0, False
         self._desk = Desk(source, self.say)
         self._truth: Truth | None = None
+        self._played: list[np.ndarray] | None = None  # the keys of each tick since the room's start, if they are known
         self._branch: Branch | None = None
         self._camera = Camera(options.keys, options.game_fps)
 
@@ -166,6 +167,8 @@ class Player:
         self._listen()
         sample, sampled = self.hands.sample(), now()
         frame, _, terminated, truncated, _ = self._compute(self.source.step, sample.action)
+        if self._played is not None:
+            self._played.append(sample.action)
         if self._truth is not None:
             self._truth.step(sample.action)
         if self._branch is not None:
@@ -186,6 +189,7 @@ class Player:
 
     def _new_room(self, seed: int) -> None:
         self._seed, self._branch = seed, None
+        self._played = [] if self._past is not None else None
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
         self._look_around()
         self._begin_truth()
@@ -210,6 +214,8 @@ class Player:
         self._branch = None
         if self._compute(self._past.back):
             self._rewound += 1
+            if self._played:
+                self._played.pop()
             if self._truth is not None and not self._compute(self._truth.back):
                 self._truth = None
             self._arrive()
@@ -241,6 +247,8 @@ class Player:
         said = asked(self.source, "provenance", {})
         room = said.get("scene") or said.get("seed", self._seed)
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
+        self._drawable = drawable(self.source)
+        self._runs = " on ".join(filter(None, (said.get("runtime"), said.get("device"))))
         self._desk.look_around()
 
     def _draw(self) -> None:
@@ -256,6 +264,7 @@ class Player:
             self._truth = None
             self.say("There is no real game of this map")
         self._compute(self.source.unwrapped.redraw, pictures)
+        self._played = None
         if self._past is not None:
             self._past.begin()
         self._look_around()
@@ -281,6 +290,8 @@ class Player:
             held=held,
             anchors=self._anchors,
             present=self._present(),
+            drawable=self._drawable,
+            runs=self._runs,
             recording=self.recording.seconds if self.recording else None,
             board=self._desk.board,
             beside=self._beside(),
@@ -375,7 +386,7 @@ class Player:
             self.source.unwrapped.set_state(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
             raise SaveError(str(error)) from error
-        self._truth = self._branch = None
+        self._truth = self._branch = self._played = None
         self._past.begin()
         self._arrive()
         self.say("Back at the saved moment")
@@ -408,12 +419,15 @@ class Player:
         self._change_map(self._desk.dropped(self._shown[0]))
 
     def _on_truth(self) -> None:
-        """The real game beside this one, both from the start of the room; or no more."""
+        """The real game beside this one, brought here by the keys since the room's start; or no more."""
         if self._truth is not None:
             self._truth = None
             return
-        self._truth, self._desk.board = self._compute(Truth, self.source), None
-        self._new_room(self._seed)
+        truth = self._compute(Truth, self.source)
+        self.say("The real game, after the same keys since this room's start")
+        self._show(*self._shown)  # an hour of keys takes a while
+        self._compute(truth.follow, self._played)
+        self._truth, self._branch, self._desk.board = truth, None, None
 
     def _on_branch(self) -> None:
         """Two futures of this moment under the same keys; then the arrows steer the second; then it ends."""
@@ -432,6 +446,8 @@ class Player:
         if self._branch is None:
             raise SaveError("There is one future; B begins another")
         self._end_recording()
+        if self._branch.is_steered:
+            self._played = None
         frame = self._compute(self._branch.swap)
         self._past.clear()
         self._past.begin()
@@ -441,7 +457,7 @@ class Player:
         """The real game, if it is to be seen, to where this one has just begun."""
         try:
             if self._truth is not None:
-                self._truth.reset()
+                self._truth.follow(())
         except WorldError as error:
             self._truth = None
             self.say(str(error))
@@ -451,6 +467,9 @@ class Player:
 
     def _on_film(self) -> None:
         self.say(f"Saved {self._compute(self._camera.film)}")
+
+    def _on_research(self) -> None:
+        self._hud["research"] = not self._hud["research"]
 
     def _on_help(self) -> None:
         self._hud["help"] = not self._hud["help"]

@@ -67,11 +67,11 @@ class Durations:
 class Ledger:
     """Takes ticks (``add``), tells ``recent`` figures for the HUD and the ``summary`` for the report.
 
-    fps: the game's own, which its minutes are counted by.
+    fps: the game's own, which its minutes are counted by. wanted: frames a second to keep to; 0, as many as come.
     """
 
-    def __init__(self, fps: int = 20):
-        self.frames = 0
+    def __init__(self, fps: int = 20, wanted: float = 0):
+        self.frames, self._wanted = 0, wanted
         self._curves, self._collapses = Curves(fps), Collapses()
         self._tick, self._step, self._decode, self._draw = (Durations() for _ in range(4))
         self._interval, self._wait, self._photon = (Durations() for _ in range(3))
@@ -97,9 +97,12 @@ class Ledger:
         self._last_shown = None
 
     def recent(self) -> dict[str, float | None]:
-        """fps and the medians tick_ms and key_to_photon_ms of the last ``RECENT``; None before there are any."""
+        """fps, the medians tick_ms and key_to_photon_ms of the last ``RECENT``, and the frames a second that were
+        wanted, where the last two seconds had fewer; None before there are any."""
+        late = _slow(self._interval.last(2 * max(1, round(self._wanted))), self._wanted) == 1
         return {
             "fps": _rate(self._interval.last(RECENT)),
+            "slow_of": self._wanted if late else None,
             "tick_ms": percentiles(self._tick.last(RECENT), 50)["p50"],
             "key_to_photon_ms": percentiles(self._photon.last(RECENT), 50)["p50"],
         }
@@ -111,6 +114,7 @@ class Ledger:
         return {
             "frames": self.frames,
             "fps": _rate(self._interval.all()),
+            "slow_share": _slow(self._interval.last(KEPT), self._wanted),
             "tick_ms": percentiles(self._tick.all(), 50, 95, 99),
             "step_ms": percentiles(self._step.all(), 50, 95),
             "decode_ms": percentiles(self._decode.all(), 50, 95),
@@ -204,7 +208,7 @@ def told(report: dict) -> str:
     tick, count = report["tick_ms"], report["collapse_count"]
     lines = [
         f"{report['frames']:,} frames at {report['fps']} a second; tick p50 / p95 / p99 "
-        f"{tick['p50']} / {tick['p95']} / {tick['p99']} ms",
+        f"{tick['p50']} / {tick['p95']} / {tick['p99']} ms; too slow {report.get('slow_share') or 0:.0%} of the time",
         "collapses: "
         + (", ".join(f"{kind} {n}" for kind, n in sorted(count.items())) or "none")
         + f"; primed again {report['reprimes']} times",
@@ -235,6 +239,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"game.play.report: {flags.report}: lacks figures that a report has ({error!r})", file=sys.stderr)
         return 2
     return 0
+
+
+def _slow(intervals: np.ndarray, wanted: float) -> float | None:
+    """Share of the seconds, as many frames as ``wanted`` each, that brought less than nine tenths of those frames a
+    second; None before there is a whole one."""
+    second = max(1, round(wanted))
+    whole = len(intervals) // second
+    if not wanted or not whole:
+        return None
+    took = intervals[-whole * second :].reshape(whole, second).sum(1, dtype=np.float64)
+    return round(float((second / took < 0.9 * wanted).mean()), 3)
 
 
 def _rate(intervals: np.ndarray) -> float | None:

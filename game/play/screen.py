@@ -7,25 +7,40 @@ from typing import Protocol
 
 import numpy as np
 
-from game.draw.board import Board
+from game.draw.board import Board, Box
 from game.play.keyboard import Event
+
+MENU_PAGE, MENU_ROW = 5, 0.14
+"""Entries of the menu that are seen at a time, and a row's height in units of the panel's."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A world in the menu: its name, a line about it, and its picture, uint8 [H, W, 3], once there is one."""
+    """A world in the menu: its name, a line about it, its picture, uint8 [H, W, 3], once there is one, and whether its
+    map can be drawn."""
 
     name: str
     about: str
     picture: np.ndarray | None
+    drawable: bool = False
 
 
 @dataclass(frozen=True)
 class Menu:
-    """The worlds that can be chosen, and the number of the one that would be."""
+    """The worlds that can be chosen, and the number of the one that would be. A page of them is seen at a time."""
 
     entries: tuple[Entry, ...]
     chosen: int
+
+    def rows(self) -> list[tuple[int, Box]]:
+        """The numbers of the entries that are seen, and their places in units of the panel's height."""
+        first = self.chosen // MENU_PAGE * MENU_PAGE
+        numbers = range(first, min(first + MENU_PAGE, len(self.entries)))
+        return [(n, Box(0, 0.12 + MENU_ROW * (n - first), 1, MENU_ROW)) for n in numbers]
+
+    def at(self, x: float, y: float) -> int | None:
+        """The number of the entry under a place of the panel."""
+        return next((number for number, box in self.rows() if box.holds(x, y)), None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,9 @@ class Hud:
     held: np.ndarray | None = None  # int8 [keys]
     anchors: np.ndarray | None = None  # uint8 [n, H, W, 3]
     present: int | None = None  # where the anchors are a map, the one that is on the screen
+    runs: str = ""  # what computes the frames, and on what
     fps: float | None = None
+    slow_of: float | None = None  # the frames a second that were wanted, where they are not reached
     tick_ms: float | None = None
     key_to_photon_ms: float | None = None
     recording: float | None = None  # seconds so far; None while not recording
@@ -66,6 +83,14 @@ class Hud:
     visible: bool = True
     fullscreen: bool = False
     help: bool = False
+    research: bool = False  # the panel has the researcher's figures, too
+    drawable: bool = False  # the map can be drawn
+
+    @property
+    def rate(self) -> str:
+        """The frames a second, in words."""
+        now = "–" if self.fps is None else f"{self.fps:.0f}"
+        return f"{now} frames a second" if self.slow_of is None else f"slow: {now} of {self.slow_of:g} frames a second"
 
 
 class Screen(Protocol):

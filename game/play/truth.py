@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import gymnasium
 import numpy as np
 
@@ -12,7 +14,7 @@ from world_model.play.runtime import WorldError
 
 
 class Truth:
-    """The real game of a neural one. ``reset`` it where the neural game began, ``step`` it with the same keys, and take
+    """The real game of a neural one. ``follow`` it from where that one began, ``step`` it with the same keys, and take
     it ``back`` with it; False where it was not there yet.
 
     frame: uint8 [H, W, 3]. Raises WorldError where there is no real game, or none of this place.
@@ -25,14 +27,18 @@ class Truth:
         self._neural, self._game = neural, open_game(config.world)
         self._past = Past(self._game)
 
-    def reset(self) -> None:
-        """To where the neural game is, which has just begun."""
+    def follow(self, played: Iterable[np.ndarray] | None) -> None:
+        """To where the keys of every tick since the neural game began lead; None where they are not known."""
         place = str(asked(self._neural, "provenance", {}).get("scene"))
         self.frame = self._game.reset(seed=int(place))[0] if place.isdecimal() else None
         if self.frame is None or not np.array_equal(asked(self._game, "anchors"), asked(self._neural, "anchors")):
             raise WorldError("There is no real game of this map")
+        if played is None:
+            raise WorldError("The real game cannot follow to this moment; Home begins this room again")
         self._past.clear()
         self._past.begin()
+        for action in played:
+            self.step(action)
 
     def step(self, action: np.ndarray) -> None:
         self.frame = self._game.step(action)[0]

@@ -16,6 +16,7 @@ from world_model.episode import EpisodeError, Session
 
 KEYS = ("space", "left", "right", "end", "page up", "page down", "j")
 HELP = "Space plays, left and right step, Page a second, J next damage, or drag the line"
+TOGGLES = {"h": "visible", "f": "fullscreen", "f3": "research"}
 HOLD = 0.35  # seconds that a step's key is held before it repeats
 MARGIN = 0.045  # of the frame's width, beside the line that is dragged
 LINE = 0.85  # of the frame's height, from which on a press is meant for the line
@@ -36,7 +37,7 @@ class Viewer:
         except EpisodeError:
             self._anchors = None  # what there is can be looked at
         self._goes_on, self._dragging = True, False
-        self._hud = {"visible": True, "fullscreen": False}
+        self._hud = {"visible": True, "fullscreen": False, "research": False}
         self._stepping: tuple[int, float] | None = None  # frames a tick, and since when its key is down
         self._damaged: list[int] = []
         self._actions = {
@@ -107,8 +108,8 @@ class Viewer:
             self._jump(self.at + self._steps[key])
         elif key in ("home", "end"):
             self._jump(0 if key == "home" else len(self.session))
-        elif key in ("h", "f"):
-            name = {"h": "visible", "f": "fullscreen"}[key]
+        elif key in TOGGLES:
+            name = TOGGLES[key]
             self._hud[name] = not self._hud[name]
         elif key in self._actions:
             self._actions[key]()

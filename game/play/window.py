@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,7 @@ from game.play.keyboard import ARROWS, COMMANDS, REWIND, Event
 from game.play.panel import (
     BACKGROUND,
     HEIGHT,
+    MENU_WIDTH,
     WIDTH,
     Pen,
     draw_beside,
@@ -28,6 +30,8 @@ from game.play.screen import Hud
 REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is drawn for
 PIXEL_ART = 96  # frames up to this many pixels a side are shown as squares
 MOUSE = {1: "press", 3: "erase"}
+Layout = tuple[int, float, bool]
+"""What stands side by side: frames, the panel's width at zoom 1, and whether they fill the screen."""
 DECORATION = 64  # what a desktop's own bars take of its height, window pixels
 
 
@@ -43,7 +47,8 @@ class Window:
     """A pygame window. ``poll`` gives the events since the last poll, ``show`` draws and flips.
 
     keys: the world's keys, as pygame names them; also: others that it tells of. frame_shape: (H, W). scale: window
-    pixels a frame pixel; None, about 640 for the frame. What does not fit the screen is made as large as fits.
+    pixels a frame pixel; None, about 640 for the frame. What does not fit the screen is made as large as fits, and so
+    is all that a window shows which a person made larger or smaller.
     Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares, as
     small frames, which are drawn pixel by pixel, do by themselves.
     Raises DisplayError without a display, KeyNameError for a key that pygame does not know.
@@ -63,9 +68,11 @@ class Window:
         self._desktop, self._frame_shape = pygame.display.get_desktop_sizes()[0], frame_shape
         self._scale = scale or max(1, REFERENCE_HEIGHT // max(frame_shape))
         pixels = pixels or max(frame_shape) <= PIXEL_ART
-        self._smoothing = cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
+        self._pixels, self._smoothing = pixels, cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
         self._gamepad, self._pads = Gamepad(keys), {}
-        self._arranged: tuple[bool, bool, bool] | None = None
+        self._layout: Layout | None = None
+        self._asked_size = self._size = (0, 0)
+        self._place: tuple[int, int] | None = None  # of the window, while it fills the screen
         pygame.display.set_caption(title)
 
     def poll(self) -> list[Event]:
@@ -73,57 +80,74 @@ class Window:
         return [ours for event in pygame.event.get() for ours in self._translated(event, at)]
 
     def show(self, frame: np.ndarray, hud: Hud) -> None:
-        beside = hud.board is not None or hud.beside is not None
-        if (hud.visible, hud.fullscreen, beside) != self._arranged:
-            self._arrange(hud.visible, hud.fullscreen, beside)
+        self._arrange(_layout_of(hud))
         big = cv2.resize(frame, self._frame_size, interpolation=self._smoothing)
         self._surface.blit(picture_surface(big), self._frame_area)
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
         if hud.menu is not None:
             draw_menu(self._surface, self._panel_area, hud.menu, self._pen)
         elif hud.board is not None:
-            draw_board(self._surface, self._panel_area, hud, self._pen)
-        elif hud.beside is not None:
-            other = cv2.resize(hud.beside[1], self._frame_size, interpolation=self._smoothing)
-            draw_beside(self._surface, self._panel_area, other, frame, hud, self._pen)
+            draw_board(self._surface, self._second_area, hud, self._pen)
         elif hud.visible:
             draw_panel(self._surface, self._panel_area, hud, self._pen)
+        if hud.beside is not None and hud.board is None:
+            other = cv2.resize(hud.beside[1], self._frame_size, interpolation=self._smoothing)
+            draw_beside(self._surface, self._second_area, other, frame, hud, self._pen)
         pygame.display.flip()
 
     def close(self) -> None:
         pygame.quit()
 
-    def _arrange(self, panel: bool, fullscreen: bool, twice: bool) -> None:
-        """Size the window for the frame, with or without the panel, which changes no frame's size, or with as much
-        again beside it; or fill the screen: the largest frame that fits, in the middle of it."""
-        scale = self._fitting(panel, fullscreen, twice)
-        height, width = (side * scale for side in self._frame_shape)
-        self._frame_size = width, height
-        self._pen = Pen(_zoom(height))
-        panel_width = width if twice else self._pen.px(WIDTH) if panel else 0
-        window_height = max(height, self._pen.px(HEIGHT)) if panel and not twice else height
-        size = self._desktop if fullscreen else (width + panel_width, window_height)
-        self._surface = pygame.display.set_mode(size, pygame.FULLSCREEN if fullscreen else 0)
-        if not fullscreen:
-            _keep_on_screen(size, self._desktop)
+    def _arrange(self, layout: Layout) -> None:
+        """A window of the size that a new layout takes, unless a person gave it another; and everything's place in it,
+        as large as fits and in the middle."""
+        if layout != self._layout:
+            self._open(layout)
+        size = pygame.display.get_window_size()
+        if (layout, size) == (self._layout, self._size):
+            return
+        self._layout, self._size, (frames, panel, _) = layout, size, layout
+        width, height, zoom = self._fitting(size, layout)
+        self._frame_size, self._pen = (width, height), Pen(zoom)
+        self._surface = pygame.display.get_surface()
         self._surface.fill(BACKGROUND)
-        left, top = (size[0] - width - panel_width) // 2, (size[1] - window_height) // 2
-        self._frame_area = pygame.Rect(left, (size[1] - height) // 2, width, height)
-        self._panel_area = pygame.Rect(left + width, top, panel_width, window_height)
-        self._arranged = panel, fullscreen, twice
+        panel_width, panel_height = self._pen.px(panel), min(size[1], max(height, self._pen.px(HEIGHT)))
+        left, top = (size[0] - frames * width - panel_width) // 2, (size[1] - height) // 2
+        self._frame_area = pygame.Rect(left, top, width, height)
+        self._second_area = self._frame_area.move(width, 0)
+        self._panel_area = pygame.Rect(left + frames * width, (size[1] - panel_height) // 2, panel_width, panel_height)
 
-    def _fitting(self, panel: bool, fullscreen: bool, twice: bool) -> int:
-        """Window pixels a frame pixel: what was asked for, if frame and panel fit the desktop with it; in full screen,
-        the most that fit."""
+    def _open(self, layout: Layout) -> None:
+        """Full screen, or a window as large as ``layout`` takes with the scale that was asked for."""
+        frames, panel, fullscreen = layout
+        was_full = self._layout is None or self._layout[2]  # nobody gave the window its size
+        if fullscreen:
+            self._place = self._place if was_full else pygame.display.get_window_position()
+            pygame.display.set_window_position((0, 0))  # where no window manager moves it
+            pygame.display.set_mode(self._desktop, pygame.FULLSCREEN)
+        elif was_full or pygame.display.get_window_size() == self._asked_size:
+            space = self._desktop[0], self._desktop[1] - DECORATION
+            width, height, zoom = self._fitting(space, layout, self._scale * self._frame_shape[0])
+            window_height = max(height, round(zoom * HEIGHT)) if panel else height
+            self._asked_size = frames * width + round(zoom * panel), window_height
+            pygame.display.set_mode(self._asked_size, pygame.RESIZABLE)
+            if was_full and self._place:
+                pygame.display.set_window_position(self._place)
+            _keep_on_screen(self._asked_size, self._desktop)
+
+    def _fitting(self, space: tuple[int, int], layout: Layout, most: int = sys.maxsize) -> tuple[int, int, float]:
+        """Width and height of the largest frame, up to ``most`` high, that fits ``space`` with all that is beside it,
+        and the zoom of that. Squares are whole window pixels, if one a frame pixel fits."""
+        frames, panel, _ = layout
         height, width = self._frame_shape
-        space = self._desktop[1] - (0 if fullscreen else DECORATION)
-        most = min(space // height, self._desktop[0] // width)
-
-        def beside(n: int) -> float:
-            return n * width if twice else WIDTH * _zoom(n * height) if panel or not fullscreen else 0
-
-        fit = (n for n in range(most, 0, -1) if n * width + beside(n) <= self._desktop[0])
-        return next(fit, 1) if fullscreen else min(self._scale, next(fit, 1))
+        step = height if self._pixels else 1
+        highest = min(space[1], most)
+        for high in (*range(highest // step * step, 0, -step), *range(min(height, highest), 1, -1)):
+            wide, zoom = round(high * width / height), _zoom(high)
+            zoom = min(zoom, space[1] / HEIGHT) if panel else zoom
+            if frames * wide + round(zoom * panel) <= space[0]:
+                return wide, high, zoom
+        return 1, 1, zoom
 
     def _translated(self, event: pygame.event.Event, at: float) -> list[Event]:
         if event.type == pygame.JOYDEVICEADDED:
@@ -148,8 +172,11 @@ class Window:
             return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
         if event.type == pygame.MOUSEBUTTONDOWN and event.button in MOUSE:
             return Event(MOUSE[event.button], at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
-        if event.type == pygame.MOUSEMOTION and any(event.buttons):
-            return Event("drag", at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
+        if event.type == pygame.MOUSEMOTION:
+            kind = "drag" if any(event.buttons) else "hover"
+            return Event(kind, at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
+        if event.type == pygame.MOUSEWHEEL and event.y:
+            return Event("wheel", "up" if event.y > 0 else "down", at)
         if event.type == pygame.MOUSEBUTTONUP:
             return Event("let_go", at=at)
         if event.type == pygame.DROPFILE:
@@ -161,18 +188,26 @@ class Window:
         return None
 
     def _on_board(self, place: tuple[int, int]) -> tuple[float, float]:
-        """A place of the window in units of the board's side; the board stands where the panel does."""
-        if self._arranged is None:
+        """A place of the window in units of the height of the board, or of the panel."""
+        if self._layout is None:
             return -1.0, -1.0  # before the first frame
-        area = self._panel_area
+        area = self._second_area if self._layout[0] == 2 else self._panel_area
         return (place[0] - area.left) / max(1, area.height), (place[1] - area.top) / max(1, area.height)
 
     def _over_frame(self, place: tuple[int, int]) -> tuple[float, float]:
         """A place of the window in units of the frame's sides."""
-        if self._arranged is None:
+        if self._layout is None:
             return -1.0, -1.0
         area = self._frame_area
         return (place[0] - area.left) / area.width, (place[1] - area.top) / area.height
+
+
+def _layout_of(hud: Hud) -> Layout:
+    """The board stands in the panel's place, and another frame between the two."""
+    if hud.menu is not None:
+        return 1, MENU_WIDTH, hud.fullscreen
+    beside = hud.board is not None or hud.beside is not None
+    return 1 + beside, WIDTH if hud.visible and hud.board is None else 0, hud.fullscreen
 
 
 def _open_display() -> None:
