@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from world_model import config
-from world_model.config import CONFIGS, Config, ConfigError
+from world_model.config import CONFIGS, Config, ConfigError, PickSize
 
 
 @pytest.fixture
@@ -96,6 +96,37 @@ def test_a_configuration_is_frozen():
     loaded = config.load(CONFIGS / "tiny.yaml")
     with pytest.raises(ValueError, match="frozen"):
         loaded.name = "other"
+
+
+@pytest.fixture
+def keep() -> dict:
+    return yaml.safe_load((CONFIGS / "tiny_keep.yaml").read_text())
+
+
+def test_a_head_is_of_the_kind_it_says(tmp_path, keep):
+    """... and of the first kind there was where it does not say: weights that are older say nothing."""
+    assert isinstance(Config.model_validate(keep).head, PickSize)
+    del keep["head"]["kind"]
+    assert isinstance(Config.model_validate(keep).head, PickSize)
+    keep["head"]["kind"] = "pikc"
+    assert "'pikc'" in refusal(tmp_path, keep) and "'pick'" in refusal(tmp_path, keep)
+    keep["head"]["kind"] = ["view"]
+    assert "head" in refusal(tmp_path, keep)
+
+
+def test_a_pool_of_fewer_games_than_a_batch(tmp_path, keep):
+    keep["training"]["student_rollout"]["pool"] = 5
+    assert "pool 5 must be at least batch 6" in refusal(tmp_path, keep)
+
+
+def test_a_leap_of_less_than_a_cell(tmp_path, keep):
+    keep["head"]["leap"] = 3
+    assert "head.leap 3 must be at least 4" in refusal(tmp_path, keep)
+
+
+def test_rollouts_of_a_world_without_a_head(tmp_path, keep):
+    del keep["head"]
+    assert "training.student_rollout: trains a head, and this world has none" in refusal(tmp_path, keep)
 
 
 def test_student_clips_too_short_for_a_full_context(tmp_path, data):

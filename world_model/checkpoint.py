@@ -48,16 +48,22 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
 
 def describe(path: Path) -> tuple[Config, dict[str, str]]:
     """The configuration inside a weights file, and what else its maker wrote. Reads only the header."""
+    config, about = _told(path)
+    try:
+        return Config.from_json(config, where=str(path)), about
+    except ConfigError as error:
+        raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
+
+
+def _told(path: Path) -> tuple[str, dict[str, str]]:
+    """What ``save`` wrote into the header: the configuration as it was then, in JSON, and ``about``."""
     with _opened(path) as file:
         header = (file.metadata() or {}).get(HEADER)
     if header is None:
         raise CheckpointError(f"{path}: has no configuration inside; it was not written by this program")
     try:
         header = json.loads(header)
-        config, about = header["config"], dict(header["about"])
-        return Config.from_json(config, where=str(path)), about
-    except ConfigError as error:
-        raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
+        return header["config"], dict(header["about"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: what it says of itself cannot be read ({error!r})") from error
 
@@ -104,8 +110,7 @@ def places(path: Path) -> dict[str, tuple[int, int]]:
 
 def layout_digest(path: Path) -> str:
     """Names the configuration and where each tensor lies: what a graph counts on. New values leave it as it is."""
-    config, _ = describe(path)
-    return hashlib.sha256(json.dumps([config.to_json(), places(path)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([_told(path)[0], places(path)]).encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:

@@ -85,6 +85,7 @@ class AutoencoderSize(Strict):
 class PickSize(Strict):
     """x0 is picked, element by element, from sources that are known exactly (``head.py``)."""
 
+    kind: Literal["pick"] = "pick"
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
     movers: int = Field(gt=0, description="things that may move each in its own way in a tick")
@@ -110,9 +111,8 @@ class ViewSize(Strict):
 
 
 def _kind_of_head(data: object) -> str:
-    """Which of the heads a mapping, or what was made of it, is meant to be."""
-    kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
-    return "view" if kind else "pick"
+    """Which of the heads a mapping, or what was made of it, is meant to be; those of older weights do not say."""
+    return str(data.get("kind", "pick") if isinstance(data, dict) else getattr(data, "kind", None))
 
 
 HeadSize = Annotated[Annotated[PickSize, Tag("pick")] | Annotated[ViewSize, Tag("view")], Discriminator(_kind_of_head)]
@@ -203,6 +203,12 @@ class StudentRolloutStage(Stage):
     stray_cells: int = Field(gt=0, description="a game returns when more cells than this are wrong")
     event_share: float = Field(0.5, ge=0, le=1, description="games that begin before an event: see Starts")
 
+    @model_validator(mode="after")
+    def _no_game_is_twice_in_a_batch(self):
+        if self.pool < self.batch:
+            raise ValueError(f"pool {self.pool} must be at least batch {self.batch}: a game takes one tick a step")
+        return self
+
 
 class Training(Strict):
     """The stages that a world's plan has; those that it leaves out are not run."""
@@ -245,6 +251,12 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _a_leap_is_a_cell_or_more(self):
+        if isinstance(self.head, PickSize) and self.head.leap < self.codec.unfold:
+            raise ValueError(f"head.leap {self.head.leap} must be at least {self.codec.unfold}, a cell's pixels")
+        return self
+
+    @model_validator(mode="after")
     def _student_clips_hold_a_full_context(self):
         least = self.rolling.recent_blocks + 1 + self.rolling.window_blocks
         init = self.training.student_init
@@ -262,6 +274,11 @@ class Config(Strict):
             raise ValueError(
                 f"training.{needing[0]}: a world with a head is trained by student_rollout alone, because the sources "
                 "that a head picks let no gradient through"
+            )
+        if self.head is None and self.training.student_rollout:
+            raise ValueError(
+                "training.student_rollout: trains a head, and this world has none. Add a head, or train by teacher, "
+                "student_init and student_dmd instead"
             )
         return self
 
