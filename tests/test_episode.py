@@ -9,8 +9,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -22,8 +24,10 @@ from world_model.episode.__main__ import main
 
 KEYS = ("w", "a", "left", "e")
 FPS, HEIGHT, WIDTH = 10, 48, 64
+RECORDED = tempfile.TemporaryDirectory()
 
 
+@cache
 def picture(t: int) -> np.ndarray:
     """uint8 [H,W,3] that only frame t has: noise and a moving gradient, nothing a lossy codec would keep."""
     noise = np.random.default_rng(t).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -42,8 +46,15 @@ def meta(**changes) -> SessionMeta:
     return SessionMeta(**(settings | changes))
 
 
-def record(path: Path, frames: int = 33, **settings) -> Path:
-    with SessionWriter(path, meta(), **settings) as writer:
+def record(path: Path, frames: int = 33) -> Path:
+    """A session of the pictures above, made once and copied."""
+    return Path(shutil.copytree(recorded(frames), path))
+
+
+@cache
+def recorded(frames: int) -> Path:
+    path = Path(RECORDED.name) / str(frames)
+    with SessionWriter(path, meta()) as writer:
         for t in range(frames):
             writer.add(picture(t), bits(t), t / FPS)
     return path
@@ -178,7 +189,7 @@ def test_ffprobe_opens_it(tmp_path):
 
 
 def test_a_source_may_reuse_its_buffers(tmp_path):
-    frame, action = picture(0), bits(0)
+    frame, action = picture(0).copy(), bits(0)
     with SessionWriter(tmp_path / "s", meta()) as writer:
         for t in range(12):
             frame[:], action[:] = picture(t), bits(t)

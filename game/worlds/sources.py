@@ -1,4 +1,4 @@
-"""Frame sources from what a person asked for: the real game, the neural game, or a recording of either."""
+"""Frame sources from what a person asked for: the real game or the neural game."""
 
 from __future__ import annotations
 
