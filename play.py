@@ -1,4 +1,4 @@
-"""Play a neural game, or the real one that it learned from. See --help."""
+"""Play a neural game, or the real one that it learned from."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         prog="play.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = p.add_argument_group("what to play")
-    what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (keep)")
+    what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (a menu, or keep)")
     what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
     what.add_argument("--engine", action="store_true", help="the real game")
     what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--scale", type=int, metavar="N", help="window pixels a frame pixel (what makes 640, if it fits)")
     how.add_argument("--pixels", action="store_true", help="square pixels, as small frames always have")
     how.add_argument(
-        "--runtime", default="auto", choices=["auto", "onnx", "torch"], help="what runs the network (onnx)"
+        "--runtime", default="auto", choices=["auto", "onnx", "torch"], help="what runs the network (auto)"
     )
     how.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     policy = "hold: a new key conditions every frame in flight; reforce: they are also made anew (slower)"
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     alone.add_argument("--headless", action="store_true", help="no window")
     alone.add_argument("--bot", metavar="NAME", help="who plays: mix, random, nobody ... (a wrong one lists them)")
     alone.add_argument("--frames", type=int, metavar="N", help="stop after N ticks (--sessions: frames each, 300)")
-    alone.add_argument("--sessions", type=int, metavar="N", help="record N sessions on all cores; needs --engine --bot")
+    alone.add_argument("--sessions", type=int, metavar="N", help="record N sessions on all cores")
     alone.add_argument(
         "--rooms", type=int, metavar="N", help="with --sessions: only N rooms, each played several times"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
-from test_draw import Script
+from script import Script, down
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
@@ -25,10 +25,6 @@ def keep() -> gymnasium.Env:
     game = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     game.reset(seed=0)
     return game
-
-
-def down(*keys: str) -> list[Event]:
-    return [Event("down", key) for key in keys]
 
 
 def play(source, plan) -> Script:

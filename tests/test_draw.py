@@ -4,6 +4,7 @@ import cv2
 import gymnasium
 import numpy as np
 import pytest
+from script import Script, down
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
@@ -163,25 +164,6 @@ def test_other_sinks_are_the_ones_that_priming_gives(neural):
     assert np.array_equal(after["rolling.window"], before["rolling.window"])
 
 
-class Script:
-    """A screen that does a plan: events by the number of frames shown."""
-
-    def __init__(self, plan):
-        self.plan, self.shown, self.huds, self.waiting = plan, [], [], []
-
-    def poll(self):
-        events, self.waiting = self.waiting, []
-        return events
-
-    def show(self, frame, hud):
-        self.shown.append(frame.copy())
-        self.huds.append(hud)
-        self.waiting += self.plan.get(len(self.shown), [])
-
-    def close(self):
-        pass
-
-
 def test_a_stroke_is_in_the_picture_and_stays_when_walked_over(neural, tmp_path):
     """Drawn, recorded on both sides of the stroke, and still there after the hero has been elsewhere."""
     draws = [Event("press", where=button("rug")), Event("press", where=centre((0, 5, 5))), Event("let_go")]
@@ -220,6 +202,18 @@ def test_a_pinned_view_is_a_sink_from_then_on(neural):
     pinned = screen.huds[-1].anchors
     assert sum(np.array_equal(pinned[0], frame) for frame in screen.shown) >= 1
     assert not np.array_equal(pinned[0], neural.place(0)[0]) and np.array_equal(pinned[1:], neural.place(0)[1:])
+
+
+def test_time_runs_back_through_another_map(neural):
+    """Tick by tick the same pictures and maps as on the way there."""
+    screen = Script({1: down("d"), 6: down("t"), 12: down("backspace"), 30: down("escape")})
+    Player(neural, screen, Options(KEEP_KEYS, fps=0, seed=0)).run()
+    back = [hud.rewound is not None for hud in screen.huds].index(True)
+    moments = [(frame, hud.anchors) for frame, hud in zip(screen.shown, screen.huds, strict=True)]
+    assert not np.array_equal(moments[0][1], moments[back - 1][1]) and back > 10
+    for there, again in zip(moments[back - 2 :: -1], moments[back:], strict=False):
+        assert all(map(np.array_equal, there, again))
+    assert screen.huds[-1].behind == 0 and np.array_equal(screen.shown[-1], screen.shown[0])
 
 
 def test_the_real_game_is_not_drawn():

@@ -145,7 +145,7 @@ def test_strange_flags_of_play_are_used_or_refused(data, tmp_path, capsys, monke
     monkeypatch.chdir(tmp_path)  # for what it records
     short = {"--frames": ["1", "3"], "--sessions": ["1", "0", "-2"]}  # a long game is no failure
     few = {flag: st.sampled_from([*some, "x", "", "nan"]) for flag, some in short.items()}
-    values = {"--world": ["keep", "arena", "tiny"], "--bot": ["mix", "masher", "nobody"], "--fps": NUMBERS,
+    values = {"--world": ["keep", "arena", "tiny"], "--bot": ["mix", "masher", "cat"], "--fps": NUMBERS,
               "--seed": NUMBERS, "--scale": NUMBERS, "--rooms": NUMBERS, "--policy": ["hold", "reforce"],
               "--runtime": ["onnx", "torch"], "--device": ["cpu", "cuda"], "--collapse": ["ignore", "reprime"],
               "--config": PLACES, "--checkpoint": PLACES, "--replay": PLACES, "--report": [*PLACES, "r.json"],

@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
-from test_draw import Script
+from script import Script, down
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
@@ -19,10 +19,6 @@ from world_model.play.pictures import cells_apart
 @pytest.fixture(scope="module")
 def neural() -> NeuralGame:
     return NeuralGame("keep", device="cpu")
-
-
-def down(*keys: str) -> list[Event]:
-    return [Event("down", key) for key in keys]
 
 
 def play(source, plan, **options) -> Script:
