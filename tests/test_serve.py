@@ -81,8 +81,11 @@ def test_the_player_gets_frames_and_gives_keys(page):
         socket.send(json.dumps({"key": "w", "down": True, "number": 7}))
         (event,) = polled(page)
         assert (event.kind, event.key) == ("down", "w")
-        page.show(FRAME, Hud(keys=("w", "e"), held=np.array([1, 0]), notice="hello", answers=(event.at,)))
-        assert words(socket, "notice")["held"] == [0]
+        told = {"notice": "hello", "fps": 9.0, "slow_of": 20.0, "tick_ms": 40.04, "runs": "onnx on cpu"}
+        page.show(FRAME, Hud(keys=("w", "e"), held=np.array([1, 0]), answers=(event.at,), **told))
+        said = words(socket, "notice")
+        assert said["held"] == [0] and said["rate"] == "slow: 9 of 20 frames a second"
+        assert said["figures"] == {"runs": "onnx on cpu", "tick, ms": 40.0}
         newest, seen = frame(socket)
         assert newest == 7 and np.array_equal(seen, FRAME)
         page.show(FRAME, Hud())

@@ -118,10 +118,10 @@ def _told(text: str) -> Told | None:
 
 def _words(hud: Hud) -> dict:
     """What the page writes beside the frame."""
-    figures = {"frames a second": hud.fps, "tick, ms": hud.tick_ms}
     return {
         "place": hud.place,
-        "figures": {name: round(value, 1) for name, value in figures.items() if value is not None},
+        "rate": hud.rate,
+        "figures": {"runs": hud.runs or "the real game", "tick, ms": hud.tick_ms and round(hud.tick_ms, 1)},
         "held": [] if hud.held is None else np.flatnonzero(hud.held).tolist(),
         "notice": "Paused: P goes on" if hud.paused else hud.notice,
         "recording": hud.recording is not None,
