@@ -261,6 +261,9 @@ def test_a_person_plays_in_a_browser(served, tmp_path_factory):
     with closing(Browser(tmp_path_factory.mktemp("chromium"))) as browser:
         browser.call("Page.navigate", url=address)
         browser.until("document.body.dataset.plays === 'true' && Number(at('screen').dataset.frames) > 5")
+        browser.ask("document.querySelector('details').open = true")
+        sides = browser.ask("(box => [box.width, box.height])(at('screen').getBoundingClientRect())")
+        assert sides[0] == sides[1] > 64, "a frame is not stretched, however long the words beside it"
         browser.key("keyDown", "d")
         browser.until("document.querySelectorAll('#keys .held').length === 1")
         browser.until("waits.length > 0")
