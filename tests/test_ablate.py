@@ -163,11 +163,11 @@ def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
     known, nothing = Known(frame, torch.zeros(1, 1, 6), sinks), (torch.zeros(1, 1, 16, 32), torch.zeros(1, 1, 32))
     picked = {}
     for name, arm in {"all": TorchRuntime(tmp_path, "cpu"), "mixed": ablate.Mixed(tmp_path, "cpu")}.items():
-        picked[name] = arm._student.local(known, *nothing)
+        picked[name], _ = arm._student.local(known, *nothing)
     for kind in ("last", "moved", "copy", "palette"):
         arm = ablate.Without(tmp_path, "cpu", kind)
-        arm._student.local(known, *nothing)
-        shares = arm._student.local.offered.shares.softmax(1)
+        _, outputs = arm._student.local(known, *nothing)
+        shares = outputs.shares.softmax(1)
         assert shares[:, list(arm._student.local.kinds[kind])].max() == 0 and shares.sum(1).allclose(torch.ones(()))
     mean, likeliest = picked["mixed"], picked["all"]
     assert not torch.equal(mean, likeliest) and mean.std() < likeliest.std()

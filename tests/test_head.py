@@ -4,7 +4,7 @@ import torch
 import toy
 
 from world_model.model.codec import Patches, canvas, cells
-from world_model.model.head import EXACT, Known, LocalHead, likeness
+from world_model.model.head import EXACT, Known, LocalHead, Pass, likeness
 
 KEEP = toy.load("tiny_keep")
 COLOURS, CELL = 3, 16  # picture elements of a cell
@@ -28,7 +28,7 @@ def darkened(made: LocalHead, latents: torch.Tensor) -> torch.Tensor:
     return made._into(torch.full(latents.shape[:2], NIGHT), latents)
 
 
-def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor, grad: bool = False) -> torch.Tensor:
+def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor, grad: bool = False) -> tuple[torch.Tensor, Pass]:
     width, keys = KEEP.transformer.width, KEEP.action_size
     nothing, was = (torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width)), torch.zeros(1, 1, keys)
     with torch.set_grad_enabled(grad):
@@ -82,15 +82,16 @@ def test_the_sink_copy_is_the_room_that_is_seen_in_the_light_that_is():
     made, sinks = head(), pictures(4)
     only(made, "copy")
     for index in range(4):
-        assert torch.equal(asked(made, sinks[:, index : index + 1], sinks)[0, 0], sinks[0, index])
+        x0, _ = asked(made, sinks[:, index : index + 1], sinks)
+        assert torch.equal(x0[0, 0], sinks[0, index])
         night = darkened(made, sinks[:, index : index + 1])
-        torch.testing.assert_close(asked(made, night, sinks), night, atol=1e-5, rtol=0)
+        torch.testing.assert_close(asked(made, night, sinks)[0], night, atol=1e-5, rtol=0)
 
 
 def test_another_room_is_a_choice():
     made, sinks = head(), pictures(4)
     for index in range(4):
-        x0 = asked(choosing(only(made, "copy"), sink=index), sinks[:, :1], sinks)
+        x0, _ = asked(choosing(only(made, "copy"), sink=index), sinks[:, :1], sinks)
         assert torch.equal(x0[0, 0], sinks[0, index])
 
 
@@ -101,7 +102,7 @@ def test_a_mover_moves_every_pixel_as_it_was_elected():
         for mover in range(made.movers):
             chosen = [(0, -2)] * made.movers
             chosen[mover] = dy, dx
-            x0 = asked(electing(only(made, "moved", mover), chosen), last, pictures(4, seed=6))
+            x0, _ = asked(electing(only(made, "moved", mover), chosen), last, pictures(4, seed=6))
             moved = canvas(last[0, 0], 4).roll((dy, dx), (1, 2))
             torch.testing.assert_close(canvas(x0[0, 0], 4), moved, atol=1e-5, rtol=0)
 
@@ -136,8 +137,8 @@ def test_what_movers_should_have_chosen_is_learned_and_a_wrong_choice_excuses_th
     for move in (stays, goes):
         electing(made, [made.moves[move]] * 2).ballots.bias.data *= 0.1
         made.ballots.bias.grad = None
-        asked(made, last, sinks, grad=True)
-        elements, choice = made.surprise(true, sinks)
+        _, outputs = asked(made, last, sinks, grad=True)
+        elements, choice = made.surprise(outputs, true, sinks)
         choice.sum().backward()
         found[move] = elements.item(), choice.item(), made.ballots.bias.grad[made.movers :].clone()
     assert found[stays][0] == 0 < found[goes][0]
@@ -151,14 +152,14 @@ def test_each_thing_is_matched_with_a_mover_of_its_own():
     made, sinks = head(), pictures(4)
     last, true = (with_bars(sinks[0, 0], bars) for bars in ({20: 1.7, 40: 1.9}, {22: 1.7, 38: 1.9}))
     goal = canvas(true[0], 4)
-    asked(made, last, sinks)
+    _, outputs = asked(made, last, sinks)
     right, left = made.moves.index((0, 2)), made.moves.index((0, -2))
-    assert sorted(made._went(made.offered, goal)[0].tolist()) == sorted([right, left])
+    assert sorted(made._went(outputs, goal)[0].tolist()) == sorted([right, left])
     has = cells(9.0 * ((goal == 1.7).float() - (goal == 1.9).float())[:, :1], 4)
     for sign in (1, -1):
-        shares = torch.zeros_like(made.offered.shares)
+        shares = torch.zeros_like(outputs.shares)
         shares[:, made.kinds["moved"][0]] = sign * has
-        offered = made.offered._replace(shares=shares)
+        offered = outputs._replace(shares=shares)
         assert made._went(offered, goal)[0].tolist() == [right, left][::sign]
         both = made._went(offered, offered.last)[0].tolist()
         assert both == [made.moves.index((0, 0))] * 2  # what stays is one thing, of two movers
@@ -169,23 +170,23 @@ def test_what_stands_in_a_room_changes_light_with_it():
     made, sinks = head(), pictures(4)
     bright = sinks[:, :1].clone()
     bright[..., 4:6, 4:6] = 1.5
-    x0 = asked(choosing(only(made, "last"), light=0), darkened(made, bright), sinks)
+    x0, _ = asked(choosing(only(made, "last"), light=0), darkened(made, bright), sinks)
     torch.testing.assert_close(x0, bright, atol=1e-5, rtol=0)
 
 
 def test_a_colour_of_the_palette_fills_what_picks_it():
     made, sinks = head(), pictures(4)
-    x0 = asked(only(made, "palette", 3), sinks[:, :1], sinks)
+    x0, _ = asked(only(made, "palette", 3), sinks[:, :1], sinks)
     assert torch.equal(canvas(x0[0, 0], 4), made.palette[3][:, None, None].expand(3, 64, 64))
 
 
 def test_surprise_is_least_for_what_was_offered():
     """None for a frame that some source makes, more the farther it is; and none of its elements in a wrong room."""
     made, sinks = head(), pictures(4)
-    asked(only(made, "last"), sinks[:, :1], sinks)
-    elements = [made.surprise(sinks[:, :1] + far, sinks)[0].item() for far in (EXACT, 2 * EXACT, 4 * EXACT)]
+    _, outputs = asked(only(made, "last"), sinks[:, :1], sinks)
+    elements = [made.surprise(outputs, sinks[:, :1] + far, sinks)[0].item() for far in (EXACT, 2 * EXACT, 4 * EXACT)]
     assert 0 <= elements[0] < 1 < elements[1] < elements[2]
-    stays, leaves = (made.surprise(sinks[:, i : i + 1], sinks) for i in (0, 1))
+    stays, leaves = (made.surprise(outputs, sinks[:, i : i + 1], sinks) for i in (0, 1))
     assert leaves[0].item() == 0 and leaves[1].item() > 3 > 0.1 > stays[1].item()
 
 

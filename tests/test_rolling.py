@@ -38,9 +38,9 @@ class Played:
     def call(self, verb, state, *arguments, **options):
         return verb(self.model, self.roll, state, *arguments, **options)
 
-    def uncached(self, shown: list, acted: list, state: rolling.State, action: torch.Tensor) -> torch.Tensor:
-        """x0 of a state's window [N, K, B, ...] after ``shown`` blocks, from all of them in one pass."""
-        window, seen = state["window"], (state.get("relief"), state.get("pose"))
+    def uncached(self, shown: list, acted: list, state: rolling.State, action: torch.Tensor) -> tuple:
+        """x0 of a state's window [N, K, B, ...] after ``shown`` blocks, from all of them in one pass; head outputs."""
+        window = state["window"]
         roll, count = self.roll, len(shown)
         layout = context.packed(
             roll.frames_per_block, roll.sink_blocks, roll.recent_blocks, count, (count,), roll.window_blocks
@@ -53,13 +53,13 @@ class Played:
         unknown = torch.full((self.batch, roll.sink_frames, self.config.action_size), torch.nan, dtype=torch.float64)
         acted_frames = torch.cat([unknown, known.repeat_interleave(roll.frames_per_block, 1)], 1)
         was = acted[-1][:, None].expand(-1, roll.window_blocks * roll.frames_per_block, -1)
-        known = Known(shown[-1][:, -1:], was, self.sinks, *seen)
-        x0, _ = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=known)
-        return x0.unflatten(1, window.shape[1:3])
+        known = Known(shown[-1][:, -1:], was, self.sinks, {name: state[name] for name in self.model.kept})
+        x0, _, outputs = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=known)
+        return x0.unflatten(1, window.shape[1:3]), outputs
 
-    def learns(self, x0: torch.Tensor) -> torch.Tensor:
-        """What of the last pass carries gradient: x0, or where a head picked it, the shares it picked by."""
-        return x0 if self.model.local is None else self.model.local.offered.shares
+    def learns(self, x0: torch.Tensor, outputs) -> torch.Tensor:
+        """What of a pass carries gradient: x0, or where a head picked it, the shares it picked by."""
+        return x0 if outputs is None else outputs.shares
 
     def past(self, state) -> tuple[list, list]:
         blocks = range(self.roll.recent_blocks + 1)
@@ -78,8 +78,8 @@ def test_cached_equals_uncached_past_every_eviction(played):
     shown, acted = played.past(state)
     for _ in range(played.roll.context_blocks + 2):
         action = played.keys()
-        expected = played.uncached(shown, acted, state, action)
-        state, x0 = played.call(rolling.tick, state, action, played.blocks())
+        expected, _ = played.uncached(shown, acted, state, action)
+        state, x0, _ = played.call(rolling.tick, state, action, played.blocks())
         torch.testing.assert_close(x0, expected, atol=1e-12, rtol=0)
         shown.append(x0[:, 0])
         acted.append(action)
@@ -91,9 +91,9 @@ def test_gradients_of_cached_equal_uncached(played):
     weights = [played.model.layers[0].qkv.weight, played.model.condition.sink, played.model.place]
     state = played.prime()
     state["window"] = state["window"].detach().requires_grad_()
-    _, x0 = played.call(rolling.tick, state, action, played.blocks())
-    made = played.learns(x0)
-    expected = played.learns(played.uncached(*played.past(state), state, action))
+    _, *made = played.call(rolling.tick, state, action, played.blocks())
+    made = played.learns(*made)
+    expected = played.learns(*played.uncached(*played.past(state), state, action))
     weighting = torch.randn_like(made)
     for variable in (action, state["window"], *weights):
         got, want = (
@@ -118,7 +118,7 @@ def test_prime_noises_the_tail_to_every_level(played):
 @torch.no_grad()
 def test_a_tick_moves_every_block_one_level_down(played):
     state, noise, roll = played.prime(), played.blocks(), played.roll
-    after, x0 = played.call(rolling.tick, state, played.keys(), noise)
+    after, x0, _ = played.call(rolling.tick, state, played.keys(), noise)
     for index, sigma in enumerate(sigmas(roll.window_blocks, roll.shift)[1:-1]):
         expected = (1 - sigma) * x0[:, index + 1] + sigma * noise[:, index]
         torch.testing.assert_close(after["window"][:, index], expected)
@@ -178,8 +178,8 @@ def test_the_clean_block_never_sees_the_window(played):
 @torch.no_grad()
 def test_a_key_reaches_every_block_in_flight(played):
     state, action, noise = played.prime(), played.keys(), played.blocks()
-    _, x0 = played.call(rolling.tick, state, action, noise)
-    _, otherwise = played.call(rolling.tick, state, 1 - action, noise)
+    _, x0, _ = played.call(rolling.tick, state, action, noise)
+    _, otherwise, _ = played.call(rolling.tick, state, 1 - action, noise)
     assert ((x0 - otherwise).abs().amax((2, 3, 4, 5)) > 1e-4).all()
 
 
@@ -242,7 +242,7 @@ def test_ramp_denoises_as_ticks_would(played):
     for joined in range(1, size):
         levels = sigma[size - joined + 1 :]
         assert len(levels) == window.shape[1] and levels[-1] == 1
-        x0, _ = played.call(rolling.predict, state, window, levels, action)
+        x0, *_ = played.call(rolling.predict, state, window, levels, action)
         lower = torch.tensor(sigma[size - joined : size]).double().reshape(-1, 1, 1, 1, 1)
         window = torch.cat(
             [(1 - lower) * x0 + lower * noise[:, joined, :joined], noise[:, joined, joined : joined + 1]], 1
@@ -257,7 +257,7 @@ def test_block_by_block_goes_down_all_levels(played):
     sigma = sigmas(roll.window_blocks, roll.shift)
     x = noise[:, :1]
     for level in range(roll.window_blocks, 0, -1):
-        out, written = played.call(rolling.predict, state, x, sigma[level : level + 1], action)
+        out, written, _ = played.call(rolling.predict, state, x, sigma[level : level + 1], action)
         if level > 1:
             at = roll.window_blocks - level + 1
             x = (1 - sigma[level - 1]) * out + sigma[level - 1] * noise[:, at : at + 1]
@@ -279,7 +279,7 @@ def test_block_can_leave_at_every_level_with_one_gradient(name):
         assert x0.requires_grad and not after["clean"].requires_grad and not after["keys"].requires_grad
         outs.append(x0.detach())
     assert len({out.numpy().tobytes() for out in outs}) == len(outs)
-    direct, _ = played.call(rolling.predict, state, noise[:, :1], (1.0,), action)
+    direct, *_ = played.call(rolling.predict, state, noise[:, :1], (1.0,), action)
     torch.testing.assert_close(outs[-1], direct.detach())
 
 
@@ -287,6 +287,29 @@ def test_what_a_tick_keeps_carries_no_gradient(played):
     """Primed without gradient, as rollouts are: the frame learns, the memory of it does not."""
     with torch.no_grad():
         state = played.prime()
-    state, x0 = played.call(rolling.tick, state, played.keys(), played.blocks())
-    assert played.learns(x0).requires_grad
+    state, *made = played.call(rolling.tick, state, played.keys(), played.blocks())
+    assert played.learns(*made).requires_grad
     assert not any(state[name].requires_grad for name in ("keys", "values", "clean"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_keep", "tiny_view"])
+def test_compiled_is_eager(name):
+    """One graph, or ``compile_run`` raises; x0, what the state keeps and every gradient are the plain module's, and a
+    pass leaves nothing behind on the modules."""
+    played = Played(name)
+    with torch.no_grad():
+        state = played.prime()
+    action, extra = played.keys(), {"ahead": torch.randn(played.batch, played.roll.window_blocks, 8).double()}
+    true = played.blocks().flatten(1, 2)
+
+    def learned():
+        after, x0, outputs = played.call(rolling.tick, state, action, played.noise, extra)
+        loss = x0.square() if outputs is None else played.model.local.surprise(outputs, true, played.sinks)[1]
+        gradients = torch.autograd.grad(loss.mean(), list(played.model.parameters()), materialize_grads=True)
+        return x0, after, outputs, gradients
+
+    held = [set(vars(module)) for module in played.model.modules()]
+    plain = learned()
+    assert [set(vars(module)) for module in played.model.modules()] == held
+    played.model.compile_run("aot_eager")
+    torch.testing.assert_close(learned(), plain, atol=1e-12, rtol=1e-9)

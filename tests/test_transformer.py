@@ -26,7 +26,7 @@ def inputs(model):
 
 
 def test_shapes(model, inputs):
-    x0, (keys, values) = model(*inputs, context.clip(S, F))
+    x0, (keys, values), _ = model(*inputs, context.clip(S, F))
     assert x0.shape == inputs[0].shape
     assert keys.shape == values.shape == (2, 2, 2, (S + F) * model.tokens, 32)
 
@@ -45,13 +45,13 @@ def test_nothing_passes_the_mask(model, inputs):
     x, sigma, action = inputs
     layout = context.packed(1, S, 2, F, (), 0)  # the last frame sees sinks and the two before it
     x.requires_grad_()
-    out, _ = model(x, sigma, action, layout)
+    out, *_ = model(x, sigma, action, layout)
     seen = torch.autograd.grad(out[:, -1].square().sum(), x)[0].abs().amax((0, 2, 3, 4)) > 0
     # keys of the frames in between carry what those frames saw before: two layers reach twice as far
     assert seen.tolist() == [True] * S + [True] * 5
     one_layer = toy.models(toy.load("tiny"))[1].double()
     one_layer.layers = one_layer.layers[:1]
-    out, _ = one_layer(x, sigma, action, layout)
+    out, *_ = one_layer(x, sigma, action, layout)
     seen = torch.autograd.grad(out[:, -1].square().sum(), x)[0].abs().amax((0, 2, 3, 4)) > 0
     assert seen.tolist() == [True] * S + [False, False, True, True, True]
 
@@ -85,7 +85,7 @@ def test_sinks_know_their_number(model, inputs):
     x, sigma, action = (part.clone() for part in inputs)
     for part in (x, sigma, action):
         part[:, 1] = part[:, 0]
-    out, _ = model(x, sigma, action, context.clip(S, F))
+    out, *_ = model(x, sigma, action, context.clip(S, F))
     assert (out[:, 0] - out[:, 1]).abs().max() > 1e-4
 
 
@@ -94,11 +94,11 @@ def test_a_cache_stands_for_its_frames(model, inputs):
     x, sigma, action = inputs
     whole = context.packed(1, S, 4, F, (), 0)
     split = S + 2
-    out, (keys, values) = model(x, sigma, action, whole)
+    out, (keys, values), _ = model(x, sigma, action, whole)
     cached = keys[..., : split * model.tokens, :], values[..., : split * model.tokens, :]
     rest = Layout(whole.times[split:], whole.key_times, whole.mask[split:])
     assert rest.cached == split
-    again, (new_keys, _) = model(x[:, split:], sigma[:, split:], action[:, split:], rest, cached)
+    again, (new_keys, _), _ = model(x[:, split:], sigma[:, split:], action[:, split:], rest, cached)
     torch.testing.assert_close(again, out[:, split:], atol=1e-12, rtol=0)
     torch.testing.assert_close(new_keys, keys[..., split * model.tokens :, :], atol=1e-12, rtol=0)
 

@@ -57,10 +57,11 @@ def only(made: ViewHead, source: int) -> ViewHead:
 
 
 def asked(made: ViewHead, last: torch.Tensor, sinks: torch.Tensor, pose: torch.Tensor, ahead: torch.Tensor | None):
-    """x0 [N, W, C, h, w] behind one last frame [N, C, h, w] seen from pose [N, 8]."""
+    """x0 [N, W, C, h, w] behind one last frame [N, C, h, w] seen from pose [N, 8], and the head's outputs."""
     count, width = 1 if ahead is None else ahead.shape[1], ARENA.transformer.width
     was = torch.zeros(len(last), count, ARENA.action_size)
-    known = Known(last[:, None], was, sinks, made.survey(sinks)["relief"], pose, ahead)
+    extra = made.survey(sinks) | {"pose": pose} | ({} if ahead is None else {"ahead": ahead})
+    known = Known(last[:, None], was, sinks, extra)
     return made(known, torch.zeros(len(last), count, 16, width), torch.zeros(len(last), count, width))
 
 
@@ -167,14 +168,14 @@ def test_on_the_spot_the_sinks_are_the_real_view_in_every_direction(walked):
     sinks, frames, poses = walked
     made = only(head(), 1)
     for tick in (0, 3, 6):
-        x0 = asked(made, frames[:, 0], sinks, poses[:, 0], poses[:, tick : tick + 1])
+        x0, _ = asked(made, frames[:, 0], sinks, poses[:, 0], poses[:, tick : tick + 1])
         assert far(x0[:, 0], frames[:, tick]) < 0.06
     assert far(frames[:, 3], frames[:, 6]) > 0.3
     for sink in range(4):  # a game that begins at a sink knows where it looks
         begun = made.begun(sinks, sinks[:, sink : sink + 1])["pose"]
         assert begun.shape == (3, POSE_NUMBERS)
-        x0 = asked(made, sinks[:, sink], sinks, begun, begun[:, None])[:, 0]
-        torch.testing.assert_close(x0, sinks[:, sink], atol=1e-3, rtol=0)
+        x0, _ = asked(made, sinks[:, sink], sinks, begun, begun[:, None])
+        torch.testing.assert_close(x0[:, 0], sinks[:, sink], atol=1e-3, rtol=0)
 
 
 def test_a_move_leads_to_the_recorded_pose(walked):
@@ -194,8 +195,8 @@ def test_it_goes_where_its_own_move_leads(walked):
     made = head()
     made.moves[-1].weight.data.zero_()
     made.moves[-1].bias.data.copy_(torch.tensor([0, 1.4, 0, -0.5]))
-    asked(made, frames[:, 3], sinks, poses[:, 3], None)
-    pose = made.arrived()["pose"]
+    _, outputs = asked(made, frames[:, 3], sinks, poses[:, 3], None)
+    pose = made.arrived(outputs)["pose"]
     torch.testing.assert_close(pose[:, 3], poses[:, 3, 3] - 0.05)
     heading = poses[:, 3, 3]
     gone = torch.stack([-heading.sin(), heading.cos()], 1) * 0.14
@@ -205,23 +206,23 @@ def test_it_goes_where_its_own_move_leads(walked):
 def test_surprise_knows_the_light_the_move_and_the_better_source(walked):
     sinks, frames, poses = walked
     made = head()
-    x0 = asked(made, frames[:, 3], sinks, poses[:, 3], poses[:, 4:5])
-    assert made.offered.light.eq(0).all()
-    _, near = made.surprise(frames[:, 4:5], sinks)
-    made.offered = made.offered._replace(move=made.offered.due + 1)
-    assert (made.surprise(frames[:, 4:5], sinks)[1] > near + 50).all()
+    x0, outputs = asked(made, frames[:, 3], sinks, poses[:, 3], poses[:, 4:5])
+    assert outputs.light.eq(0).all()
+    _, near = made.surprise(outputs, frames[:, 4:5], sinks)
+    astray = outputs._replace(move=outputs.due + 1)
+    assert (made.surprise(astray, frames[:, 4:5], sinks)[1] > near + 50).all()
     gains = made.lights.data[0]
     dark = frames[:, 4:5] * gains[:3].mean() + gains[3:].mean()
-    asked(made, dark[:, 0], sinks, poses[:, 4], poses[:, 4:5])
-    assert made.offered.light.eq(1).all(), "a dark frame is known to be dark, and stays so"
+    _, outputs = asked(made, dark[:, 0], sinks, poses[:, 4], poses[:, 4:5])
+    assert outputs.light.eq(1).all(), "a dark frame is known to be dark, and stays so"
     assert x0.shape == frames[:, 4:5].shape
 
 
 def test_what_it_makes_learns_from_every_part(walked):
     sinks, frames, poses = walked
     made = ViewHead(ARENA, (4, 4))
-    asked(made, frames[:, 7], sinks, poses[:, 7], poses[:, 8:10])
-    sum(part.mean() for part in made.surprise(frames[:, 8:10], sinks)).backward()
+    _, outputs = asked(made, frames[:, 7], sinks, poses[:, 7], poses[:, 8:10])
+    sum(part.mean() for part in made.surprise(outputs, frames[:, 8:10], sinks)).backward()
     idle = ("inside", "spread.weight", "was.weight", "told.weight", "lights")  # of what was nothing here, and no night
     for name, weight in made.named_parameters():
         if not name.startswith("blocks") and name not in idle:

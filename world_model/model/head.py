@@ -25,7 +25,7 @@ convolutions see what stands beyond each edge, were the frame to continue with i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -80,19 +80,22 @@ class Pass(NamedTuple):
 
 class Known(NamedTuple):
     """What the final W queries of a pass can be made from: last [N, W or 1, C, h, w], the last clean latent before
-    each; was [N, W or 1, keys], the action it was shown under; sinks [N, S * B, C, h, w]; where there is a relief, that
-    of the sinks, and the pose [N, 8] of the last latent; ahead [N, W, 8]: the queries' poses, where they are given."""
+    each; was [N, W or 1, keys], the action it was shown under; sinks [N, S * B, C, h, w]; extra: the arrays that the
+    head keeps in the state, and what else training tells it."""
 
     last: Tensor
     was: Tensor
     sinks: Tensor
-    relief: Tensor | None = None
-    pose: Tensor | None = None
-    ahead: Tensor | None = None
+    extra: Mapping[str, Tensor] = {}
 
 
 class Head(nn.Module):
-    """What every head has: the action that the last frame was shown under, and the trunk's tokens, spread to cells."""
+    """What every head has: the action that the last frame was shown under, and the trunk's tokens, spread to cells.
+
+    ``forward(known, tokens, condition)`` -> x0 and the head's outputs, which ``surprise`` and ``arrived`` take."""
+
+    kept: tuple[str, ...] = ()
+    """Names of the arrays that the state holds for the head; ``begun``, ``survey`` and ``arrived`` make them."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__()
@@ -120,8 +123,8 @@ class Head(nn.Module):
         """What a state keeps of its sinks [N, S * B, C, h, w], beside them and their keys and values."""
         return {}
 
-    def arrived(self) -> dict[str, Tensor]:
-        """What a state keeps of the first frame of the last pass, beside its latent."""
+    def arrived(self, outputs: NamedTuple) -> dict[str, Tensor]:
+        """What a state keeps of the first frame of a pass, of its outputs, beside its latent."""
         return {}
 
     def _away(self, copy: Tensor, frames: Tensor) -> Tensor:
@@ -147,7 +150,8 @@ class Head(nn.Module):
 
 
 class LocalHead(Head):
-    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
+    """``forward`` -> x0 of frames that know the last clean one and the sinks, and how it was made; ``surprise``: what
+    training lowers."""
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__(config, grid)
@@ -182,9 +186,9 @@ class LocalHead(Head):
         shares[[self.kinds["last"].start, self.kinds["copy"].start]] = 3.0
         return torch.cat([shares.repeat_interleave(self.unfold**2), torch.zeros(channels)])
 
-    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> Tensor:
-        """tokens [N, F, P, D] of the trunk and its condition [N, F, D] -> x0 [N, F, C, h, w]. What is known is never in
-        half precision."""
+    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> tuple[Tensor, Pass]:
+        """tokens [N, F, P, D] of the trunk and its condition [N, F, D] -> x0 [N, F, C, h, w] and what it was picked
+        from. What is known is never in half precision."""
         shape, (last, was, sinks, *_) = tokens.shape[:2], known
         last = last.expand(-1, shape[1], -1, -1, -1)
         sink, light = self._recognised(last, sinks)
@@ -197,7 +201,7 @@ class LocalHead(Head):
         h = h + self.spread_out(tokens.flatten(0, 1))
         h = self.blocks[0](h, condition)
         tiles = F.adaptive_max_pool2d(self.summary(h), TILES).flatten(1)
-        whole = self.whole(self.seen(tiles) + self.found(known) + self.told(_normed(condition)))
+        whole = self.whole(self.seen(tiles) + self.found(known) + self.told(normed(condition)))
         sink_logits = following(known[:, : self.sinks], self.next_sink(whole))
         light_logits = following(known[:, self.sinks :], self.next_light(whole))
         sink, light = sink_logits.argmax(-1), light_logits.argmax(-1)
@@ -215,15 +219,15 @@ class LocalHead(Head):
         last, copy, drawn = (canvas(source, self.unfold) for source in (last, copy, drawn))
         shares = shares.unflatten(1, (-1, self.unfold**2))
         logits, chosen = (sink_logits, light_logits, move_logits), (sink, light, move)
-        self.offered = Pass(shares, last, moved, copy, drawn, *logits, *chosen)
-        x0 = cells(self._picked(self.offered), self.unfold).unflatten(0, shape)
-        return self._into(light.unflatten(0, shape), x0)
+        offered = Pass(shares, last, moved, copy, drawn, *logits, *chosen)
+        x0 = cells(self._picked(offered), self.unfold).unflatten(0, shape)
+        return self._into(light.unflatten(0, shape), x0), offered
 
-    def surprise(self, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihoods [N, F] of what came, true [N, F, C, h, w], under the last pass: of its elements,
+    def surprise(self, offered: Pass, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods [N, F] of what came, true [N, F, C, h, w], under a pass's outputs: of its elements,
         together, where all that is chosen as a whole was chosen rightly (elsewhere nothing could fit); of the choices,
         and of the lights."""
-        shape, offered = true.shape[:2], self.offered
+        shape = true.shape[:2]
         sink, light = self._recognised(true, sinks)
         choice = F.cross_entropy(offered.sink_logits.float(), sink.flatten(), reduction="none")
         choice = choice + F.cross_entropy(offered.light_logits.float(), light.flatten(), reduction="none")
@@ -366,7 +370,7 @@ def convolution(wide: int, narrow: int) -> nn.Conv2d:
     return nn.Conv2d(wide, narrow, 3, padding=1)
 
 
-def _normed(x: Tensor) -> Tensor:
+def normed(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 

@@ -11,8 +11,7 @@ noise is an argument and never drawn here, so seed, keys and weights give the sa
     clean_action [N, keys]                                  what it was shown under
     sinks        [N, S * B, C, h, w]                        the sinks' latents: another map is another state
     tick         [1] int64                                  ticks taken since prime
-    relief       [N, S * B, 1, 2 h, 2 w]                    with a view head: how far away what the sinks show is,
-    pose         [N, 8]                                     and where the clean block was seen from
+    plus what the head keeps, which declares its names (``head.py``)
 
 After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block rides in the same pass
 as the window instead of costing one of its own; every block in flight is conditioned on the keys held now; and the
@@ -20,6 +19,8 @@ window is full from the first tick on.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,26 +70,32 @@ def resink(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) ->
 
 
 def tick(
-    model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor, poses: Tensor | None = None
-) -> tuple[State, Tensor]:
-    """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown.
+    model: Transformer,
+    rolling: Rolling,
+    state: State,
+    action: Tensor,
+    noise: Tensor,
+    extra: State | None = None,
+) -> tuple[State, Tensor, NamedTuple | None]:
+    """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown, and the
+    head's outputs.
 
     noise [N, K, B, C, h, w]: the first K-1 renoise the blocks that stay, the last is the block that joins.
-    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``). ``poses`` [N, K, 8]
-    say where the blocks are seen from, which training knows and play does not.
+    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``). ``extra`` tells the
+    head what training knows of the blocks and play does not.
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
-    x0, written = predict(model, rolling, state, state["window"], sigma[1:], action, poses)
+    x0, written, outputs = predict(model, rolling, state, state["window"], sigma[1:], action, extra)
     stay = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
     window = torch.cat([stay, noise[:, -1:]], 1)
     now = action if action.ndim == 2 else action[:, 0]
-    return shown(model, rolling, state, x0[:, 0], now, written) | {"window": window}, x0
+    return shown(model, rolling, state, x0[:, 0], now, written, outputs) | {"window": window}, x0, outputs
 
 
 def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
     """``tick``, returning only the block to show, [N, B, C, h, w]."""
-    state, x0 = tick(model, rolling, state, action, noise)
+    state, x0, _ = tick(model, rolling, state, action, noise)
     return state, x0[:, 0]
 
 
@@ -101,7 +108,7 @@ def ramp(model: Transformer, rolling: Rolling, state: State, action: Tensor, noi
     sigma = sigmas(size, rolling.shift)
     window = noise[:, 0, :1]
     for count in range(1, size):
-        x0, _ = predict(model, rolling, state, window, sigma[size - count + 1 :], action)
+        x0, *_ = predict(model, rolling, state, window, sigma[size - count + 1 :], action)
         down = renoise(x0, noise[:, count, :count], _column(sigma[size - count : size], noise))
         window = torch.cat([down, noise[:, count, count : count + 1]], 1)
     return state | {"window": window}
@@ -120,10 +127,10 @@ def block(
     x = noise[:, :1]
     with torch.no_grad():
         for index, level in enumerate(range(size, last_level, -1)):
-            x0, _ = predict(model, rolling, state, x, sigma[level : level + 1], action)
+            x0, *_ = predict(model, rolling, state, x, sigma[level : level + 1], action)
             x = renoise(x0, noise[:, index + 1 : index + 2], sigma[level - 1])
-    x0, written = predict(model, rolling, state, x, sigma[last_level : last_level + 1], action)
-    return shown(model, rolling, state, x0[:, 0], action, written), x0
+    x0, *rest = predict(model, rolling, state, x, sigma[last_level : last_level + 1], action)
+    return shown(model, rolling, state, x0[:, 0], action, *rest), x0
 
 
 def predict(
@@ -133,9 +140,10 @@ def predict(
     window: Tensor,
     sigma: tuple[float, ...],
     action: Tensor,
-    poses: Tensor | None = None,
-) -> tuple[Tensor, Cache]:
-    """One pass over [clean | window]: x0 of the window's k blocks and the clean block's keys and values.
+    extra: State | None = None,
+) -> tuple[Tensor, Cache, NamedTuple | None]:
+    """One pass over [clean | window]: x0 of the window's k blocks, the clean block's keys and values, and the head's
+    outputs.
 
     action [N, keys] for all of the window, or [N, k, keys].
     """
@@ -148,14 +156,24 @@ def predict(
     acted = actions.repeat_interleave(per_block, 1)
     frames = count * per_block
     was = state["clean_action"][:, None].expand(-1, frames, -1)
-    known = Known(state["clean"][:, -1:], was, state["sinks"], state.get("relief"), state.get("pose"), poses)
-    x0, (keys, values) = model(x, share.expand(len(x), -1), acted, layout, (state["keys"], state["values"]), known)
+    kept = {name: state[name] for name in model.kept}
+    known = Known(state["clean"][:, -1:], was, state["sinks"], kept | (extra or {}))
+    cache = state["keys"], state["values"]
+    x0, (keys, values), outputs = model(x, share.expand(len(x), -1), acted, layout, cache, known)
     length = per_block * model.tokens
     written = keys[:, :, :, :length], values[:, :, :, :length]
-    return x0.unflatten(1, (count, per_block)), written
+    return x0.unflatten(1, (count, per_block)), written, outputs
 
 
-def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, written: Cache) -> State:
+def shown(
+    model: Transformer,
+    rolling: Rolling,
+    state: State,
+    x0: Tensor,
+    action: Tensor,
+    written: Cache,
+    outputs: NamedTuple | None,
+) -> State:
     """The state after ``x0`` [N, B, C, h, w] was shown: the old clean block joins the ring, its oldest leaves.
 
     What is added carries no gradient: each pass learns from its own loss (section 3.2 of the paper). Prime without one.
@@ -173,7 +191,7 @@ def shown(model: Transformer, rolling: Rolling, state: State, x0: Tensor, action
         "clean": x0.detach(),
         "clean_action": action,
         "tick": state["tick"] + 1,
-        **model.arrived(),
+        **model.arrived(outputs),
     }
 
 

@@ -17,7 +17,7 @@ def view_clip(model: Transformer, sinks: Tensor, x: Tensor, sigma: Tensor, actio
     unknown = acted.new_full((len(acted), count, acted.shape[-1]), torch.nan)
     layout = context.clip(count, x.shape[1])
     shares = torch.cat([sigma.new_zeros(len(sigma), count), sigma], 1)
-    x0, _ = model(torch.cat([sinks, x], 1), shares, torch.cat([unknown, acted], 1), layout)
+    x0, *_ = model(torch.cat([sinks, x], 1), shares, torch.cat([unknown, acted], 1), layout)
     return x0[:, count:]
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from world_model.config import Config, ViewSize
 from world_model.model.context import SINK, Layout
-from world_model.model.head import Known, LocalHead, _normed
+from world_model.model.head import Known, LocalHead, normed
 from world_model.model.view_head import ViewHead
 
 COMPILED_GRAPHS = 64
@@ -42,7 +43,7 @@ Cache = tuple[Tensor, Tensor]
 
 
 class Transformer(nn.Module):
-    """``forward(x, sigma, action, layout, cache, known)`` -> (x0, keys and values of the queries)."""
+    """``forward(x, sigma, action, layout, cache, known)`` -> (x0, keys and values of the queries, head outputs)."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -87,15 +88,15 @@ class Transformer(nn.Module):
         layout: Layout,
         cache: Cache | None = None,
         known: Known | None = None,
-    ) -> tuple[Tensor, Cache]:
+    ) -> tuple[Tensor, Cache, NamedTuple | None]:
         """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
         queries; cache for its first keys; known: what the final W queries can be made from. Returns x0 of these
-        [N, W, C, h, w] (of all F where nothing is known) and the queries' own keys and values."""
+        [N, W, C, h, w] (of all F where nothing is known), the queries' own keys and values, and the head's outputs."""
         return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, known)
 
     def run(
         self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None, known: Known | None
-    ) -> tuple[Tensor, Cache]:
+    ) -> tuple[Tensor, Cache, NamedTuple | None]:
         """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
         shared, condition = self.condition(sigma, action, turns.sinks)
         tokens = self._tokens(x, known)
@@ -107,8 +108,8 @@ class Transformer(nn.Module):
             keys.append(key)
             values.append(value)
         count = x.shape[1] if known is None else known.was.shape[1]
-        x0 = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], known)
-        return x0, (torch.stack(keys), torch.stack(values))
+        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], known)
+        return x0, (torch.stack(keys), torch.stack(values)), outputs
 
     def write(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
         """Keys and values of clean latents x [N, F, C, h, w]: ``forward`` where no x0 is wanted."""
@@ -121,6 +122,11 @@ class Transformer(nn.Module):
         keys, values = zip(*written, strict=True)
         return torch.stack(keys), torch.stack(values)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the arrays that a state holds for the head."""
+        return self.local.kept if self.local else ()
+
     def begun(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """What else a state begins with, of sinks [N, S * B, C, h, w] and the clean block [N, B, C, h, w]."""
         return self.local.begun(sinks, clean) if self.local else {}
@@ -129,14 +135,14 @@ class Transformer(nn.Module):
         """What a state keeps of its sinks [N, S * B, C, h, w], beside them and their keys and values."""
         return self.local.survey(sinks) if self.local else {}
 
-    def arrived(self) -> dict[str, Tensor]:
-        """What a state keeps of the first query of the last pass, beside its latent."""
-        return self.local.arrived() if self.local else {}
+    def arrived(self, outputs: NamedTuple | None) -> dict[str, Tensor]:
+        """What a state keeps of the first query of a pass, of the head's outputs, beside its latent."""
+        return self.local.arrived(outputs) if self.local else {}
 
-    def compile_run(self) -> None:
+    def compile_run(self, backend: str = "inductor") -> None:
         """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
         torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
-        self.run = torch.compile(self.run, fullgraph=True, dynamic=False)
+        self.run = torch.compile(self.run, fullgraph=True, dynamic=False, backend=backend)
 
     def _tokens(self, x: Tensor, known: Known | None) -> Tensor:
         """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
@@ -150,16 +156,18 @@ class Transformer(nn.Module):
         patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
         return (self.embed(patches) + self.place).unflatten(0, (n, frames))
 
-    def _latents(self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None) -> Tensor:
-        """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D]."""
+    def _latents(
+        self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None
+    ) -> tuple[Tensor, NamedTuple | None]:
+        """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D], and the head's outputs."""
         if self.local is not None:
-            return self.local(known, _normed(tokens), condition)
+            return self.local(known, normed(tokens), condition)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
-        tokens = self.out(_normed(tokens) * (1 + scale) + shift).flatten(0, 1)
+        tokens = self.out(normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)
         features = F.pixel_shuffle(patches, self.size.patch)
         x0 = self.head(F.relu(features)).unflatten(0, x.shape[:2])
-        return x0 if known is None else x0 + self.keep_last * known.last
+        return x0 if known is None else x0 + self.keep_last * known.last, None
 
 
 class Condition(nn.Module):
@@ -205,15 +213,15 @@ class Layer(nn.Module):
         """tokens [N, F, P, D], shared [N, F, 6, D], past keys turned in time -> tokens, and key and value of its own
         [N, heads, F * P, head], not yet turned in time."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (shared + self.offset)[:, :, :, None].unbind(2)
-        attended, key, value = self._attend(_normed(tokens) * (1 + scale) + shift, turns, past)
+        attended, key, value = self._attend(normed(tokens) * (1 + scale) + shift, turns, past)
         tokens = tokens + gate * attended
-        hidden = F.relu(self.widen(_normed(tokens) * (1 + scale_mlp) + shift_mlp)).square()
+        hidden = F.relu(self.widen(normed(tokens) * (1 + scale_mlp) + shift_mlp)).square()
         return tokens + gate_mlp * self.narrow(hidden), key, value
 
     def _attend(self, tokens: Tensor, turns: Turns, past: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
         n, frames, count, _ = tokens.shape
         qkv = self.qkv(tokens).reshape(n, frames * count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = turns.place(_normed(qkv[0])), turns.place(_normed(qkv[1]))
+        query, key = turns.place(normed(qkv[0])), turns.place(normed(qkv[1]))
         value = qkv[2]
         query, keys, values = turns.time(query), turns.time(key), value
         if past is not None:

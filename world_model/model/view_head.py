@@ -76,7 +76,11 @@ class Pass(NamedTuple):
 
 
 class ViewHead(Head):
-    """``forward`` -> x0 of frames that know the last clean one and the sinks; ``surprise``: what training lowers."""
+    """``forward`` -> x0 of frames that know the last clean one and the sinks, and how it was made; ``surprise``: what
+    training lowers. The state holds the relief of the sinks [N, 4, 1, FINE h, FINE w] and the pose of the last clean
+    frame [N, 8]; training may tell the queries' poses, ``ahead`` [N, W, 8]."""
+
+    kept = ("relief", "pose")
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__(config, grid)
@@ -109,13 +113,13 @@ class ViewHead(Head):
     def survey(self, sinks: Tensor) -> dict[str, Tensor]:
         return {"relief": self.relief(sinks)}
 
-    def arrived(self) -> dict[str, Tensor]:
-        return {"pose": self.offered.pose[:, 0].detach()}
+    def arrived(self, outputs: Pass) -> dict[str, Tensor]:
+        return {"pose": outputs.pose[:, 0].detach()}
 
-    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> Tensor:
-        """tokens [N, W, P, D] of the trunk and its condition [N, W, D] -> x0 [N, W, C, h, w]."""
-        shape, pose = tokens.shape[:2], known.pose
-        atlas, relief = panorama(canvas(known.sinks, self.unfold)), panorama(known.relief)
+    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> tuple[Tensor, Pass]:
+        """tokens [N, W, P, D] of the trunk and its condition [N, W, D] -> x0 [N, W, C, h, w] and how it was made."""
+        shape, pose, ahead = tokens.shape[:2], known.extra["pose"], known.extra.get("ahead")
+        atlas, relief = panorama(canvas(known.sinks, self.unfold)), panorama(known.extra["relief"])
         condition = condition + self.was(torch.nan_to_num(known.was))
         h, last, light = self._recognised(known, atlas, relief)
         h = h.repeat_interleave(shape[1], 0) + self.spread_out(tokens.flatten(0, 1))
@@ -125,8 +129,8 @@ class ViewHead(Head):
         logits = self._next_light(light, condition)
         felt = self._felt(relief, pose)
         light, move = logits.argmax(-1), self._move(felt, pose, condition)
-        arrived = _moved(pose, self._stopped(felt, move)) if known.ahead is None else known.ahead
-        due = None if known.ahead is None else moves(pose, known.ahead)
+        arrived = _moved(pose, self._stopped(felt, move)) if ahead is None else ahead
+        due = None if ahead is None else moves(pose, ahead)
         shown, point, _ = self._seen(atlas, relief, arrived)
         before = self._remembered(last, pose[:, None], point, arrived)
         moved = [before.flatten(0, 1), shown.flatten(0, 1)]
@@ -135,13 +139,12 @@ class ViewHead(Head):
             h = block(h, condition.flatten(0, 1))
         made, shares = self._mixed(h, moved)
         x0 = self._into(light, cells(made, self.unfold).unflatten(0, shape))
-        self.offered = Pass(x0, torch.stack(moved, 1), shares, logits, light, arrived, move, due)
-        return x0
+        return x0, Pass(x0, torch.stack(moved, 1), shares, logits, light, arrived, move, due)
 
     def _recognised(self, known: Known, atlas: Tensor, relief: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features [N, width, h, w] of the last frame and of what the sinks show from its pose; that frame in the
         sinks' light [N, colours, H, W], and the light it is in [N, 1]."""
-        here, _, deep = self._seen(atlas, relief, known.pose[:, None])
+        here, _, deep = self._seen(atlas, relief, known.extra["pose"][:, None])
         here = cells(here[:, 0], self.unfold)
         light = self._away(here[:, None], known.last).argmin(-1)
         last = self._out_of(light, known.last)[:, 0]
@@ -217,11 +220,11 @@ class ViewHead(Head):
         nearer = (_far(point, before) - _far(point, now))[:, :, None]
         return (seen + SPREAD) * (self.haze[:, None, None] * nearer).exp() - SPREAD
 
-    def surprise(self, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
-        """What is wrong [N, W] with the last pass, where true [N, W, C, h, w] came: with its picture, mean over
+    def surprise(self, offered: Pass, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+        """What is wrong [N, W] with a pass's outputs, where true [N, W, C, h, w] came: with its picture, mean over
         elements in units of ``TOLERANCE``; and with its choices: of sources, each of which is to be right by itself, of
         the light, and of the moves."""
-        shape, offered = true.shape[:2], self.offered
+        shape = true.shape[:2]
         lit, light = self._away(cells(offered.moved[:, 1], self.unfold).unflatten(0, shape), true).min(-1)
         choice = F.cross_entropy(offered.light_logits.flatten(0, 1).float(), light.flatten(), reduction="none")
         goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)

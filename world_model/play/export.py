@@ -10,10 +10,10 @@ itself, traced. A state goes in and comes out as arrays named like rolling.py's;
     graph         inputs                                          outputs
     encoder.onnx  frames uint8 [n, H, W, 3]                       latents [n, C, h, w]
     prime.onnx    sinks, frames, actions, noise (of rolling)      next_* (the whole state)
-    step.onnx     the state, action [1, keys], noise              next_* (but of sinks), latent [1, B, C, h, w]
+    step.onnx     the state, action [1, keys], noise              next_* (but the sinks'), latent [1, B, C, h, w]
     ramp.onnx     the state (but window, tick), action,           next_window
                   noise [1, K, K, B, C, h, w]
-    resink.onnx   keys, values, clean_action, sinks               next_keys, next_values, next_relief
+    resink.onnx   keys, values, clean_action, sinks               next_keys, next_values, next_* (what the head surveys)
     decoder.onnx  latents [n, C, h, w]                            frames uint8 [n, H, W, 3]
 """
 
@@ -44,8 +44,8 @@ from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
 
 OPSET = 20  # 23 has attention and RMS norm of its own, but is no faster on the CPU and needs a newer ONNX Runtime
-STATE = ("keys", "values", "window", "clean", "clean_action", "sinks", "relief", "pose", "tick")
-"""The arrays that a state may have, in the graphs' order; a view head's alone has a relief and a pose."""
+STATE = ("keys", "values", "window", "clean", "clean_action", "sinks", "tick")
+"""The arrays of every state; what the head keeps follows them."""
 RINGS = ("keys", "values", "clean_action")
 """Those that ``resink`` reads."""
 
@@ -101,10 +101,10 @@ Traceable = tuple[Graph, dict[str, Tensor], list[str], bool]
 
 def _graphs(config: Config, codec: Codec, student: Transformer) -> dict[str, Traceable]:
     roll, arrays = config.rolling, _examples(config, student)
-    every = tuple(name for name in STATE if name in arrays)
-    stepped = tuple(name for name in every if name not in ("sinks", "relief"))
+    every, surveyed = (*STATE, *student.kept), tuple(student.survey(arrays["sinks"]))
+    stepped = tuple(name for name in every if name not in ("sinks", *surveyed))
     kept = tuple(name for name in every if name not in ("window", "tick"))
-    of_sinks = tuple(name for name in every if name in ("keys", "values", "relief"))
+    of_sinks = ("keys", "values", *surveyed)
 
     def given(*names: str) -> dict[str, Tensor]:
         return {name: arrays[name] for name in names}

@@ -97,7 +97,7 @@ class StudentDmdTraining(TransformerStage):
             chosen = (at - self.lead) % size == phase
             with torch.set_grad_enabled(learn and chosen), self.machine.precision():
                 noise = draw.normal(size, *latents.shape[2:])
-                state, x0 = rolling.tick(self.model, self.rolling, state, actions[:, at], noise)
+                state, x0, _ = rolling.tick(self.model, self.rolling, state, actions[:, at], noise)
             if chosen:
                 held = actions[:, at : at + 1].expand(-1, size, -1)
                 windows.append(self._scored(sinks, latents, actions, shown, x0.float(), held, at))

@@ -65,7 +65,7 @@ class StudentInitTraining(TransformerStage):
         last = torch.cat([past[:, start - 1, -1:].expand(-1, size * per_block, -1, -1, -1) for start in self.starts], 1)
         was = torch.cat([actions[:, start - 1 : start].expand(-1, size * per_block, -1) for start in self.starts], 1)
         with self.machine.precision():
-            x0, _ = self.model(x, sigma.expand(len(x), -1), acted, layout, known=Known(last, was, sinks))
+            x0, *_ = self.model(x, sigma.expand(len(x), -1), acted, layout, known=Known(last, was, sinks))
         losses = velocity_loss(x0, real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
         losses = losses.unflatten(1, (len(self.starts), size, per_block))
         ahead = torch.cat([actions[:, start : start + size] for start in self.starts], 1)

@@ -92,11 +92,12 @@ class StudentRolloutTraining(TransformerStage):
             noise = draw.normal(*true.shape[1:])
             if self.turn % RESINK == 0:
                 state = rolling.resink(self.model, self.rolling, state, state["sinks"])
-            moved, x0 = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, poses)
+            told = {} if poses is None else {"ahead": poses}
+            moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, told)
         wrong = self._keep(games, moved, x0, true)
         held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
         held[:, 1:] *= LATER
-        elements, choice = self.model.local.surprise(true.flatten(1, 2), state["sinks"])
+        elements, choice = self.model.local.surprise(outputs, true.flatten(1, 2), state["sinks"])
         surprise = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (surprise.mean(2) * held).mean()
         if isinstance(self.config.head, ViewSize):
