@@ -42,6 +42,14 @@ def trained(tiny_data, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Path:
+    """The tiny configuration with random weights, graphs and scenes, to be read only."""
+    import toy
+
+    return toy.exported(tmp_path_factory)
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     if FUZZ > 1:
         terminalreporter.section("tried")

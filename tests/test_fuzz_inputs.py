@@ -9,12 +9,10 @@ import shutil
 import sys
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-import toy
 import yaml
 from damage import FUZZ, TRIED, damage
 from hypothesis import HealthCheck, given, settings
@@ -176,11 +174,6 @@ def test_strange_flags_of_train_are_used_or_refused(data, tiny_data, tmp_path, c
 
 
 # ---------------------------------------------------------------- checkpoints
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    return toy.exported(tmp_path_factory)
 
 
 @pytest.mark.parametrize("part", range(2))

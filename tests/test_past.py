@@ -8,7 +8,6 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import toy
 from safetensors.numpy import save_file
 from script import Script, down
 from test_play import Counter
@@ -33,8 +32,8 @@ def keep():
 
 
 @pytest.fixture
-def neural(tmp_path_factory) -> NeuralGame:
-    return NeuralGame("arena", toy.exported(tmp_path_factory))
+def neural(exported) -> NeuralGame:
+    return NeuralGame("arena", exported)
 
 
 class Counted(gymnasium.Wrapper):

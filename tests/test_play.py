@@ -201,10 +201,10 @@ def test_a_stall_is_not_caught_up_in_a_burst():
 
 
 @pytest.fixture(scope="module")
-def neural_session(trained, tmp_path_factory) -> Path:
+def neural_session(exported, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("played")
     flags = ("--bot", "masher", "--frames", 120, "--fps", 0, "--seed", 3, "--record", folder)
-    run_play("--checkpoint", trained, "--headless", *flags, "--report", folder / "r.json", "--video", folder / "v.mp4")
+    run_play("--checkpoint", exported, "--headless", *flags, "--report", folder / "r.json", "--video", folder / "v.mp4")
     return find_sessions(folder)[0]
 
 
@@ -220,18 +220,18 @@ def test_the_report_and_the_film(neural_session):
         assert sum(1 for _ in film.decode(video=0)) == 121
 
 
-def test_a_neural_session_says_what_it_was_played_with(neural_session, trained):
+def test_a_neural_session_says_what_it_was_played_with(neural_session):
     session = Session.open(neural_session)
     assert session.meta.source == "neural" and session.meta.checkpoint == session.meta.provenance["checkpoint"]
     assert len(session) == 121 and not session.damage and not session.actions[0].any()
 
 
-def test_a_neural_session_is_made_again_bit_for_bit(neural_session, trained):
-    said, _ = run_play("--replay", neural_session, "--verify", "--checkpoint", trained)
+def test_a_neural_session_is_made_again_bit_for_bit(neural_session, exported):
+    said, _ = run_play("--replay", neural_session, "--verify", "--checkpoint", exported)
     assert "all 121 frames are bit-equal" in said
 
 
-def test_a_changed_recording_is_noticed(neural_session, trained, tmp_path):
+def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):
     """One key changed in the recorded keys: from that frame on nothing is equal."""
     copy = tmp_path / "changed"
     shutil.copytree(neural_session, copy)
@@ -242,7 +242,7 @@ def test_a_changed_recording_is_noticed(neural_session, trained, tmp_path):
     lines[1] = ",".join(cells)
     table.write_text("\n".join(lines) + "\n")
     first = int(cells[0])
-    said, _ = run_play("--replay", copy, "--verify", "--checkpoint", trained, code=1)
+    said, _ = run_play("--replay", copy, "--verify", "--checkpoint", exported, code=1)
     assert f"the first is frame {first};" in said
 
 
@@ -428,9 +428,9 @@ def test_without_a_display_it_says_what_to_do(recorded):
     assert code == 0 and "all 30 frames are bit-equal" in said
 
 
-def test_a_missing_gpu_is_said_and_the_cpu_offered(trained):
+def test_a_missing_gpu_is_said_and_the_cpu_offered(exported):
     pytest.importorskip("onnxruntime")
-    flags = ("--checkpoint", trained, "--headless", "--bot", "mix", "--frames", 1, "--device", "cuda")
+    flags = ("--checkpoint", exported, "--headless", "--bot", "mix", "--frames", 1, "--device", "cuda")
     import ctypes
 
     try:
