@@ -12,7 +12,7 @@ import toy
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS, CheckpointError
 from world_model.model.noise import seeded
-from world_model.play.runtime import GRAPHS, THREADS, WorldError, load_runtime
+from world_model.play.runtime import GRAPHS, THREADS, TorchRuntime, WorldError, load_runtime
 
 SHAPE = toy.load("tiny")
 
@@ -178,7 +178,8 @@ def test_a_missing_graph_is_named(copy, graph):
 
 def test_without_graphs_auto_is_torch(copy):
     (copy / "step.onnx").unlink()
-    assert load_runtime(copy, "auto", "cpu").name == "torch"
+    made = load_runtime(copy, "auto", "cpu")
+    assert made.name == "torch" and made.description.endswith("CPU threads: no step.onnx")
 
 
 def test_with_graphs_auto_is_onnx(copy):
@@ -210,24 +211,42 @@ def test_damaged_weights(copy, runtime):
         load_runtime(copy, runtime, "cpu")
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+@pytest.mark.parametrize("runtime", ["auto", "onnx", "torch"])
 def test_a_gpu_that_is_not_there(folder, runtime, monkeypatch):
-    monkeypatch.setattr("world_model.play.runtime._cuda_may_work", lambda ort: False)
+    """The game plays on the CPU and says why; who asked for a GPU is refused."""
+    monkeypatch.setattr("world_model.hardware.missing_driver", lambda: "libcuda.so.1 not found")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(WorldError, match="no CUDA GPU.*--device cpu"):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    made = load_runtime(folder, runtime)
+    name = "PyTorch" if runtime == "torch" else "ONNX Runtime"
+    assert made.description.startswith(f"{name} on ")
+    assert made.description.endswith("CPU threads: no CUDA GPU that it can use (libcuda.so.1 not found)")
+    with pytest.raises(WorldError, match=f"{name} .*no CUDA GPU.*--device cpu"):
         load_runtime(folder, runtime, "cuda")
-    assert load_runtime(folder, runtime, "auto").device == "cpu"
+    assert load_runtime(folder, runtime, "cpu").description.endswith("CPU threads")
 
 
 def test_a_driver_without_the_libraries(folder, monkeypatch, capfd):
-    """A machine that looks as if CUDA worked until ONNX Runtime tries."""
+    """A machine that looks as if CUDA worked until ONNX Runtime tries; where PyTorch sees the GPU, it plays there."""
     if load_runtime(folder, "onnx").device == "cuda":
         pytest.skip("CUDA works here")
-    monkeypatch.setattr("world_model.play.runtime._cuda_may_work", lambda ort: True)
-    assert load_runtime(folder, "onnx", "auto").device == "cpu"
+    monkeypatch.setattr("world_model.hardware.missing_driver", lambda: "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert load_runtime(folder, "auto").name == "onnx"
+    assert "no CUDA GPU that it can use (" in load_runtime(folder, "onnx").description
     with pytest.raises(WorldError, match="no CUDA GPU"):
         load_runtime(folder, "onnx", "cuda")
     assert capfd.readouterr() == ("", "")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a large GPU")
+    monkeypatch.setattr(TorchRuntime, "_loaded", lambda self, model, weights, prefix: model)
+    for device in ("auto", "cuda"):
+        made = load_runtime(folder, "auto", device)
+        assert (made.name, made.device) == ("torch", "cuda")
+        assert made.description.startswith("PyTorch on a large GPU: ONNX Runtime finds no CUDA GPU that it can use (")
+    assert load_runtime(folder, "auto", "cpu").name == "onnx"
 
 
 @pytest.mark.parametrize("wrong", [{"runtime": "tensorflow"}, {"device": "tpu"}])
@@ -246,9 +265,12 @@ def test_threads_are_capped(onnx_runtime):
 
 
 def test_playing_imports_no_torch(folder):
+    """Where no driver is, nobody need ask PyTorch for a GPU."""
     code = (
-        "import sys; from world_model.play.neural_game import NeuralGame\n"
-        f"game = NeuralGame(checkpoint={str(folder)!r}, device='cpu'); game.reset(seed=0)\n"
+        "import sys; from world_model import hardware; from world_model.play.neural_game import NeuralGame\n"
+        "hardware.missing_driver = lambda: 'none'\n"
+        f"game = NeuralGame(checkpoint={str(folder)!r}); game.reset(seed=0)\n"
+        "assert game.runs().startswith('ONNX Runtime on '), game.runs()\n"
         "game.step(game.action_space.sample())\n"
         "heavy = {'torch', 'onnx', 'onnxscript'} & set(sys.modules)\n"
         "assert not heavy, heavy"

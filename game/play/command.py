@@ -214,7 +214,9 @@ def _map(flags: Namespace, source: gymnasium.Env) -> np.ndarray | None:
 
 
 def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:
-    """Play, and report it however the game ends."""
+    """Say what runs, play, and report it however the game ends."""
+    if words := asked(source, "runs"):
+        print(words, file=sys.stderr)
     startup = seconds_since_start()
     try:
         player.run()
@@ -362,6 +364,7 @@ def _circumstances(
         "first_frame_s": first_frame and round(first_frame, 3),
         "device": provenance.get("device", "cpu"),
         "runtime": provenance.get("runtime", "engine"),
+        "runs": asked(source, "runs"),
         "checkpoint": provenance.get("checkpoint"),
         "source": provenance.get("source"),
         "policy": provenance.get("policy"),

@@ -248,7 +248,7 @@ class Player:
         room = said.get("scene") or said.get("seed", self._seed)
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
         self._drawable = drawable(self.source)
-        self._runs = " on ".join(filter(None, (said.get("runtime"), said.get("device"))))
+        self._runs = asked(self.source, "runs", "")
         self._desk.look_around()
 
     def _draw(self) -> None:

@@ -212,6 +212,7 @@ def told(report: dict) -> str:
         "collapses: "
         + (", ".join(f"{kind} {n}" for kind, n in sorted(count.items())) or "none")
         + f"; primed again {report['reprimes']} times",
+        *filter(None, [report.get("runs")]),
     ]
     for name, words in {"rss": "memory", "tick_p50": "tick p50", "tick_p95": "tick p95"}.items():
         share = report["growth"][name]

@@ -192,6 +192,10 @@ class NeuralGame(gymnasium.Env):
         self._state = self.runtime.from_numpy(state)
         last[...] = painted
 
+    def runs(self) -> str:
+        """What computes the frames, where, and why there."""
+        return self.runtime.description
+
     def provenance(self) -> dict[str, Any]:
         """What a recording should say about where its frames come from."""
         return {

@@ -13,23 +13,22 @@ size is 1.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import io
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from world_model import checkpoint
+from world_model import checkpoint, hardware
 from world_model.checkpoint import WEIGHTS
 from world_model.config import Rolling
 
 THREADS = 2
 GRAPHS = ("encoder", "prime", "step", "ramp", "resink", "decoder")
+NO_GPU = "no CUDA GPU that it can use ({})"
 WORDS = 200
 """Letters of what ONNX Runtime says of a graph that it cannot run."""
 
@@ -46,6 +45,7 @@ class Runtime(Protocol):
 
     name: str
     device: str
+    description: str  # what runs, where, and why there: a line for people
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, 3] -> latents [n, C, h, w]."""
@@ -77,22 +77,35 @@ def load_runtime(
     runtime: Literal["auto", "onnx", "torch"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Runtime:
-    """The student of a checkpoint folder. ``auto``: ONNX Runtime where the graphs are, CUDA where it works.
+    """The student of a checkpoint folder. ``auto``: ONNX Runtime where the graphs are, unless PyTorch alone sees a GPU.
 
     Raises WorldError (no graphs, no such backend, no GPU) and checkpoint.CheckpointError (no or damaged weights).
     """
     folder = Path(folder)
     checkpoint.describe(folder / WEIGHTS)
     checkpoint.check(folder / WEIGHTS)
-    if runtime == "auto":
-        runtime = "onnx" if importlib.util.find_spec("onnxruntime") and not _missing(folder) else "torch"
-        if runtime == "torch" and not importlib.util.find_spec("torch"):
-            runtime = "onnx"  # whose message says what is missing
-    if runtime not in BACKENDS:
+    if runtime not in ("auto", *BACKENDS):
         raise WorldError(f"no runtime {runtime!r}; there are auto, {', '.join(BACKENDS)}")
     if device not in ("auto", "cpu", "cuda"):
         raise WorldError(f"no device {device!r}; there are auto, cpu, cuda")
-    return BACKENDS[runtime](folder, device)
+    made = _automatic(folder, device) if runtime == "auto" else BACKENDS[runtime](folder, device)
+    if device == "cuda" != made.device:
+        raise WorldError(f"--device cuda: {made.description}; --device cpu plays without one")
+    return made
+
+
+def _automatic(folder: Path, device: str) -> Runtime:
+    has_torch = importlib.util.find_spec("torch") is not None
+    if has_torch and not importlib.util.find_spec("onnxruntime"):
+        return TorchRuntime(folder, device, "onnxruntime is not installed")
+    if has_torch and (missing := _missing(folder)):
+        return TorchRuntime(folder, device, f"no {missing[0]}")
+    onnx = OnnxRuntime(folder, device)  # which says what is missing
+    # PyTorch takes seconds to import, so it is only asked where there is a driver.
+    if device == "cpu" or onnx.device == "cuda" or not has_torch or hardware.missing_driver():
+        return onnx
+    torch = TorchRuntime(folder, device, f"ONNX Runtime finds {onnx.why}")
+    return torch if torch.device == "cuda" else onnx
 
 
 class OnnxRuntime:
@@ -107,12 +120,10 @@ class OnnxRuntime:
             raise WorldError(f"{self._folder}: no {', '.join(missing)}; {_export_again(self._folder)}")
         self._layout = checkpoint.layout_digest(self._folder / WEIGHTS)
         self._sessions: dict[str, Any] = {}
-        self.device = "cuda" if device != "cpu" and _cuda_may_work(self._ort) else "cpu"
-        if self.device == "cuda" and not self._cuda_works():
-            self.device = "cpu"
-            self._sessions.clear()
-        if device == "cuda" and self.device == "cpu":
-            raise WorldError(_no_gpu("ONNX Runtime", 'pip install -e ".[gpu]"'))
+        self.why = "" if device == "cpu" else self._without_cuda()
+        self.device = "cpu" if device == "cpu" or self.why else "cuda"
+        where = "a CUDA GPU" if self.device == "cuda" else f"{self._options().intra_op_num_threads} CPU threads"
+        self.description = _described("ONNX Runtime", where, self.why)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         return self._run("encoder", {"frames": self._here(frames)})["latents"].numpy()
@@ -165,8 +176,19 @@ class OnnxRuntime:
             raise WorldError(f"{path}: cannot be run ({words}); {_export_again(self._folder)}") from error
         return dict(zip(names, binding.get_outputs(), strict=True))
 
+    def _without_cuda(self) -> str:
+        """Why no GPU is used, in words; "" where one is."""
+        reason = hardware.missing_driver()
+        if "CUDAExecutionProvider" not in self._ort.get_available_providers():
+            reason = "this onnxruntime is built without CUDA"
+        if not reason and not self._cuda_works():
+            reason = 'its CUDA libraries do not load: pip install -e ".[gpu]"'
+            self._sessions.clear()
+        return reason and NO_GPU.format(reason)
+
     def _cuda_works(self) -> bool:
         """Whether a session gets CUDA: ONNX Runtime falls back to the CPU, and prints at length, where it does not."""
+        self.device = "cuda"
         self._ort.set_default_logger_severity(4)
         with contextlib.redirect_stdout(io.StringIO()):
             if hasattr(self._ort, "preload_dlls"):
@@ -217,14 +239,20 @@ class TorchRuntime:
 
     name = "torch"
 
-    def __init__(self, folder: str | Path, device: str = "auto"):
+    def __init__(self, folder: str | Path, device: str = "auto", because: str = ""):
+        """``because`` says why it is not ONNX Runtime."""
         self._torch = torch = _imported("torch", 'pip install -e ".[train]"')
         from world_model.model.codec import make_codec
         from world_model.model.transformer import Transformer
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise WorldError(_no_gpu("PyTorch", "see pytorch.org"))
         self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        where, why = f"{torch.get_num_threads()} CPU threads", ""
+        if self.device == "cuda":
+            where = torch.cuda.get_device_name()
+        elif device != "cpu":
+            built = "" if torch.version.cuda else "this PyTorch is built without CUDA: see pytorch.org"
+            why = NO_GPU.format(built or hardware.missing_driver() or "CUDA does not start")
+        self.description = _described("PyTorch", where, because, why)
         weights = Path(folder) / WEIGHTS
         self.config, _ = checkpoint.describe(weights)
         self._codec = self._loaded(make_codec(self.config), weights, "autoencoder")
@@ -299,8 +327,8 @@ def _export_again(folder: Path) -> str:
     return f"write the graphs with: python -m world_model.play.export {folder}"
 
 
-def _no_gpu(backend: str, install: str) -> str:
-    return f"{backend} finds no CUDA GPU that it can use here ({install}); --device cpu plays without one"
+def _described(what: str, where: str, *reasons: str) -> str:
+    return ": ".join(filter(None, (f"{what} on {where}", "; ".join(filter(None, reasons)))))
 
 
 def _imported(package: str, install: str) -> Any:
@@ -308,14 +336,3 @@ def _imported(package: str, install: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise WorldError(f"this runtime needs {package}: {install}") from error
-
-
-def _cuda_may_work(ort: Any) -> bool:
-    """Whether it is worth trying: ONNX Runtime is built for CUDA, and an NVIDIA driver is here."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return False
-    try:
-        ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
