@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         choices=["auto", "float32", "bfloat16"],
         help="auto: bfloat16 on a GPU; on a CPU, whichever multiplies faster at the start",
     )
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="on a GPU: without torch.compile")
     p.add_argument("--seed", type=_seed, default=0)
     p.add_argument(
         "--steps-scale", type=_positive, default=1.0, help="multiply every stage's steps, to fit the time at hand"

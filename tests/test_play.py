@@ -26,6 +26,7 @@ from game.actions import ARENA_KEYS
 from game.play.hands import BotHands, RecordedHands, Remembered
 from game.play.keyboard import Event
 from game.play.player import Options, Pacer, Player
+from game.play.report import told
 from game.record.recorder import Recorder
 from game.register import register_worlds
 from game.worlds.sources import real_game
@@ -214,6 +215,7 @@ def test_the_report_and_the_film(neural_session):
     assert set(f"{figures} device runtime checkpoint".split()) <= set(report)
     assert report["collapse"] == "watch" and report["minutes"][0]["ticks"] == 120
     assert report["frames"] == 120 and report["runtime"] == "onnx" and report["device"] == "cpu"
+    assert report["runs"].startswith("ONNX Runtime on ") and report["runs"] in told(report)
     assert set(report["tick_ms"]) == {"p50", "p95", "p99"} and report["tick_ms"]["p50"] > 0
     assert report["first_frame_s"] >= report["startup_s"] > 0
     with av.open(str(neural_session.parent / "v.mp4")) as film:
@@ -227,8 +229,9 @@ def test_a_neural_session_says_what_it_was_played_with(neural_session):
 
 
 def test_a_neural_session_is_made_again_bit_for_bit(neural_session, exported):
-    said, _ = run_play("--replay", neural_session, "--verify", "--checkpoint", exported)
+    said, aside = run_play("--replay", neural_session, "--verify", "--checkpoint", exported)
     assert "all 121 frames are bit-equal" in said
+    assert aside.count(" CPU threads\n") == 1, "what runs is said once"
 
 
 def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,6 +150,15 @@ def test_minutes_end_a_run_that_plays_and_say_how_to_go_on(trained, tiny_data, t
     game = NeuralGame(checkpoint=out)
     game.reset(seed=0)
     assert game.step(np.zeros(8, np.int8))[0].shape == (32, 32, 3)
+
+
+def test_compiling_can_be_switched_off(monkeypatch):
+    for name in ("cuda.is_available", "cuda.set_device", "set_float32_matmul_precision"):
+        monkeypatch.setattr(f"torch.{name}", lambda *_: True)
+    for words, compiles in (("", True), ("--no-compile", False)):
+        choices = Choices(**vars(train.parser().parse_args(["--config", "c", "--data", "d", *words.split()])))
+        assert open_machine(choices, {}).compile is compiles
+        assert training._next_command(replace(choices, minutes=1), Path("o")).endswith(f"--minutes 1 {words}".strip())
 
 
 @pytest.mark.parametrize("half, chosen", [(1.0, False), (0.1, True)])

@@ -60,6 +60,7 @@ class Choices:
     steps_scale: float = 1.0
     minutes: float | None = None
     profile: bool = False
+    compile: bool = True
 
 
 def run(choices: Choices, environment: dict[str, str]) -> Path:
@@ -330,7 +331,7 @@ def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
     bfloat16, measured = choices.precision == "bfloat16", ""
     if choices.precision == "auto":
         bfloat16, measured = (True, "") if cuda else _faster(processes)
-    return Machine(device, bfloat16, cuda, rank, processes, choices.seed, Console(), measured)
+    return Machine(device, bfloat16, cuda and choices.compile, rank, processes, choices.seed, Console(), measured)
 
 
 def _faster(processes: int) -> tuple[bool, str]:
@@ -358,7 +359,8 @@ def _next_command(choices: Choices, out: Path) -> str:
     for name in ("stage", "device", "precision", "seed", "steps_scale"):
         if getattr(choices, name) != getattr(Choices, name):
             words += [f"--{name.replace('_', '-')}", getattr(choices, name)]
-    return shlex.join(["python", "train.py", *map(str, words), *["--generated"] * choices.generated])
+    switches = ["--generated"] * choices.generated + ["--no-compile"] * (not choices.compile)
+    return shlex.join(["python", "train.py", *map(str, words), *switches])
 
 
 def _stages(choices: Choices, config: Config) -> tuple[str, ...]:
