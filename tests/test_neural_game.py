@@ -1,5 +1,4 @@
 from argparse import Namespace
-from functools import partial
 
 import gymnasium
 import numpy as np
@@ -14,8 +13,8 @@ from game.register import register_worlds
 from world_model import config
 from world_model.checkpoint import WEIGHTS, digest
 from world_model.episode import Session
-from world_model.play import neural_game, scenes
-from world_model.play.collapse import Collapse, Thresholds
+from world_model.play import collapse, scenes
+from world_model.play.collapse import Collapse
 from world_model.play.neural_game import NeuralGame
 from world_model.play.runtime import WorldError
 
@@ -370,12 +369,12 @@ def bare(tmp_path_factory):
 @pytest.fixture
 def easily(monkeypatch):
     """A detector to which no motion is enough: after some sets of keys the picture is frozen."""
-    frail = partial(Collapse, thresholds=Thresholds(moved=1000.0, run=1))
-    monkeypatch.setattr(neural_game, "Collapse", frail)
+    monkeypatch.setattr(collapse, "MOVED", 1000.0)
+    monkeypatch.setattr(collapse, "RUN", 1)
 
 
-def opened(folder, collapse: str) -> NeuralGame:
-    return NeuralGame(checkpoint=folder, runtime="torch", device="cpu", collapse=collapse)
+def opened(folder, remedy: str) -> NeuralGame:
+    return NeuralGame(checkpoint=folder, runtime="torch", device="cpu", collapse=remedy)
 
 
 def findings(game, actions) -> list[str | None]:
@@ -418,7 +417,7 @@ def test_every_priming_has_noise_of_its_own(bare, easily):
     assert game.reprimes == 0
     drawn = []
     for count in (1, 2):
-        game.set_state(state | {"reprimes": np.array(count), "collapse.kind": np.array("frozen")})
+        game.set_state(state | {"reprimes": np.array(count), "findings.kind": np.array("frozen")})
         drawn.append(game.step(NOTHING)[0])
     assert (drawn[0] != drawn[1]).any()
 
@@ -429,7 +428,7 @@ def test_it_goes_on_from_the_sink_most_like_the_last_healthy_frame(bare, monkeyp
     for sink in range(4):
         game.reset(seed=0)
         monkeypatch.setattr(Collapse, "nearest_sink", lambda self, sink=sink: sink)
-        game.set_state(game.get_state() | {"collapse.kind": np.array("blurred")})
+        game.set_state(game.get_state() | {"findings.kind": np.array("blurred")})
         taken.append(game.step(NOTHING)[0])
     assert all((taken[0] != other).any() for other in taken[1:])
 
@@ -450,6 +449,12 @@ def test_a_snapshot_of_a_game_that_nobody_watched(bare):
     play(ignored, some_keys(4), seed=2)
     watched.set_state(ignored.get_state())
     np.testing.assert_array_equal(play(watched, some_keys(5)), play(ignored, some_keys(5)))
+    state = watched.get_state()
+    with pytest.raises(WorldError, match="its findings cannot be read"):
+        watched.set_state(state | {"findings.still": np.zeros(3, np.float32)})
+    state |= {"findings.kind": np.array("frozen")}
+    watched.set_state({name.replace("findings", "collapse"): array for name, array in state.items()})
+    assert watched.collapse is None, "watching begins again"
 
 
 def test_a_recording_with_primings_in_it_is_made_again_bit_for_bit(bare, easily, tmp_path):

@@ -30,6 +30,7 @@ REMEDIES = ("ignore", "watch", "reprime")
 # Blocks count up from 0; what is drawn only sometimes has counters of its own, so that it moves nothing else.
 # PRIME + n is the n-th priming of the episode.
 PRIME, RAMPS = 2**62, 2**63
+FINDINGS = "findings."  # of the collapse detector, in a snapshot; of an older detector they were named otherwise
 
 
 class NeuralGame(gymnasium.Env):
@@ -128,7 +129,7 @@ class NeuralGame(gymnasium.Env):
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything the next frames depend on, besides the weights."""
         rolling = {f"rolling.{name}": array for name, array in self.runtime.to_numpy(self._state).items()}
-        watch = {f"collapse.{name}": array for name, array in self._watch.get_state().items()} if self._watch else {}
+        watch = {f"{FINDINGS}{name}": array for name, array in self._watch.get_state().items()} if self._watch else {}
         return (
             rolling
             | watch
@@ -148,7 +149,7 @@ class NeuralGame(gymnasium.Env):
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue from ``get_state``'s answer, exactly. Raises WorldError for another model's.
 
-        A snapshot of a game that was not watched has no findings; watching begins with it.
+        A snapshot of a game that was not watched, or by an older detector, has no findings; watching begins with it.
         """
         self._check(state)
         self._state = self.runtime.from_numpy(_part(state, "rolling."))
@@ -157,7 +158,7 @@ class NeuralGame(gymnasium.Env):
         self._frame, self._pending = state["frame"].copy(), state["pending"].copy()
         self._scene = scenes.standing(str(state["scene"]), state["anchors"].copy())
         self._watch, self.reprimes = self._watcher(), int(state.get("reprimes", 0))
-        if self._watch and (found := _part(state, "collapse.")):
+        if self._watch and (found := _part(state, FINDINGS)):
             try:
                 self._watch.set_state(found)
             except (KeyError, ValueError, TypeError) as error:
