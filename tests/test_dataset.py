@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,16 @@ import toy
 from world_model.checkpoint import WEIGHTS, was_trained_on
 from world_model.config import Config
 from world_model.episode import Session, SessionMeta, SessionWriter
-from world_model.episode.dataset import Clips, DataError, Episode, Footage, encode_session
+from world_model.episode.dataset import (
+    Clips,
+    DataError,
+    Episode,
+    Footage,
+    encode_session,
+    keep_episodes,
+    kept_episodes,
+    key_of,
+)
 from world_model.play import scenes
 from world_model.play.neural_game import PRIME, NeuralGame
 from world_model.training import student_rollout
@@ -162,6 +172,59 @@ def test_a_session_from_the_middle_of_play_did_not_stand_still(tmp_path, tiny):
     found = encode_session(session, tiny, encode)
     assert found.latents.ravel().tolist() == list(range(1, 12))
     assert np.array_equal(found.actions, session.actions[1:])
+
+
+def changes(config: Config, sessions: list[Session]) -> dict[str, tuple]:
+    """What a file of encoded sessions must be made anew for, and the arguments of its key."""
+    rolling = config.rolling.model_copy(update={"sink_blocks": 2})
+    return {
+        "sinks": (sessions, config.codec, rolling, "weights", False),
+        "codec": (sessions, config.codec.model_copy(update={"width": 8}), config.rolling, "weights", False),
+        "weights": (sessions, config.codec, config.rolling, "others", False),
+        "precision": (sessions, config.codec, config.rolling, "weights", True),
+        "recordings": (sessions[:1], config.codec, config.rolling, "weights", False),
+    }
+
+
+def test_encoded_sessions_are_mapped_and_made_anew_when_anything_changes(tmp_path, tiny):
+    sessions = [record(tmp_path / str(n), tiny, 9 + n) for n in range(2)]
+    posed = replace(episode(np.ones((5, 3), np.int8)), poses=np.ones((5, 8), np.float32))
+    made = [posed, *(encode_session(session, tiny, encode) for session in sessions)]
+    path, key = tmp_path / "new" / "train", key_of(sessions, tiny.codec, tiny.rolling, "weights", False)
+    keep_episodes(path, key, iter(made))
+    keep_episodes(path, key, (pytest.fail("they were there") for _ in "x"))
+    found = kept_episodes(path, key)
+    assert len(found) == 3 and [other.name for other in path.parent.iterdir()] == ["train"]
+    for ours, theirs in zip(made, found, strict=True):
+        for name, array in vars(ours).items():
+            other = getattr(theirs, name)
+            assert (array is None) == (other is None), name
+            if array is not None:
+                assert array.dtype == other.dtype and np.array_equal(array, other), name
+                assert not other.flags.writeable and isinstance(other.base, np.memmap), name
+    for part, arguments in changes(tiny, sessions).items():
+        assert kept_episodes(path, key_of(*arguments)) is None, part
+
+
+@pytest.mark.parametrize("left", [0, 7, 40, -1, -9, -300])
+def test_a_file_of_encoded_sessions_that_is_cut_short_is_made_anew(tmp_path, left):
+    path, made = tmp_path / "train", [episode(np.ones((50, 3), np.int8))]
+    keep_episodes(path, "key", made)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left])
+    assert kept_episodes(path, "key") is None
+    keep_episodes(path, "key", made)
+    assert path.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_no_half_file_of_encoded_sessions(tmp_path):
+    def full():
+        yield episode(np.ones((50, 3), np.int8))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match="No space left on device.*free some space"):
+        keep_episodes(tmp_path / "train", "key", full())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["tiny_keep", "paper_shape"])

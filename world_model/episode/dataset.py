@@ -1,13 +1,14 @@
 """Recordings as training data: frames for the autoencoder, clips of latents with their actions for the others.
 
 Whole rooms are held out, by their seed, so that "held out" means a place the model never saw. Where there are no other
-rooms, those are trained on, and nothing is held out. Real and generated
-footage do not mix: only ``engine`` and Gymnasium sources are taken unless ``generated`` says otherwise.
+rooms, those are trained on, and nothing is held out. Real and generated footage do not mix: only ``engine`` and
+Gymnasium sources are taken unless ``generated`` says otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from world_model.config import Config
 from world_model.episode import EpisodeError, Session, find_sessions
 
 HELD_OUT_ONE_IN = 16
+ALIGNED = 64
+"""Arrays of a file begin at multiples of so many bytes."""
 Watch = Callable[[Iterable, str], Iterable]
 """Wraps an iterable to show progress: (items, what is done) -> the same items."""
 
@@ -188,20 +191,53 @@ def frames_taught(session: Session, config: Config) -> int:
     return len(session) + (still if session.start_state is None else -1)
 
 
-def kept_episode(folder: Path, session: Session, make: Callable[[], Episode]) -> Episode:
-    """The encoded session from ``folder``, or made now and kept there; ``folder`` is for one autoencoder."""
-    name = f"{session.path.resolve()} {len(session)} {session.meta.created}"
-    path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
-    if path.is_file():
-        with np.load(path) as arrays:
-            return Episode(**arrays)
-    episode = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez(file, **{name: array for name, array in vars(episode).items() if array is not None})
-    os.replace(partial, path)
-    return episode
+def keep_episodes(path: Path, key: str, episodes: Iterable[Episode]) -> None:
+    """Write ``episodes`` into one file, unless it holds those of ``key`` already; complete before it gets its name.
+
+    Their arrays, one after the other; an index of where each lies, in JSON; and the index's length, in eight bytes. One
+    file for all, because a mapped file stays open, and a process may open a thousand.
+    """
+    if kept_episodes(path, key) is not None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, index = path.with_suffix(".partial"), []
+    try:
+        with open(partial, "wb") as file:
+            for episode in episodes:
+                index.append({})
+                for name, array in vars(episode).items():
+                    if array is not None:
+                        file.write(bytes(-file.tell() % ALIGNED))
+                        index[-1][name] = array.shape, array.dtype.str, file.tell()
+                        file.write(np.ascontiguousarray(array).data)
+            told = json.dumps({"key": key, "episodes": index}).encode()
+            file.write(told + len(told).to_bytes(8, "little"))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path}: could not be written ({error.strerror}); free some space, or give --out elsewhere, "
+                        "for what the recordings look like to the model") from error  # fmt: skip
+
+
+def kept_episodes(path: Path, key: str) -> list[Episode] | None:
+    """What ``keep_episodes`` wrote for ``key``, mapped and not to be changed: memory that all processes share. None
+    where there is no such file, or one that is cut short or of another key."""
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+        end = len(mapped) - 8
+        told = json.loads(mapped[end - int.from_bytes(mapped[end:].tobytes(), "little") : end].tobytes())
+        if told["key"] != key:
+            return None
+        return [Episode(**{name: np.ndarray(shape, dtype, mapped, at) for name, (shape, dtype, at) in arrays.items()})
+                for arrays in told["episodes"]]  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def key_of(sessions: list[Session], *parts: object) -> str:
+    """Names encoded sessions by all that they are made of: the recordings, and whatever else ``parts`` tell."""
+    recordings = [(str(s.path.resolve()), len(s), s.meta.model_dump_json()) for s in sessions]
+    return hashlib.sha256(json.dumps([recordings, *map(str, parts)]).encode()).hexdigest()
 
 
 class Clips:

@@ -19,8 +19,16 @@ from rich.progress import track
 
 from world_model import checkpoint
 from world_model.config import Config, Stage, load
-from world_model.episode import Session
-from world_model.episode.dataset import Episode, Footage, encode_session, frames_taught, kept_episode, sample_frames
+from world_model.episode.dataset import (
+    Episode,
+    Footage,
+    encode_session,
+    frames_taught,
+    keep_episodes,
+    kept_episodes,
+    key_of,
+    sample_frames,
+)
 from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
 from world_model.training.assemble import Made, assemble
@@ -223,11 +231,13 @@ class Run:
                 found = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
                 codec.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
             codec = codec.to(self.machine.device, memory_format=torch.channels_last).eval()
-            train_set, held_out = (self._encode(codec, part) for part in (self.footage.train, self.footage.held_out))
+            train_set, held_out = (self._encode(codec, part) for part in ("train", "held_out"))
             self._material = Material(self.config, self.machine, codec, train_set, held_out)
         return self._material
 
-    def _encode(self, codec: Codec, sessions: list[Session]) -> list[Episode]:
+    def _encode(self, codec: Codec, part: str) -> list[Episode]:
+        """The sessions of a part of the footage, encoded by the first process and mapped by all."""
+
         @torch.no_grad()
         def encode(frames: np.ndarray) -> np.ndarray:
             with self.machine.precision():
@@ -236,14 +246,16 @@ class Run:
                     [codec.encode(to_network(p.to(self.machine.device))).float().cpu() for p in parts]
                 ).numpy()
 
-        watched = self._watch(sessions, "encoding sessions")
-        if self.config.codec.kind == "patches":  # as fast as reading them back
-            return [encode_session(session, self.config, encode) for session in watched]
-        folder = self.out / "latents" / checkpoint.digest(self._weights("autoencoder"))
-        return [
-            kept_episode(folder, session, lambda session=session: encode_session(session, self.config, encode))
-            for session in watched
-        ]
+        sessions, path = getattr(self.footage, part), self.out / "latents" / part
+        weights = "" if self.config.codec.kind == "patches" else checkpoint.digest(self._weights("autoencoder"))
+        key = key_of(sessions, self.config.codec, self.config.rolling, weights, self.machine.bfloat16)
+        if self.machine.first:
+            watched = self._watch(sessions, "encoding sessions")
+            keep_episodes(path, key, (encode_session(session, self.config, encode) for session in watched))
+        barrier(self.machine)
+        if (found := kept_episodes(path, key)) is None:
+            raise TrainingError(f"{path}: cannot be read; delete it and --resume")
+        return found
 
     def _weights(self, stage: str) -> Path:
         """Where a stage's weights are: in this run, or in the world it started from."""

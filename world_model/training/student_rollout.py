@@ -288,7 +288,7 @@ def _events(episode: Episode) -> np.ndarray:
 def _strange_moves(episodes: list[Episode]) -> list[np.ndarray]:
     """Of episodes with poses, indices of the first frames that one came to otherwise than the same keys mostly lead: a
     wall is met, the ground is left."""
-    poses = [torch.from_numpy(episode.poses) for episode in episodes]
+    poses = [torch.tensor(episode.poses) for episode in episodes]
     went = [moves(pose[:, :4] - pose[:, 4:], pose[:, None])[:, 0].numpy() for pose in poses]
     keys = np.concatenate([episode.actions for episode in episodes])
     _, which = np.unique(keys, axis=0, return_inverse=True)
