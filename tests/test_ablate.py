@@ -1,13 +1,16 @@
 """Each arm changes what it says and nothing else."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import toy
 
+from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
+from world_model.evaluate import __main__ as command
 from world_model.evaluate import ablate
 from world_model.evaluate.subject import Subject
 from world_model.model import rolling
@@ -93,6 +96,17 @@ def test_arms_are_chosen_by_name_beside_the_unaltered_student(folder):
     assert ablate.only(arms, []) == arms
     with pytest.raises(WorldError, match=r"no arm 'no sink'; there are as shipped, tokens_zero"):
         ablate.only(arms, ["no sink"])
+
+
+def test_no_arm_is_judged_in_a_room_that_it_was_trained_on(folder, tmp_path):
+    neural = SimpleNamespace(folder=folder)
+    rooms = command.rooms_new_to_all(neural, 2, {"same": folder})
+    config, _ = checkpoint.describe(folder / WEIGHTS)
+    checkpoint.save(tmp_path / WEIGHTS, {}, config, {checkpoint.ROOMS: f"7 {rooms[1]}"})
+    with pytest.raises(WorldError, match=f"--arm mine: .* trained on rooms that are held out here: {rooms[1]}$"):
+        command.rooms_new_to_all(neural, 2, {"mine": tmp_path})
+    with pytest.raises(WorldError, match="no start scenes named by the seed"):
+        command.rooms_new_to_all(SimpleNamespace(folder=tmp_path), 2, {})
 
 
 def test_without_sinks_their_keys_are_gone(folder):

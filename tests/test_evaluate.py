@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
+import gymnasium
 import numpy as np
 import pytest
 
@@ -80,6 +81,26 @@ def test_a_perfect_game_rolls_out_exactly_and_beats_the_copied_frame(tiny):
     assert measures["rollout63_gain_over_copy_last_db"].value > 20
     lost = picture.rollout(subject(tiny, "lost"))
     assert lost["rollout63_psnr_db"].value < 25
+
+
+def test_a_game_without_anchors_is_met_behind_its_first_frames(tiny):
+    """As it would begin in a start scene: sinks, then a full context; every measure of the real game begins there."""
+
+    class Plain(gymnasium.Wrapper):
+        unwrapped = property(lambda self: self)
+        anchors = property()  # an AttributeError
+
+    met = subject(tiny)
+    met.real, given = Plain(met.real), {}
+    met.neural.reset = lambda seed, options: given.update(options)
+    shown, roll = met.meet(3), tiny.rolling
+    real, still = Arena(tiny.world.height, tiny.world.width), np.zeros(8, np.int8)
+    count = roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block
+    frames = np.stack([real.reset(seed=3)[0], *(real.step(still)[0] for _ in range(count - 1))])
+    assert np.array_equal(given["anchors"], frames[: roll.sink_frames])
+    assert np.array_equal(given["frames"], frames[roll.sink_frames :]) and np.array_equal(shown, frames[-1])
+    turn = np.eye(8, dtype=np.int8)[[4]]
+    assert np.array_equal(met.play_real(3, turn), np.stack([frames[-1], real.step(turn[0])[0]]))
 
 
 def test_key_changes_cover_every_key(tiny):

@@ -25,6 +25,7 @@ from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
+NO_ROOMS = "{}: has no start scenes named by the seed of a room"
 NEEDS_TORCH = 'measuring needs PyTorch: pip install -e ".[train]"'
 
 
@@ -43,6 +44,18 @@ def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
         return found
     more = (seed for seed in range(10**6) if held_out_seed(seed) and unseen(seed) and seed not in found)
     return found + [next(more) for _ in range(count - len(found))]
+
+
+def rooms_new_to_all(neural: NeuralGame, count: int, arms: dict[str, Path]) -> list[int]:
+    """Held-out rooms by their seed, which no arm's folder may have been trained on. Raises WorldError."""
+    rooms = rooms_of(neural, True, count)
+    if not rooms:
+        raise WorldError(NO_ROOMS.format(neural.folder))
+    for name, folder in arms.items():
+        said = describe(folder / WEIGHTS)[1]
+        if seen := [str(room) for room in rooms if was_trained_on(said, room)]:
+            raise WorldError(f"--arm {name}: {folder} was trained on rooms that are held out here: {', '.join(seen)}")
+    return rooms
 
 
 def watching(progress: Progress) -> Callable[[Iterable, str], Iterable]:
@@ -159,7 +172,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
     rooms = {name: seeds for name, seeds in rooms.items() if seeds}
     if not rooms:
-        raise WorldError(f"{neural.folder}: has no start scenes named by the seed of a room")
+        raise WorldError(NO_ROOMS.format(neural.folder))
     groups, skipped, gathered = {}, {}, None
     with bars(console) as progress:
         for name, seeds in rooms.items():
@@ -175,7 +188,7 @@ def ablated(arguments: argparse.Namespace, console: Console) -> None:
 
     neural, real, _ = opened(arguments)
     suite = _suite(ablate.SUITE, arguments)
-    rooms = rooms_of(neural, True, suite.rooms)
+    rooms = rooms_new_to_all(neural, suite.rooms, dict(arguments.arm))
     weights = teacher.weights_in(neural.folder)
     arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
     arms = ablate.only(arms, arguments.only)

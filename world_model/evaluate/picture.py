@@ -149,7 +149,7 @@ def next_from_real(subject: Subject, walk: Walk, at: int) -> np.ndarray:
     past, acted = _past(subject, walk, at)
     sinks = runtime.encode(game.anchors()[: shape.sink_frames])
     state = runtime.prime(sinks[None], past[None], acted[None], game.noise(at))
-    if "pose" in state:
+    if "pose" in state and "pose" in walk.told[0]:
         poses = np.array([info["pose"] for info in walk.told[:at]])
         state |= runtime.from_numpy({"pose": from_spot(poses, poses[0])[None, -1]})
     state = runtime.ramp(state, key, game.ramp_noise(at))

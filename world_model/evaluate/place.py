@@ -137,7 +137,7 @@ def _loops(subject: Subject, room: int) -> list[Loop]:
     found = []
     for key in range(size):
         held = np.eye(size, dtype=np.int8)[key]
-        first, _ = subject.real.reset(seed=room)
+        first = subject.begin(room)[0][-1]
         still = True
         for tick in range(1, subject.suite.longest_loop + 1):
             frame = subject.real.step(held)[0]

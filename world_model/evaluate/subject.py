@@ -128,18 +128,38 @@ class Subject:
         return self.neural.config
 
     def meet(self, room: int) -> np.ndarray:
-        """Put both games at the start of a room; returns the real first frame."""
+        """Put both games at the start of a room; returns the real frame that is shown."""
         return self._meet(room)[0]
 
-    def _meet(self, room: int) -> tuple[np.ndarray, dict]:
+    def begin(self, room: int) -> tuple[np.ndarray, dict]:
+        """Put the real game at the start of a room: frames [n, H, W, 3] up to what is shown, and what it says of that.
+
+        A game without anchors stands still for as long as a start scene of it is (``scenes.py``): its first frames are
+        the sinks, and those after them fill the context.
+        """
         frame, told = self.real.reset(seed=room)
-        self.neural.reset(seed=room, options={"anchors": self.real.unwrapped.anchors(), "frames": frame[None]})
-        return frame, told
+        frames, roll, still = [frame], self.config.rolling, np.zeros(self.config.action_size, np.int8)
+        ahead = 0 if self._anchored else roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block - 1
+        for _ in range(ahead):
+            frame, *_, told = self.real.step(still)
+            frames.append(frame)
+        return np.stack(frames), told
+
+    @property
+    def _anchored(self) -> bool:
+        return hasattr(self.real.unwrapped, "anchors")
+
+    def _meet(self, room: int) -> tuple[np.ndarray, dict]:
+        frames, told = self.begin(room)
+        sinks = 0 if self._anchored else self.config.rolling.sink_frames
+        anchors = self.real.unwrapped.anchors() if self._anchored else frames[:sinks]
+        self.neural.reset(seed=room, options={"anchors": anchors, "frames": frames[sinks:]})
+        return frames[-1], told
 
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:
-        """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is the reset frame."""
-        frame, _ = self.real.reset(seed=room)
-        return np.stack([frame, *(self.real.step(key)[0] for key in keys)])
+        """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is what it begins with."""
+        frames, _ = self.begin(room)
+        return np.stack([frames[-1], *(self.real.step(key)[0] for key in keys)])
 
     def play_neural(self, keys: np.ndarray) -> np.ndarray:
         """Generated frames [T, H, W, 3] under keys [T, k], from where the game is."""
