@@ -1,24 +1,35 @@
-"""Train a world's model from recordings: autoencoder, teacher, student init, student DMD. See --help."""
+"""Train a world's model from recordings, stage by stage as its YAML says, and write a folder that play.py plays."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 TEACH = """
 examples
-  python train.py --config configs/arena.yaml --data recordings                  all four stages, into runs/arena
-  python train.py --config configs/arena.yaml --data recordings --minutes 90     the same, as far as that goes
-  python train.py --config configs/arena.yaml --data recordings --resume         go on where a killed run stopped
-  python train.py --config configs/arena.yaml --data mine --out runs/mine --resume assets/worlds/arena
+  python train.py --config configs/keep.yaml --data recordings                   every stage, into runs/keep
+  python train.py --config configs/keep.yaml --data recordings --minutes 90      the same, as far as that goes
+  python train.py --config configs/keep.yaml --data recordings --resume          go on where it was stopped or killed
+  python train.py --config configs/keep.yaml --data mine --out runs/mine --resume assets/worlds/keep --minutes 30
                                                                                  teach a trained world your own play
-  torchrun --nproc_per_node=4 train.py --config configs/arena.yaml --data recordings
-  python play.py --checkpoint runs/arena                                         play what came out
+  torchrun --nproc_per_node=4 train.py --config configs/keep.yaml --data recordings
+  python play.py --checkpoint runs/keep                                          play what came out
 
-Progress is on the terminal; losses: tensorboard --logdir runs/arena; what the model sees: the sample videos and
-pictures in each stage's folder, real on the left or above, generated on the right or below.
+Recordings are made by play.py: --engine --record FOLDER yours, --engine --bot mix --headless --record FOLDER a bot's.
+
+stages, in this order, of which a world has those under "training:" in its YAML
+  autoencoder      frames to latents and back; a world with codec.kind patches has none
+  teacher          denoises whole clips
+  student_init     the teacher's weights under play's own window; gives a first world that plays
+  student_rollout  games in progress, played by the student and held to their recordings; begins from nothing, too
+  student_dmd      the student's own rollouts, scored by the teacher
+Each leaves a checkpoint (at its start, every so many steps, every three minutes, and when Ctrl-C or SIGTERM stops it),
+weights, and sample pictures or films in its folder: real on the left or above, generated on the right or below. What
+the last student learnt becomes the world. Losses: tensorboard --logdir runs/keep.
 """
 
 
@@ -29,15 +40,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, required=True, help="the world's YAML, such as configs/arena.yaml")
     p.add_argument("--data", type=Path, required=True, help="a folder of recorded sessions")
     stages = ["autoencoder", "teacher", "student_init", "student_rollout", "student_dmd", "all"]
-    p.add_argument("--stage", default="all", choices=stages, help="one of those that the configuration has (all)")
+    p.add_argument("--stage", default="all", choices=stages, help="one that the YAML has (default: all)")
     p.add_argument("--out", type=Path, help="where everything goes (default: runs/<the configuration's file name>)")
     p.add_argument(
         "--resume",
         nargs="?",
         const=True,
         metavar="WORLD",
-        help="alone: go on with the run in --out. With a trained world's folder: start from its weights, keep its "
-        "autoencoder, and train the student on --data (--stage student_init unless another is named)",
+        help="alone: go on with the run in --out, from its checkpoint, or if it has none yet, from what it began with. "
+        "With a trained world's folder: start from its weights, keep its autoencoder, and train its first student "
+        "stage (or --stage) on --data; --out remembers the folder, so that later --resume alone will do",
     )
     p.add_argument("--generated", action="store_true", help="also train on sessions that a model generated")
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -55,8 +67,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--minutes",
         type=_positive,
-        help="end within this time, playable if it reaches a student; each stage gets its share, and its learning rate "
-        "falls by then. --resume goes on",
+        help="end within this time, reading, samples and export included, playable if it reaches a student; each "
+        "stage gets its share, and its learning rate falls by then. Without time for the ONNX graphs, PyTorch plays "
+        "the world. --resume goes on",
     )
     p.add_argument("--profile", action="store_true", help="show where the time of a few steps goes, and train nothing")
     return p
@@ -77,7 +90,9 @@ def _seed(text: str) -> int:
 
 
 def main() -> int:
+    began = time.perf_counter()
     arguments = parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from world_model.checkpoint import CheckpointError
         from world_model.config import ConfigError
@@ -91,13 +106,13 @@ def main() -> int:
 
     choices = Choices(**vars(arguments))
     try:
-        run(choices, {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ})
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        run(choices, {name: os.environ[name] for name in names if name in os.environ}, began)
     except (CheckpointError, ConfigError, DataError, EpisodeError, TrainingError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train.py: stopped; the last checkpoint is kept, go on with --resume", file=sys.stderr)
-        return 130
+        return 130  # how to go on is said, once there is something to go on with
     return 0
 
 

@@ -12,6 +12,7 @@ from damage import FUZZ, TRIED
 from world_model.config import CONFIGS, Config, load
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TWO = ("-m", "torch.distributed.run", "--nproc_per_node=2")
 
 
 @pytest.fixture(scope="session")

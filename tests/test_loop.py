@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 
 from world_model.config import Stage
 from world_model.training import loop
-from world_model.training.loop import Budget, Draw, Machine, TrainingError, Update, profile, rate_at, train
+from world_model.training.loop import Budget, Draw, Machine, Stopped, TrainingError, Update, profile, rate_at, train
 
 
 class Toy:
@@ -59,12 +61,17 @@ def tick_a_second(monkeypatch) -> None:
 
 def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatch):
     first, shown = Toy(steps=1000), machine()
+    sample = first.sample
+    first.sample = lambda *told: (sample(*told), [loop.time.perf_counter() for _ in range(30)])
     with monkeypatch.context() as patched:
         tick_a_second(patched)
         train(first, shown, tmp_path, {"recordings": "x"}, Budget(200.0, began=0.0))
     done = int(first.about["steps"])
-    assert 20 < done < 200 and first.about == {"stage": "toy", "steps": str(done), "recordings": "x"}
-    assert first.sampled == [done] and loop.read_state(tmp_path / "resume.pt")["step"] == done
+    assert 20 < done < 60 and first.about == {"stage": "toy", "steps": str(done), "recordings": "x"}
+    assert len(first.sampled) == 2 and first.sampled[0] < done == first.sampled[1], (
+        "the first measures what the last will take"
+    )
+    assert loop.read_state(tmp_path / "resume.pt")["step"] == done
     assert first.rates[-1] < 0.01 < 0.09 < max(first.rates), "the rate must have fallen by the end of the budget"
     assert "toy: more than the" in shown.console.file.getvalue()
 
@@ -85,7 +92,46 @@ def test_a_checkpoint_is_written_by_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_save", lambda stage, path, step, *_: saved.append(step))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     train(Toy(steps=3), machine(), tmp_path)
-    assert saved == [1, 2, 3]
+    assert saved == [0, 1, 2, 3]
+
+
+def test_what_a_failing_sample_could_lose_is_saved_before(tmp_path):
+    class Unlucky(Toy):
+        def sample(self, folder: Path, step: int) -> None:
+            self.sampled.append((step, loop.read_state(folder / "resume.pt")["step"]))
+            raise OSError("no space for a film")
+
+    stage, shown = Unlucky(steps=4, sample_every=2, checkpoint_every=1000), machine()
+    train(stage, shown, tmp_path)
+    assert stage.sampled == [(2, 2), (4, 4)] and stage.about["steps"] == "4"
+    assert "no sample at step 2: no space for a film; training goes on" in shown.console.file.getvalue()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_stage_after_the_step_at_hand_and_it_goes_on(tmp_path, number):
+    stage, before = Toy(steps=6, checkpoint_every=1000), signal.getsignal(number)
+    critic = stage.updates["critic"]
+    loss = critic.loss
+    critic.loss = lambda draw: (draw.step == 2 and os.kill(os.getpid(), number), loss(draw))[1]
+    with pytest.raises(Stopped) as stopped:
+        train(stage, machine(), tmp_path)
+    assert loop.read_state(tmp_path / "resume.pt")["step"] == 3 and stage.about["steps"] == "3" and not stage.sampled
+    assert stopped.value.logs["ships/loss"] == pytest.approx(-0.2) and signal.getsignal(number) == before
+    resumed, straight = Toy(steps=6), Toy(steps=6)
+    train(resumed, machine(), tmp_path)
+    train(straight, machine(), tmp_path / "straight")
+    assert torch.equal(resumed.average.weight, straight.average.weight)
+
+
+def test_without_a_terminal_lines_tell_the_loss_and_the_time_left(tmp_path, monkeypatch):
+    quiet, chatty = machine(), machine()
+    train(Toy(steps=12), quiet, tmp_path / "a")
+    said = [line for line in quiet.console.file.getvalue().splitlines() if "/12" in line]
+    assert len(said) == 1 and "toy 12/12" in said[0] and "ships/loss -1.0" in said[0] and "0 s left" in said[0]
+    monkeypatch.setattr(loop, "LINE_SECONDS", -1.0)
+    train(Toy(steps=12), chatty, tmp_path / "b", budget=Budget(90.0))
+    said = [line for line in chatty.console.file.getvalue().splitlines() if "/12" in line]
+    assert len(said) == 12 and "89 s left" in said[0].replace("90 s", "89 s"), "what the budget leaves, not steps"
 
 
 def test_the_rate_falls_by_whichever_share_is_further():

@@ -1,24 +1,30 @@
 """Student rollout: where games begin, when they end, and that a stage of it trains, resumes and plays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import toy
-from conftest import run_train
+from conftest import TWO, run_train
+from toy import CPU
 
 from game.record.collect import collect
 from game.worlds.keep import COLOURS
 from world_model import checkpoint
+from world_model.config import CONFIGS
 from world_model.episode.dataset import DataError, Episode, Footage, encode_session
 from world_model.model.codec import SPREAD, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play.neural_game import NeuralGame
+from world_model.training import assemble as assembling
 from world_model.training.clips import Material
-from world_model.training.loop import Draw, Machine
+from world_model.training.loop import Draw, TrainingError, read_state, train
+from world_model.training.run import Choices, run
 from world_model.training.student_rollout import (
     BEFORE_EVENT,
+    GAMES,
     Starts,
     StudentRolloutTraining,
     _strange_moves,
@@ -26,14 +32,13 @@ from world_model.training.student_rollout import (
     tick_flops,
 )
 
-KEEP = toy.load("tiny_keep")
-CPU = Machine(torch.device("cpu"))
+KEEP, KEEP_YAML = toy.load("tiny_keep"), CONFIGS / "tiny_keep.yaml"
 
 
 @pytest.fixture(scope="module")
 def keep_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("keeps")
-    collect(KEEP, out=folder, sessions=20, frames=60, seed=20, workers=1)
+    collect(KEEP, out=folder, sessions=9, frames=60, seed=20, workers=1)
     return folder
 
 
@@ -58,11 +63,11 @@ def episode(length: int, event: int) -> Episode:
 def test_games_begin_at_events_when_asked_and_anywhere_else():
     starts = Starts([episode(40, 20), episode(6, 3), episode(30, 12)], lead=4, span=2, per_block=1)
     random = np.random.default_rng(0)
-    which, at = starts.take(200, 1.0, 1, random)
+    which, at = starts.take(random.random((200, 4)), 1.0, 1)
     assert {(int(i), int(a)) for i, a in zip(which, at, strict=True)} == {(0, 20), (2, 12), (1, 4)}
-    which, at = starts.take(300, 1.0, 3, random)
+    which, at = starts.take(random.random((300, 4)), 1.0, 3)
     assert {int(a) for i, a in zip(which, at, strict=True) if i == 0} == {18, 19, 20}
-    which, at = starts.take(3000, 0.0, 1, random)
+    which, at = starts.take(random.random((3000, 4)), 0.0, 1)
     for index, length in enumerate((40, 6, 30)):
         assert {int(a) for i, a in zip(which, at, strict=True) if i == index} == set(range(4, length - 1))
     assert starts.cut(0, 18, 22)[0][:, 0, 0, 0, 0].tolist() == [0, 0, 5, 5]
@@ -76,7 +81,7 @@ def test_what_comes_and_goes_is_an_event():
         latents[at, :, 4, at % 8] = 3
     latents[20:30, :, 1:3, 1:3] = 5
     starts = Starts([Episode(latents[:1] * 0, latents, np.zeros((40, 1), np.int8))], lead=4, span=2, per_block=1)
-    _, at = starts.take(100, 1.0, 1, np.random.default_rng(0))
+    _, at = starts.take(np.random.default_rng(0).random((100, 4)), 1.0, 1)
     assert set(at.tolist()) == {20, 30}
 
 
@@ -139,7 +144,7 @@ def test_strange_moves_are_told_more_often_than_they_are_met():
     latents, keys = np.zeros((60, 4, 2, 2), np.float16), np.arange(60)[:, None] * 0 + 1
     walk = Episode(latents[:1], latents, keys, poses)
     starts, random = Starts([walk], lead=4, span=2, per_block=1), np.random.default_rng(0)
-    told = [starts.told(0, random) for _ in range(400)]
+    told = [starts.told(0, chance) for chance in random.random((400, 3))]
     stopped = [pair[0, 1] == pair[1, 1] for pair, _ in told]
     assert 0.4 < np.mean(stopped) < 0.6
     assert all(pair.shape == (2, 8) and acted.shape == (2, 1) for pair, acted in told)
@@ -157,7 +162,7 @@ def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):
     stage = StudentRolloutTraining(material, None)
     stage.strayed[:], stage.which[:], stage.at[:] = True, 3, 30
     stage.length = 6.0
-    stage._return(np.arange(len(stage.at)))
+    stage._return(np.arange(len(stage.at)), Draw(CPU, 0, 0, len(stage.at)))
     again = (stage.which == 3) & (stage.at < 30) & (stage.at >= 30 - BEFORE_EVENT - 1)
     assert 0.2 < again.mean() < 0.9
 
@@ -171,14 +176,42 @@ def test_the_operations_of_a_tick_are_counted():
     assert more - less == 3 * 2 * 2 * (2 * convolution + modulation)
 
 
-def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):
-    """From nothing by the training command; then --resume WORLD on top, and a neural keep that walks."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    common = ("--config", "configs/tiny_keep.yaml", "--data", keep_data, "--precision", "float32")
-    run_train(*common, "--out", first, graphs=False)
-    done = run_train(*common, "--out", second, "--resume", first)
-    assert "student_rollout" in done.stdout and "of what matrix products reach" in done.stdout
-    before, after = (checkpoint.tensors(folder / checkpoint.WEIGHTS, "student") for folder in (first, second))
+def test_a_killed_stage_resumes_on_the_same_curve(material, tmp_path):
+    """Its games go on, too: with fewer steps than a game lasts, one that began anew would be another."""
+    toy.assert_resumes_alike(lambda: make_short(material), tmp_path)
+    file = tmp_path / "killed" / "resume.pt"
+    state = read_state(file)
+    assert len(state["state"]["clean"]) == 12
+    torch.save(state | {"state": {name: part[:5] for name, part in state["state"].items()}}, file)
+    with pytest.raises(TrainingError, match="not a checkpoint of this student_rollout"):
+        train(make_short(material), CPU, tmp_path / "killed")
+
+
+def make_short(material) -> StudentRolloutTraining:
+    settings = KEEP.training.student_rollout.model_copy(
+        update={"steps": 6, "checkpoint_every": 2, "sample_every": 100, "length": 40, "grow": 0.01, "stray_cells": 999}
+    )
+    config = KEEP.model_copy(update={"training": KEEP.training.model_copy(update={"student_rollout": settings})})
+    return StudentRolloutTraining(Material(config, CPU, material.codec, material.train, material.held_out), None)
+
+
+def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path, monkeypatch):
+    """From nothing by the training command, on two processes as on one; then --resume WORLD on top, and a neural keep
+    that walks."""
+    one, two, second = tmp_path / "one", tmp_path / "two", tmp_path / "second"
+    common = ("--config", KEEP_YAML, "--data", keep_data, "--precision", "float32")
+    choices = Choices(KEEP_YAML, keep_data, out=one, device="cpu", precision="float32", steps_scale=0.2)
+    run_train(*common, "--steps-scale", 0.2, "--out", two, graphs=False, launcher=TWO)
+    with monkeypatch.context() as patched:
+        patched.setattr(assembling, "export", lambda folder: [])
+        run(choices, {})
+    before, halves = (checkpoint.tensors(run / checkpoint.WEIGHTS, "student") for run in (one, two))
+    for name in before:
+        np.testing.assert_allclose(before[name], halves[name], atol=5e-4, err_msg=name)
+    games, shared = (read_state(run / "student_rollout" / "resume.pt")["state"] for run in (one, two))
+    assert all(torch.equal(games[name], shared[name]) for name in GAMES)
+    run(replace(choices, out=second, resume=str(one)), {})
+    after = checkpoint.tensors(second / checkpoint.WEIGHTS, "student")
     assert before.keys() == after.keys() and not all(np.array_equal(before[name], after[name]) for name in before)
     game = NeuralGame("keep", second)
     frame, _ = game.reset(seed=0)
@@ -192,8 +225,8 @@ def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path):
 def test_first_person_learns_too_and_either_runtime_plays_it_alike(tmp_path):
     """The view head, from nothing by the training command: ONNX Runtime and PyTorch differ by a grey level at most."""
     collect(toy.load("tiny_view"), out=tmp_path / "data", sessions=8, frames=40, seed=20, workers=1)
-    common = ("--config", "configs/tiny_view.yaml", "--data", tmp_path / "data", "--precision", "float32")
-    run_train(*common, "--out", tmp_path / "world")
+    choices = Choices(CONFIGS / "tiny_view.yaml", tmp_path / "data", out=tmp_path / "world", steps_scale=0.3)
+    run(replace(choices, device="cpu", precision="float32"), {})
     games = [NeuralGame("arena", tmp_path / "world", runtime=runtime) for runtime in ("onnx", "torch")]
     first = [game.reset(seed=0)[0] for game in games]
     for tick in range(12):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +26,7 @@ from world_model.episode.dataset import Footage
 from world_model.evaluate.__main__ import rooms_of
 from world_model.play.neural_game import NeuralGame
 from world_model.training import assemble as assembling
+from world_model.training import loop
 from world_model.training import run as training
 from world_model.training.assemble import Made
 from world_model.training.loop import TrainingError
@@ -106,6 +109,43 @@ def test_a_room_that_was_trained_on_is_never_called_unseen(left, tiny, tiny_data
     assert 28 in rooms_of(SimpleNamespace(folder=mine), False, 99)
 
 
+def test_a_run_that_was_killed_goes_on_from_what_it_began_with(left, tiny_data, tmp_path, monkeypatch, capsys):
+    """Killed before its first checkpoint, then stopped after a step, then done: as if it had been left alone."""
+    mine, alone, short = tmp_path / "mine", tmp_path / "alone", changed(tmp_path, "student_init", steps=3)
+
+    def killed(*_):
+        raise SystemExit
+
+    step = loop._step
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train", killed)
+        with pytest.raises(SystemExit):
+            go(short, tiny_data, out=mine, resume=str(left))
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_step", lambda *told: (os.kill(os.getpid(), signal.SIGTERM), step(*told))[1])
+        with pytest.raises(KeyboardInterrupt):
+            go(short, tiny_data, out=mine, resume=True)
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert said.count(f"student_init: no checkpoint, begins from {left / checkpoint.WEIGHTS}") == 2
+    assert f"stopped; go on: python train.py --config {short}" in said and f"--resume {left}" in said
+    assert [path.name for path in mine.iterdir() if path.name in training.STAGES] == ["student_init"]
+    assert checkpoint.describe(mine / "student_init" / checkpoint.WEIGHTS)[1]["steps"] == "1"
+    go(short, tiny_data, out=mine, resume=True)
+    assert "student_init: resumed at step 1" in capsys.readouterr().out
+    go(short, tiny_data, out=alone, resume=str(left))
+    assert weights(mine) == weights(alone)
+
+
+def test_the_first_checkpoint_is_there_before_the_first_step(left, tiny_data, tmp_path, monkeypatch):
+    def killed(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(loop, "_step", killed)
+    with pytest.raises(SystemExit):
+        go(TINY, tiny_data, out=tmp_path / "mine", resume=str(left))
+    assert loop.read_state(tmp_path / "mine" / "student_init" / "resume.pt")["step"] == 0
+
+
 def test_other_weights_upstream_are_refused(left, tiny_data):
     shutil.copy(left / "student_init" / checkpoint.WEIGHTS, left / "kept")
     file = left / "student_init" / checkpoint.WEIGHTS
@@ -140,13 +180,21 @@ def test_dmd_without_a_teacher_is_refused_before_any_work(left, tiny_data, tmp_p
 
 
 def test_minutes_end_a_run_that_plays_and_say_how_to_go_on(trained, tiny_data, tmp_path):
+    """... of a world that learns more recordings: its autoencoder stays, its student moves on, the result is whole."""
     out, short = tmp_path / "mine", ("--minutes", 0.25, "--steps-scale", 500, "--precision", "float32")
     done = run_train("--config", TINY, "--data", tiny_data, "--resume", trained, "--out", out, *short)
     said = done.stdout.replace("\n", " ")
     assert f"go on: python train.py --config {TINY} --data {tiny_data} --out {out} --resume {trained}" in said
-    assert "--minutes 0.25 --precision float32 --steps-scale 500" in said
+    assert "--minutes 0.25 --precision float32 --steps-scale 500" in said and "no time for the ONNX graphs" in said
     steps = int(checkpoint.describe(out / checkpoint.WEIGHTS)[1]["steps"])
     assert 1 <= steps < 500 * 40 and list((out / "student_init").glob("sample_*"))
+    before, after = (
+        {prefix: checkpoint.tensors(folder / checkpoint.WEIGHTS, prefix) for prefix in ("autoencoder", "student")}
+        for folder in (trained, out)
+    )
+    assert all(np.array_equal(before["autoencoder"][key], after["autoencoder"][key]) for key in before["autoencoder"])
+    moved = max(np.abs(before["student"][key] - after["student"][key]).max() for key in before["student"])
+    assert 0 < moved < 0.5, "it should start from the trained student"
     game = NeuralGame(checkpoint=out)
     game.reset(seed=0)
     assert game.step(np.zeros(8, np.int8))[0].shape == (32, 32, 3)
@@ -159,6 +207,14 @@ def test_compiling_can_be_switched_off(monkeypatch):
         choices = Choices(**vars(train.parser().parse_args(["--config", "c", "--data", "d", *words.split()])))
         assert open_machine(choices, {}).compile is compiles
         assert training._next_command(replace(choices, minutes=1), Path("o")).endswith(f"--minutes 1 {words}".strip())
+
+
+@pytest.mark.parametrize("minutes, busy, left, graphs", [(10, 1, 548, True), (10, 4, 392, True), (1, 1, 58, False)])
+def test_minutes_keep_time_for_what_follows_training(monkeypatch, minutes, busy, left, graphs):
+    """On a machine where everything takes ``busy`` times as long: 30 s of the processor took as many times 30 s."""
+    monkeypatch.setattr(training.time, "perf_counter", lambda: 100.0 + 30 * busy)
+    monkeypatch.setattr(training.time, "process_time", lambda: 30.0)
+    assert training._times(Choices(TINY, TINY, minutes=minutes), 100.0) == (100.0 + left, graphs)
 
 
 @pytest.mark.parametrize("half, chosen", [(1.0, False), (0.1, True)])

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_train
+import toy
+from conftest import REPOSITORY, TWO, run_train
+from toy import CPU
 
+import train as command
 from world_model import checkpoint
 from world_model.episode.dataset import DataError, Footage, encode_session
 from world_model.model import context, rolling
 from world_model.model.autoencoder import Autoencoder
-from world_model.play.neural_game import NeuralGame
 from world_model.training import loop, student_init
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material, batch_of, still_held
-from world_model.training.loop import Draw, Machine, TrainingError, train
+from world_model.training.loop import Draw, TrainingError, train
 from world_model.training.run import scaled
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining, prime_from_clip, window_starts
 from world_model.training.teacher import TeacherTraining
 
-CPU = Machine(torch.device("cpu"))
 STAGES = ("autoencoder", "teacher", "student_init", "student_dmd")  # the tiny arena's plan
 
 
@@ -79,48 +81,18 @@ def test_a_killed_stage_resumes_on_the_same_curve(name, material, trained, tmp_p
         material.config.model_copy(update={"training": training}),
         CPU, material.codec, material.train, material.held_out,
     )  # fmt: skip
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    whole = make_stage(name, short, trained)
-    train(whole, CPU, straight)
-
-    stopped = make_stage(name, short, trained)
-    first = next(iter(stopped.updates.values()))
-    good_loss = first.loss
-
-    def failing(draw: Draw):
-        if draw.generator.initial_seed() >= 4 * 1_009:  # dies in step 4, after the checkpoint at step 4
-            raise KeyboardInterrupt
-        return good_loss(draw)
-
-    first.loss = failing
-    with pytest.raises(KeyboardInterrupt):
-        train(stopped, CPU, killed)
-    resumed = make_stage(name, short, trained)
-    train(resumed, CPU, killed)
-    for key, value in whole.average.state_dict().items():
-        assert torch.equal(value, resumed.average.state_dict()[key]), key
+    toy.assert_resumes_alike(lambda: make_stage(name, short, trained), tmp_path)
 
 
-def test_two_processes_train_the_same_parameters_as_one(tiny_data, trained, tmp_path):
-    """The same global batch, its halves on two processes: teacher and DMD, the stages that draw the most."""
-    common = ("--config", "configs/tiny.yaml", "--data", tiny_data, "--steps-scale", 0.1, "--resume")
-    common += ("--precision", "float32")
-    results = []
-    for name, launcher in (("one", ()), ("two", ("-m", "torch.distributed.run", "--nproc_per_node=2"))):
-        out = tmp_path / name
-        shutil.copytree(trained / "autoencoder", out / "autoencoder")
-        run_train(*common, "--out", out, "--stage", "teacher", launcher=launcher)
-        shutil.copytree(trained / "student_init", out / "student_init")
-        run_train(*common, "--out", out, "--stage", "student_dmd", launcher=launcher, graphs=False)
-        results.append(
-            [
-                checkpoint.tensors(out / s / checkpoint.WEIGHTS, p)
-                for s, p in (("teacher", "teacher"), ("student_dmd", "student"))
-            ]
-        )
-    for one, two in zip(*results, strict=True):
+def test_two_processes_train_the_same_parameters_as_one(tiny_data, tmp_path):
+    """The same global batch, its halves on two processes: every stage of the arena's plan, one after another."""
+    common = ("--config", "configs/tiny.yaml", "--data", tiny_data, "--steps-scale", 0.05, "--precision", "float32")
+    run_train(*common, "--out", tmp_path / "one", graphs=False)
+    run_train(*common, "--out", tmp_path / "two", graphs=False, launcher=TWO)
+    for name, prefix in zip(STAGES, ("autoencoder", "teacher", "student", "student"), strict=True):
+        one, two = (checkpoint.tensors(tmp_path / run / name / checkpoint.WEIGHTS, prefix) for run in ("one", "two"))
         for key in one:
-            np.testing.assert_allclose(one[key], two[key], atol=2e-4, err_msg=key)
+            np.testing.assert_allclose(one[key], two[key], atol=2e-4, err_msg=f"{name} {key}")
 
 
 def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
@@ -144,31 +116,6 @@ def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
     behind = torch.stack(shown[:last], 1)[:, -scored.past.shape[1] :]
     assert behind.shape[1] >= 2
     assert torch.equal(scored.past[-2:, -behind.shape[1] :], behind)
-
-
-def test_a_trained_world_learns_more_recordings(tiny_data, trained, tmp_path):
-    """``--resume WORLD``: its autoencoder stays, its student moves on, and the result is whole again."""
-    out = tmp_path / "mine"
-    run_train(
-        "--config", "configs/tiny.yaml", "--data", tiny_data, "--resume", trained, "--out", out, "--steps-scale", 0.1
-    )
-    before, after = (
-        {prefix: checkpoint.tensors(folder / checkpoint.WEIGHTS, prefix) for prefix in ("autoencoder", "student")}
-        for folder in (trained, out)
-    )
-    assert all(np.array_equal(before["autoencoder"][key], after["autoencoder"][key]) for key in before["autoencoder"])
-    moved = max(np.abs(before["student"][key] - after["student"][key]).max() for key in before["student"])
-    assert 0 < moved < 0.5, "it should start from the trained student"
-    game = NeuralGame(checkpoint=out)
-    game.reset(seed=0)
-    assert game.step(np.zeros(8, np.int8))[0].shape == (32, 32, 3)
-
-
-def test_a_world_of_another_shape_is_not_resumed(tiny_data, trained, tmp_path):
-    done = run_train(
-        "--config", "configs/paper_shape.yaml", "--data", tiny_data, "--resume", trained, "--out", tmp_path, check=False
-    )  # fmt: skip
-    assert done.returncode == 2 and "is not that of" in done.stderr
 
 
 def test_windows_fit_their_clip(tiny):
@@ -206,30 +153,30 @@ def test_student_init_learns_nothing_from_behind_a_key_change(material, trained,
     assert float(stage.loss(Draw(CPU, 0, 0, 4))[0]) == pytest.approx(1 / stage.rolling.window_blocks)
 
 
-def test_refusals_are_one_clear_line(tiny_data, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
+def test_refusals_are_one_clear_line(tiny_data, trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
     cases = {
-        "no such folder": ("configs/tiny.yaml", tmp_path / "nowhere"),
-        "no sessions": ("configs/tiny.yaml", empty),
-        "32x32": ("configs/arena.yaml", tiny_data),
-        "no such configuration": ("configs/missing.yaml", tiny_data),
+        "no such folder": ("tiny", tmp_path / "nowhere"),
+        "no sessions": ("tiny", tmp_path / "empty"),
+        "32x32": ("arena", tiny_data),
+        "no such configuration": ("missing", tiny_data),
+        "is not that of": ("paper_shape", tiny_data, "--resume", trained),
+        "--resume": ("tiny", tiny_data, "--out", trained),
     }
-    for words, (config, data) in cases.items():
-        done = run_train("--config", config, "--data", data, "--out", tmp_path / "out", check=False)
-        assert done.returncode == 2 and words in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for words, (config, data, *more) in cases.items():
+        given = ["--config", f"configs/{config}.yaml", "--data", data, "--out", tmp_path / "out", *more]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, given)])
+        assert command.main() == 2
+        said = capsys.readouterr().err
+        assert words in said and len(said.strip().splitlines()) == 1, said
 
 
 def test_another_world_is_refused(tiny, tiny_data):
     other = tiny.model_copy(update={"name": "elsewhere"})
     with pytest.raises(DataError, match="recorded in the world 'arena'.*'elsewhere'"):
         Footage.open(tiny_data, other)
-
-
-def test_a_run_is_not_overwritten(tiny_data, trained):
-    done = run_train("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", trained, check=False)
-    assert done.returncode == 2 and "--resume" in done.stderr
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(material, trained, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from world_model import checkpoint, config
@@ -13,9 +14,11 @@ from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play import scenes
 from world_model.play.export import export
+from world_model.training.loop import Draw, Machine, train
 
 torch.set_num_threads(1)  # at these sizes a second thread only waits
 
+CPU = Machine(torch.device("cpu"))
 SCENES = ("3", "12", "100")
 
 
@@ -65,3 +68,23 @@ def pictures(rng: np.random.Generator, count: int, shape: Config) -> np.ndarray:
     """Smooth random pictures uint8 [count, H, W, 3]."""
     coarse = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     return coarse.repeat(shape.world.height // 4, 1).repeat(shape.world.width // 4, 2)
+
+
+def assert_resumes_alike(make, folder: Path) -> None:
+    """A stage, made by ``make``, that dies in its fifth step leaves what one that does not die does, bit for bit."""
+    whole, stopped, resumed = make(), make(), make()
+    train(whole, CPU, folder / "straight")
+    first = next(iter(stopped.updates.values()))
+    good_loss = first.loss
+
+    def failing(draw: Draw):
+        if draw.step >= 4:
+            raise KeyboardInterrupt
+        return good_loss(draw)
+
+    first.loss = failing
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, CPU, folder / "killed")
+    train(resumed, CPU, folder / "killed")
+    for key, value in whole.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[key]), key

@@ -26,8 +26,9 @@ class Made:
     report: dict[str, dict[str, float]]
 
 
-def assemble(folder: Path, made: Made, hardware: str) -> None:
-    """Write weights, ONNX graphs, scenes and card.md into ``folder``: what ``play.py --checkpoint folder`` plays."""
+def assemble(folder: Path, made: Made, hardware: str, graphs: bool = True) -> None:
+    """Write weights, scenes, card.md and ONNX graphs into ``folder``: what ``play.py --checkpoint folder`` plays, with
+    or without graphs."""
     tensors = {
         f"{prefix}.{name}": array
         for prefix, path in (("autoencoder", made.codec), ("student", made.student))
@@ -36,10 +37,13 @@ def assemble(folder: Path, made: Made, hardware: str) -> None:
     }
     about = checkpoint.describe(made.student)[1]
     checkpoint.save(folder / checkpoint.WEIGHTS, tensors, made.config, about)
-    export(folder)
+    for graph in folder.glob("*.onnx"):
+        graph.unlink()  # of the weights before these
     unseen = [s for s in made.footage.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
     names = write_scenes(folder, made.footage, made.config)
     (folder / "card.md").write_text(_card(folder, made, unseen, hardware, names))
+    if graphs:
+        export(folder)
 
 
 def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, Session]:

@@ -1,8 +1,8 @@
 """One loop trains every stage: draw, loss, backward, average over processes, clip, step, EMA, log, save.
 
 A stage is an object with ``name``, ``settings`` and ``updates``: what is trained, by which loss, how often. Every
-random number of a step is a function of (seed, step, process-independent position), so a resumed run and a run on
-another number of processes follow the same curve.
+random number of a step is a function of (seed, step, position in the global batch), and a checkpoint holds all that
+outlives a step, so a resumed run and a run on another number of processes follow the same curve.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import errno
 import os
 import re
 import shutil
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +23,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -34,6 +37,10 @@ FULL_DISK = 2**20
 """Fewer free bytes than this when a write failed: that is why it failed."""
 CHECKPOINT_SECONDS = 180
 """No more than this is lost when training is killed, however long its steps take."""
+LINE_SECONDS = 30.0
+"""Without a terminal to draw on, a line of progress comes as often."""
+LOOKED_AFTER = 0.5
+"""Share of a budget after which a stage that has shown nothing shows something, and how long that takes is known."""
 PREDICTED_AFTER, PROFILED = 20, 3
 """Steps after which the time to the end is told; steps that a profile looks at."""
 PRODUCTS, ROWS = 5, {"cpu": 1024, "cuda": 8192}
@@ -43,6 +50,14 @@ FORGET = "Delete the file to train this stage anew, or give another --out"
 
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message says why and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a stage, and what it had learnt is kept; ``logs`` as ``train`` returns them."""
+
+    def __init__(self, logs: dict[str, float]):
+        super().__init__()
+        self.logs = logs
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Draw:
     """The random numbers of one step. Each call draws for the whole batch and keeps this process's share."""
 
     def __init__(self, machine: Machine, step: int, salt: int, batch: int, share: float = 0.0):
-        self.share = share  # how much of the stage is done
+        self.step, self.share = step, share  # ... how much of the stage is done
         self.machine, self.batch, self.local = machine, batch, batch // machine.processes
         self.generator = torch.Generator(machine.device)
         self.generator.manual_seed(((machine.seed * 1_000_003 + step) * 1_009 + salt) % 2**63)
@@ -119,16 +134,14 @@ class Budget:
     seconds: float | None = None
     began: float = field(default_factory=time.perf_counter)
 
-    def share(self, machine: Machine) -> float:
-        """How much of it is gone, from 0 on; by the clock of the first process, for all must move and stop alike."""
-        if self.seconds is None:
-            return 0.0
-        gone = (time.perf_counter() - self.began) / self.seconds
-        if machine.processes == 1:
-            return gone
-        agreed = torch.tensor(gone, device=machine.device)
-        dist.broadcast(agreed, 0)
-        return float(agreed)
+    @property
+    def left(self) -> float:
+        """Seconds, below 0 when it is overdrawn."""
+        return float("inf") if self.seconds is None else self.began + self.seconds - time.perf_counter()
+
+    def share(self, ahead: float) -> float:
+        """How much of it is gone, from 0 on, when ``ahead`` seconds of it are kept for what comes at its end."""
+        return 0.0 if self.seconds is None else 1 - (self.left - ahead) / max(self.seconds - ahead, 1e-3)
 
 
 class TrainingStage(Protocol):
@@ -137,6 +150,8 @@ class TrainingStage(Protocol):
     updates: dict[str, Update]  # the first is the one that ships; its EMA is kept
     average: nn.Module  # EMA of the first update's network
     # flops, where it can be told: floating-point operations of a step on this process
+    # state() and restore(tensors), where more than weights outlives a step: tensors by name, whose first dimension is
+    # this process's share of what all processes hold, in their order
 
     def sample(self, folder: Path, step: int) -> None:
         """Write what the eye should see: real beside generated."""
@@ -153,33 +168,92 @@ def train(
     budget: Budget | None = None,
 ) -> dict[str, float]:
     """Run a stage to its last step or to the end of its budget, from its newest checkpoint in ``folder`` if there is
-    one. ``lineage`` says what it is made of, and is kept with it. Returns the last logs."""
+    one. ``lineage`` says what it is made of, and is kept with it. Returns the last logs. SIGTERM or SIGINT ends it
+    after the step at hand, as the end of a budget does, and raises Stopped."""
     settings, lineage, budget = stage.settings, lineage or {}, budget or Budget()
     if settings.batch % machine.processes:
         raise TrainingError(
             f"batch {settings.batch} of stage {stage.name} does not divide by {machine.processes} processes"
         )
-    done, logs = _resume(stage, folder / "resume.pt", machine), {}
+    done, logs, stop = _resume(stage, folder / "resume.pt", machine), {}, 0.0
     if done < settings.steps:
-        saved = time.perf_counter()
-        with _Display(stage, machine, folder, done, budget) as display:
-            gone = budget.share(machine)
-            while done < settings.steps:
-                now = _step(stage, machine, done, gone)
-                logs, done, gone = logs | now, done + 1, budget.share(machine)
-                display.show(done - 1, now)
-                last = done == settings.steps or gone >= 1
-                if (done % settings.sample_every == 0 or last) and machine.first:
-                    stage.sample(folder, done)
-                if done % settings.checkpoint_every == 0 or last or time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                    _save(stage, folder / "resume.pt", done, machine, lineage)
-                    saved = time.perf_counter()
-                if last:
-                    break
+        with _signals() as signalled, _Display(stage, machine, folder, done, budget) as display:
+            done, logs, stop = _steps(stage, machine, folder, lineage, display, signalled)
     if machine.first:
         stage.finish(folder, {"stage": stage.name, "steps": str(done), **lineage})
     barrier(machine)
-    return {key: float(value) for key, value in logs.items()}
+    logs = {key: float(value) for key, value in logs.items()}
+    if stop:
+        raise Stopped(logs)
+    return logs
+
+
+def _steps(
+    stage: TrainingStage, machine: Machine, folder: Path, lineage: dict[str, str], display: _Display, signalled: list
+) -> tuple[int, dict, float]:
+    """Step until the last, the end of the budget or a signal. Returns how many steps are done, the last logs, and
+    whether it was a signal. What would be lost is saved before anything is shown."""
+    settings, budget, done, logs = stage.settings, display.budget, display.start, {}
+    (gone,), look_seconds, stop = _agreed(machine, budget.share(0.0)), 0.0, 0.0
+    looked = last = False
+    if done == 0:
+        _save(stage, folder / "resume.pt", 0, machine, lineage)
+    saved = time.perf_counter()
+    while not last:
+        began = time.perf_counter()
+        now = _step(stage, machine, done, gone)
+        logs, done, clock = logs | now, done + 1, time.perf_counter()
+        gone, unsaved, stop = _agreed(
+            machine, budget.share(look_seconds + clock - began), clock - saved, float(bool(signalled))
+        )
+        last = done == settings.steps or gone >= 1 or bool(stop)
+        display.show(done, now, last)
+        look = not stop and (done % settings.sample_every == 0 or last or (gone >= LOOKED_AFTER and not looked))
+        if look or last or done % settings.checkpoint_every == 0 or unsaved > CHECKPOINT_SECONDS:
+            _save(stage, folder / "resume.pt", done, machine, lineage)
+            saved = time.perf_counter()
+        if look and machine.first and (not looked or budget.left > look_seconds / 2):
+            look_seconds = _look(stage, machine, folder, done)
+        looked = looked or look
+    return done, logs, stop
+
+
+def _look(stage: TrainingStage, machine: Machine, folder: Path, done: int) -> float:
+    """Show what the stage makes by now; how many seconds that took. That it cannot be shown is no reason to stop."""
+    began = time.perf_counter()
+    try:
+        stage.sample(folder, done)
+    except Exception as error:  # a full disk, a codec, a film that is open elsewhere
+        words = escape(f"{stage.name}: no sample at step {done:,}: {error or type(error).__name__}; training goes on")
+        machine.console.print(f"[yellow]{words}[/yellow]", soft_wrap=True)
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that came: in here SIGTERM and SIGINT wait for the end of a step, but not a second SIGINT."""
+    came: list[int] = []
+
+    def note(number: int, _) -> None:
+        if number == signal.SIGINT and number in came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _agreed(machine: Machine, *numbers: float) -> list[float]:
+    """The largest of each number over all processes, which must save, show and stop alike."""
+    if machine.processes == 1:
+        return list(numbers)
+    agreed = torch.tensor(numbers, device=machine.device)
+    dist.all_reduce(agreed, dist.ReduceOp.MAX)
+    return agreed.tolist()
 
 
 def profile(stage: TrainingStage, machine: Machine) -> None:
@@ -306,7 +380,9 @@ def _resume(stage: TrainingStage, path: Path, machine: Machine) -> int:
             update.network.load_state_dict(state["networks"][name])
             for optimizer, saved in zip(update.optimizers, state["optimizers"][name], strict=True):
                 optimizer.load_state_dict(saved)
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if state.get("state"):
+            stage.restore({n: part.chunk(machine.processes)[machine.rank] for n, part in state["state"].items()})
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise TrainingError(f"{path}: is not a checkpoint of this {stage.name}. {FORGET}") from error
     if machine.first:
         machine.console.print(f"{stage.name}: resumed at step {state['step']:,}")
@@ -329,11 +405,13 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> dict:
 
 
 def _save(stage: TrainingStage, path: Path, step: int, machine: Machine, lineage: dict[str, str]) -> None:
-    """Everything that a resumed run needs; complete before it gets its name."""
+    """Everything that a resumed run needs; complete before it gets its name. All processes call it together."""
+    outlives = {name: _gathered(part, machine) for name, part in getattr(stage, "state", dict)().items()}
     if not machine.first:
         return
     state = {
         "step": step,
+        "state": outlives,
         "lineage": lineage,
         "average": stage.average.state_dict(),
         "networks": {name: update.network.state_dict() for name, update in stage.updates.items()},
@@ -351,12 +429,22 @@ def _save(stage: TrainingStage, path: Path, step: int, machine: Machine, lineage
     os.replace(path.with_suffix(".partial"), path)
 
 
+def _gathered(part: Tensor, machine: Machine) -> Tensor:
+    """What all processes hold of a tensor, along its first dimension."""
+    if machine.processes == 1:
+        return part
+    part = part.contiguous()
+    parts = [torch.empty_like(part) for _ in range(machine.processes)]
+    dist.all_gather(parts, part)
+    return torch.cat(parts)
+
+
 class _Display:
     """Progress, throughput and time left on the terminal; every number in TensorBoard. Only the first process shows."""
 
     def __init__(self, stage: TrainingStage, machine: Machine, folder: Path, start: int, budget: Budget):
         self.stage, self.machine, self.start, self.budget = stage, machine, start, budget
-        self.began = self.warm = time.perf_counter()
+        self.began = self.warm = self.said = time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -364,7 +452,8 @@ class _Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.progress = Progress(*columns, console=machine.console, disable=not machine.first)
+        terminal = machine.console.is_terminal
+        self.progress = Progress(*columns, console=machine.console, disable=not (machine.first and terminal))
         self.task = self.progress.add_task(stage.name, total=stage.settings.steps, completed=start, note="")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start) if machine.first else None
         self.shown: dict[str, float] = {}
@@ -378,26 +467,34 @@ class _Display:
         if self.board:
             self.board.close()
 
-    def show(self, step: int, logs: dict) -> None:
-        self.progress.update(self.task, completed=step + 1)
-        if step == self.start:
-            self.warm = time.perf_counter()  # the first step compiles and allocates: it foretells nothing
-        if step + 1 == self.start + PREDICTED_AFTER and self.machine.first:
-            self._predict(step + 1)
-        if not self.machine.first or not (step % 10 == 0 or step + 1 == self.stage.settings.steps):
+    def show(self, done: int, logs: dict, last: bool) -> None:
+        """What the newest of ``done`` steps logged, every so many steps or seconds and at the ``last``."""
+        self.progress.update(self.task, completed=done)
+        now = time.perf_counter()
+        if done == self.start + 1:
+            self.warm = now  # the first step compiles and allocates: it foretells nothing
+        if done == self.start + PREDICTED_AFTER and self.machine.first:
+            self._predict(done)
+        line = last or now - self.said > LINE_SECONDS
+        if not self.machine.first or not (done % 10 == 1 or line):
             return
         numbers = {key: float(value) for key, value in logs.items()}
-        rate = (step + 1 - self.start) * self.stage.settings.batch / (time.perf_counter() - self.began)
+        rate = (done - self.start) * self.stage.settings.batch / (now - self.began)
         for key, value in {**numbers, "clips_a_second": rate}.items():
-            self.board.add_scalar(f"{self.stage.name}/{key}", value, step)
+            self.board.add_scalar(f"{self.stage.name}/{key}", value, done - 1)
         self.shown |= numbers
         losses = "  ".join(f"{key} {value:.4f}" for key, value in self.shown.items() if key.endswith("loss"))
-        self.progress.update(self.task, note=f"{rate:.0f}/s  {losses}")
-        if not self.machine.console.is_terminal and (step + 1) % 100 == 1:
-            left = (self.stage.settings.steps - step - 1) * self.stage.settings.batch / rate
-            self.machine.console.print(
-                f"{self.stage.name} {step + 1}/{self.stage.settings.steps}  {rate:.0f}/s  {left:.0f} s left  {losses}"
-            )
+        note = f"{rate:.0f}/s  {losses}  {self._left(done, now)}"
+        self.progress.update(self.task, note=note)
+        if line and not self.machine.console.is_terminal:
+            self.said = now
+            self.machine.console.print(f"{self.stage.name} {done:,}/{self.stage.settings.steps:,}  {note}")
+
+    def _left(self, done: int, now: float) -> str:
+        """The time to the stage's end: what its budget leaves, if that is less than its steps will take."""
+        each = (now - self.warm) / (done - self.start - 1) if done > self.start + 1 else float("inf")
+        left = max(0.0, min((self.stage.settings.steps - done) * each, self.budget.left))
+        return "" if left == float("inf") else f"{_words(left)} left"
 
     def _predict(self, done: int) -> None:
         """Say how long the stage will take, and what its budget will leave of it."""
@@ -408,7 +505,7 @@ class _Display:
         if work := getattr(self.stage, "flops", 0.0):
             share = work / each / product_rate(self.machine)
             say(f"{self.stage.name}: {work / each:.3g} operations a second, {share:.0%} of what matrix products reach")
-        if budget.seconds is not None and (has := max(0.0, budget.began + budget.seconds - now)) < left:
+        if (has := max(0.0, budget.left)) < left:
             say(f"[yellow]{self.stage.name}: more than the {_words(has)} it has; it will stop near step "
                 f"{done + int(has / each):,}, and its learning rate falls by then[/yellow]")  # fmt: skip
 

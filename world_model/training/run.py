@@ -1,4 +1,8 @@
-"""From a configuration and a data folder to a world that plays: the four stages in order, then the export."""
+"""From a configuration and a data folder to a world that plays: its stages in order, then what play needs.
+
+A world's YAML says which stages it has. A run's folder has one for each, with its checkpoint and weights;
+``BEGUN_FROM`` in it names the trained world that the run started from, if any: going on begins from nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,20 +38,22 @@ from world_model.model.codec import Codec, make_codec
 from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import Material
-from world_model.training.lineage import check, kept, lineage_of, rooms_trained
-from world_model.training.loop import Budget, Machine, TrainingError, barrier, product_seconds, profile, train
+from world_model.training.lineage import RESUME, check, kept, lineage_of, rooms_trained
+from world_model.training.loop import Budget, Machine, Stopped, TrainingError, barrier, product_seconds, profile, train
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
 from world_model.training.student_rollout import StudentRolloutTraining
 from world_model.training.teacher import TeacherTraining
 
 STAGES = ("autoencoder", "teacher", "student_init", "student_rollout", "student_dmd")
+BEGUN_FROM = "begun_from"
 STUDENTS = STAGES[:1:-1]
 """The stages that leave a student, the last first."""
 FRAME_LIMIT = 40_000
 """Frames held in memory for the autoencoder: 2 GB at 128x128."""
-RESERVE = 30.0
-"""Seconds of a budget of minutes that are kept for the export, half of it at most."""
+CLOSING, EXPORT = 2.0, 50.0
+"""Seconds of an idle processor that the end of a run takes: for weights, scenes and card; and for the graphs, which a
+budget of minutes goes without if they would take more than half of it."""
 PRODUCT = 512
 """Rows and columns of the matrices that float32 and bfloat16 are compared with."""
 
@@ -71,20 +77,26 @@ class Choices:
     compile: bool = True
 
 
-def run(choices: Choices, environment: dict[str, str]) -> Path:
-    """Train what was asked for and return the folder; ``environment`` holds torchrun's RANK and WORLD_SIZE, if any."""
-    began = time.perf_counter()
+def run(choices: Choices, environment: dict[str, str], began: float | None = None) -> Path:
+    """Train what was asked for and return the folder; ``environment`` holds torchrun's RANK and WORLD_SIZE, if any.
+    ``began``: when the command did, by ``perf_counter``."""
+    began = began or time.perf_counter()
     config = scaled(load(choices.config), choices.steps_scale)
     footage = Footage.open(choices.data, config, choices.generated)
-    machine = open_machine(choices, environment)
     out = choices.out or Path("runs") / choices.config.stem
+    choices = _with_its_world(choices, out)
+    machine = open_machine(choices, environment)
     try:
         training = Run(config, machine, footage, out, _prepare(choices, config, out, machine))
         names = _stages(choices, config)
         if choices.profile:
             training.profile(names)
-        elif training.stages(names, _ends(choices, began)) and machine.first:
+        elif training.stages(names, *_times(choices, began)) and machine.first:
             machine.console.print(f"the time is up; go on: {_next_command(choices, out)}", soft_wrap=True)
+    except KeyboardInterrupt:
+        if machine.first:
+            machine.console.print(f"stopped; go on: {_next_command(choices, out)}", soft_wrap=True)
+        raise
     finally:
         if machine.processes > 1:
             dist.destroy_process_group()
@@ -98,28 +110,44 @@ class Run:
         self.config, self.machine, self.footage, self.out, self.base = config, machine, footage, out, base
         self._material: Material | None = None
 
-    def stages(self, names: tuple[str, ...], ends: float | None = None) -> bool:
+    def stages(self, names: tuple[str, ...], ends: float | None = None, graphs: bool = True) -> bool:
         """Run the stages in order; afterwards, if there is a student, make the folder playable and write the report.
 
         What is left until ``ends``, a time of ``perf_counter``, is shared out evenly among the stages still to come.
-        Returns whether one of them ran out of it.
+        Returns whether one of them ran out of it. A signal ends the stage at hand, and what follows it but the graphs
+        is still done.
         """
         self._say_what_it_trains_on()
-        report, left = {}, self._unfinished(names)
+        report, left, stopped = {}, self._unfinished(names), None
         self._check_footage(left)
+        if self.machine.first:
+            (self.out / BEGUN_FROM).write_text(str(self.base.resolve()) if self.base else "")
         for index, name in enumerate(left):
             began = time.perf_counter()
             budget = Budget(None if ends is None else max(1e-3, (ends - began) / (len(left) - index)), began)
-            upstream = list(self._upstream(name).values())
-            lineage = lineage_of(name, self.config, self.footage, upstream)
-            about = lineage | {checkpoint.ROOMS: rooms_trained(self.footage, upstream)}
-            logs = train(getattr(self, f"_{name}")(), self.machine, self.out / name, about, budget)
+            try:
+                logs = self._train(name, budget)
+            except Stopped as stop:
+                logs, stopped = stop.logs, stop
             if logs:
                 report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
+            if stopped:
+                break
         if self.machine.first:
-            self._assemble(report)
+            self._assemble(report, graphs and not stopped)
         barrier(self.machine)
+        if stopped:
+            raise stopped
         return any(not self._is_finished(name) for name in names)
+
+    def _train(self, name: str, budget: Budget) -> dict[str, float]:
+        upstream, folder = self._upstream(name), self.out / name
+        if not (folder / RESUME).is_file():
+            networks = [str(path) for maker, path in upstream.items() if maker != "autoencoder"]
+            self._say(f"{name}: no checkpoint, begins from {' and '.join(networks) or 'random weights'}")
+        lineage = lineage_of(name, self.config, self.footage, upstream.values())
+        about = lineage | {checkpoint.ROOMS: rooms_trained(self.footage, upstream.values())}
+        return train(getattr(self, f"_{name}")(), self.machine, folder, about, budget)
 
     def profile(self, names: tuple[str, ...]) -> None:
         """Print where the time of a few steps of each stage goes, and train nothing."""
@@ -270,8 +298,9 @@ class Run:
             self.base / checkpoint.WEIGHTS if self.base else None
         )
 
-    def _assemble(self, report: dict) -> None:
-        """The report of all stages so far, and once there is a student, everything that play needs."""
+    def _assemble(self, report: dict, graphs: bool) -> None:
+        """The report of all stages so far, and once there is a student, everything that play needs; ``graphs`` make it
+        faster."""
         file = self.out / "report.json"
         report = (json.loads(file.read_text()) if file.is_file() else {}) | report
         file.write_text(json.dumps(report, indent=1))
@@ -280,7 +309,10 @@ class Run:
         if newest is not None:
             codec = self._weights("autoencoder") if self.config.codec.kind == "autoencoder" else None
             made = Made(self.config, self.footage, codec, newest, report)
-            assemble(self.out, made, self.machine.hardware)
+            assemble(self.out, made, self.machine.hardware, graphs)
+            if not graphs:
+                again = shlex.join(["python", "-m", "world_model.play.export", str(self.out)])
+                self._say(f"no time for the ONNX graphs: PyTorch plays it. To have them: {again}")
         self._print_report(report, playable=newest is not None)
 
     def _print_report(self, report: dict, playable: bool) -> None:
@@ -355,19 +387,21 @@ def _faster(processes: int) -> tuple[bool, str]:
     return half < single, f" (a matrix product takes {single:.1f} ms in float32, {half:.1f} ms in bfloat16)"
 
 
-def _ends(choices: Choices, began: float) -> float | None:
-    """When the last stage must stop, for the whole command to take the minutes it was given."""
+def _times(choices: Choices, began: float) -> tuple[float | None, bool]:
+    """When the last stage must stop, for the whole command to take the minutes it was given, and whether that leaves
+    time for the graphs. How busy the machine is tells how long this process had to wait for its processor so far."""
     if choices.minutes is None:
-        return None
-    seconds = 60 * choices.minutes
-    return began + seconds - min(RESERVE, seconds / 2)
+        return None, True
+    seconds, busy = 60 * choices.minutes, max(1.0, (time.perf_counter() - began) / time.process_time())
+    graphs = busy * EXPORT < seconds / 2
+    return began + seconds - min(seconds / 4, busy * CLOSING) - busy * EXPORT * graphs, graphs
 
 
 def _next_command(choices: Choices, out: Path) -> str:
-    """What to type to go on where the minutes ended, for as many again."""
+    """What to type to go on where training ended, for as many minutes again."""
     words = ["--config", choices.config, "--data", choices.data, "--out", out, "--resume"]
     words += [choices.resume] if isinstance(choices.resume, str) else []
-    words += ["--minutes", f"{choices.minutes:g}"]
+    words += ["--minutes", f"{choices.minutes:g}"] if choices.minutes else []
     for name in ("stage", "device", "precision", "seed", "steps_scale"):
         if getattr(choices, name) != getattr(Choices, name):
             words += [f"--{name.replace('_', '-')}", getattr(choices, name)]
@@ -385,6 +419,14 @@ def _stages(choices: Choices, config: Config) -> tuple[str, ...]:
     return tuple(name for name in has if name in STUDENTS)[:1] if isinstance(choices.resume, str) else has
 
 
+def _with_its_world(choices: Choices, out: Path) -> Choices:
+    """``--resume`` alone goes on with what the run in ``out`` began with: the trained world is part of that."""
+    file = out / BEGUN_FROM
+    if choices.resume is not True or not file.is_file():
+        return choices
+    return replace(choices, resume=file.read_text(errors="replace") or True)
+
+
 def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> Path | None:
     """Check what the run starts from, make its folder, and return the trained world to start from, if any."""
     base = Path(choices.resume) if isinstance(choices.resume, str) else None
@@ -395,7 +437,7 @@ def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> P
                 raise TrainingError(
                     f"{base}: its {part} is not that of {choices.config}; use the configuration it was trained with"
                 )
-    if choices.resume is True and not any((out / name).is_dir() for name in STAGES):
+    if choices.resume is True and not any((out / name).exists() for name in (BEGUN_FROM, *STAGES)):
         raise TrainingError(f"{out}: holds no run to go on with. Leave out --resume to begin one, or give its --out")
     if choices.resume is None and machine.first and not choices.profile:
         begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices, config)]

@@ -4,7 +4,8 @@ A pool of games; each step a batch of them takes one tick from the student's *ow
 every tick learns: the world is deterministic, so the recording holds what should have come. Later blocks of the window
 count while the held key stayed held. A game returns to a recording when it strays past a bound, or after a random
 length whose mean grows from one tick (which is teacher forcing) to many. Half of those that strayed are played again
-from a few ticks before: what fails is practised most. No gradient crosses a tick.
+from a few ticks before: what fails is practised most. No gradient crosses a tick. The pool is part of a checkpoint, and
+chance comes from ``Draw`` alone: a run that was killed goes on as if it had not been.
 
 The loss is the surprise of the head's mixture (``head.py``). It is next to nothing wherever the picture stays, so what
 is small and moves needs no weight of its own.
@@ -52,6 +53,8 @@ PALETTE_EPISODES, PALETTE_EVERY = 200, 16
 """Sessions, and one in how many of their frames, in which the palette's colours are counted."""
 RESINK = 4
 """Every how many steps the sinks are written anew, so that what writes them learns too."""
+GAMES = ("which", "at", "left", "strayed")
+"""Of each game: the recording that it is held to, its next block there, the ticks it still has, whether it strayed."""
 BATCHED = ("keys", "values")
 """Arrays of a state whose games lie along the second dimension; in the others they lie along the first."""
 
@@ -68,12 +71,12 @@ class StudentRolloutTraining(TransformerStage):
             raise DataError("head.kind view learns from where each frame was seen, and from how far away what the "
                             "anchors show is, and these recordings do not say both: record a game whose info holds a "
                             "pose and which has a spot() and depths()")  # fmt: skip
-        self.random = np.random.default_rng(self.machine.seed + self.machine.rank)
         self.pool: State | None = None
-        count = self.settings.pool // self.machine.processes
+        self.rounds = self.settings.pool // self.settings.batch  # steps until a game's next turn
+        count = self.rounds * (self.settings.batch // self.machine.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
         self.strayed = np.zeros(count, bool)
-        self.turn, self.length = 0, 1.0
+        self.length = 1.0
         model = load_transformer(self.config, self.machine, weights, self.prefix)
         if weights is None and isinstance(self.config.head, PickSize):
             colours = colours_drawn(material.train, self.config.head.palette, self.config.codec.unfold)
@@ -82,15 +85,14 @@ class StudentRolloutTraining(TransformerStage):
         self.take(model, self.loss, muon=True)
 
     def loss(self, draw: Draw) -> tuple[Tensor, dict]:
-        games = (self.turn * draw.local + np.arange(draw.local)) % len(self.left)
-        self.turn += 1
+        games = np.arange(draw.local) * self.rounds + draw.step % self.rounds
         self.length = self.settings.length ** min(1.0, draw.share / self.settings.grow)  # from 1, geometrically
-        self._return(games[self.left[games] <= 0])
+        self._return(games, draw)
         true, actions, poses = self._cut(games, 0, self.rolling.window_blocks)
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
         with self.machine.precision():
             noise = draw.normal(*true.shape[1:])
-            if self.turn % RESINK == 0:
+            if draw.step % RESINK == RESINK - 1:
                 state = rolling.resink(self.model, self.rolling, state, state["sinks"])
             told = {} if poses is None else {"ahead": poses}
             moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, told)
@@ -101,7 +103,7 @@ class StudentRolloutTraining(TransformerStage):
         surprise = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (surprise.mean(2) * held).mean()
         if isinstance(self.config.head, ViewSize):
-            loss = loss + self._place(games, state["relief"]).mean()
+            loss = loss + self._place(games, state["relief"], draw).mean()
         logs = {
             "elements": elements[:, 0].mean().detach(),
             "choice": choice[:, 0].mean().detach(),
@@ -111,11 +113,11 @@ class StudentRolloutTraining(TransformerStage):
         }
         return loss, logs
 
-    def _place(self, games: np.ndarray, relief: Tensor) -> Tensor:
+    def _place(self, games: np.ndarray, relief: Tensor, draw: Draw) -> Tensor:
         """What is wrong [n] with moves in other frames of these games' recordings, and with the relief, where it was
         made with gradient. Neither needs a picture, so that both learn from many times as many frames."""
-        which = self.which[games]
-        told = (self.starts.told(index, self.random) for index in which.repeat(OTHERS))
+        which, chance = self.which[games], _chances(draw, OTHERS * 3).reshape(-1, 3)
+        told = map(self.starts.told, which.repeat(OTHERS), chance)
         poses, actions = (self._tensor(np.stack(part)) for part in zip(*told, strict=True))
         sigma = rolling.sigmas(self.rolling.window_blocks, self.rolling.shift)[1]
         _, condition = self.model.condition(torch.full_like(poses[:, 1:, 0], sigma), actions[:, 1:], 0)
@@ -141,21 +143,24 @@ class StudentRolloutTraining(TransformerStage):
         return wrong
 
     @torch.no_grad()
-    def _return(self, games: np.ndarray) -> None:
-        """Begin these games anew from recordings."""
-        if not len(games):
+    def _return(self, games: np.ndarray, draw: Draw) -> None:
+        """Begin those of these games anew from recordings that are over. Chance is drawn for all of them: which are
+        over is another matter on another process."""
+        chance = _chances(draw, 7)
+        noise = draw.normal(self.rolling.window_blocks, self.rolling.frames_per_block, *self.config.latent_shape)
+        over = self.left[games] <= 0
+        if not over.any():
             return
+        games, chance, noise = games[over], chance[over], noise[torch.from_numpy(over)]
         before = min(BEFORE_EVENT, math.ceil(self.length))
-        which, at = self.starts.take(len(games), self.settings.event_share, before, self.random)
-        again = self.strayed[games] & (self.random.random(len(games)) < AGAIN)
-        earlier = self.at[games] - 1 - self.random.integers(before, size=len(games))
+        which, at = self.starts.take(chance[:, :4], self.settings.event_share, before)
+        again = self.strayed[games] & (chance[:, 4] < AGAIN)
+        earlier = self.at[games] - 1 - (chance[:, 5] * before).astype(int)
         self.which[games] = np.where(again, self.which[games], which)
         self.at[games] = np.where(again, np.maximum(earlier, self.lead), at)
-        self.left[games] = self.random.geometric(1 / self.length, len(games))
+        self.left[games] = _geometric(chance[:, 6], self.length)
         frames, actions, poses = self._cut(games, -self.lead, 0)
         sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
-        shape = len(games), self.rolling.window_blocks, *frames.shape[2:]
-        noise = torch.from_numpy(self.random.standard_normal(shape, np.float32)).to(frames.device)
         with self.machine.precision():
             primed = rolling.prime(self.model, self.rolling, sinks.to(frames.device), frames, actions, noise)
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
@@ -177,6 +182,19 @@ class StudentRolloutTraining(TransformerStage):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.machine.device).float()
+
+    def state(self) -> dict[str, Tensor]:
+        """The games in progress, along the first dimension; a process has those of its positions in the batch."""
+        if self.pool is None:
+            return {}
+        known = {name: torch.from_numpy(getattr(self, name)).to(self.machine.device) for name in GAMES}
+        return known | {name: part.movedim(1, 0) if name in BATCHED else part for name, part in self.pool.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if any(len(part) != len(self.left) for part in state.values()):
+            raise ValueError("as many games as the pool has")
+        self.which, self.at, self.left, self.strayed = (state.pop(name).cpu().numpy() for name in GAMES)
+        self.pool = {name: part.movedim(0, 1) if name in BATCHED else part for name, part in state.items()}
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
@@ -222,19 +240,17 @@ class Starts:
         events = [(i, at // per_block) for i, those in enumerate(found) for at in those]
         self.events = np.array(events, int).reshape(-1, 2)
 
-    def take(
-        self, count: int, event_share: float, before: int, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """``count`` episodes, and the first block that a game there makes: at an event, or fewer than ``before``
-        blocks ahead of it, or anywhere."""
-        flat = random.integers(self.ends[-1], size=count)
+    def take(self, chance: np.ndarray, event_share: float, before: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each row of ``chance``, four numbers in [0, 1), an episode and the first block that a game there makes:
+        at an event, or fewer than ``before`` blocks ahead of it, or anywhere."""
+        flat = (chance[:, 0] * self.ends[-1]).astype(int)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
         if len(self.events):
-            chosen = random.random(count) < event_share
-            events = self.events[random.integers(len(self.events), size=count)]
+            chosen = chance[:, 1] < event_share
+            events = self.events[(chance[:, 2] * len(self.events)).astype(int)]
             which = np.where(chosen, events[:, 0], which)
-            at = np.where(chosen, events[:, 1] - random.integers(before, size=count), at)
+            at = np.where(chosen, events[:, 1] - (chance[:, 3] * before).astype(int), at)
         return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1)
 
     def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, ...]:
@@ -244,12 +260,12 @@ class Starts:
         poses = (episode.poses[frames],) if self.posed else ()
         return latents.reshape(-1, self.per_block, *latents.shape[1:]), self.actions[which][first:end], *poses
 
-    def told(self, which: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def told(self, which: int, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a frame of an episode and the one before it, one time in two a strange one where there is one: poses
-        [2, 8] and actions [2, keys]."""
+        [2, 8] and actions [2, keys]. ``chance``: three numbers in [0, 1)."""
         episode, strange = self.episodes[which], self.strange[which]
-        at = random.integers(1, len(episode.latents))
-        at = random.choice(strange) if len(strange) and random.random() < STRANGE_SHARE else at
+        at = 1 + int(chance[0] * (len(episode.latents) - 1))
+        at = strange[int(chance[1] * len(strange))] if len(strange) and chance[2] < STRANGE_SHARE else at
         return episode.poses[at - 1 : at + 1], episode.actions[at - 1 : at + 1]
 
 
@@ -297,6 +313,17 @@ def _strange_moves(episodes: list[Episode]) -> list[np.ndarray]:
     strange = (np.abs(every - usual[which]) > STRANGE).any(1)
     ends = np.cumsum([len(part) for part in went])
     return [np.flatnonzero(part[1:] & ~part[:-1]) + 1 for part in np.split(strange, ends[:-1])]
+
+
+def _chances(draw: Draw, count: int) -> np.ndarray:
+    """Uniform on [0, 1), float64 [local batch, count]."""
+    return draw.uniform(count).cpu().numpy().astype(np.float64)
+
+
+def _geometric(chance: np.ndarray, mean: float) -> np.ndarray:
+    """From uniform numbers, how many ticks games last that end at each with one chance in ``mean``."""
+    ends = min(1 / mean, 1 - 1e-12)
+    return np.maximum(1, np.ceil(np.log1p(-chance) / np.log1p(-ends))).astype(int)
 
 
 def _at(name: str, games: np.ndarray) -> tuple:
