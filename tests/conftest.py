@@ -37,9 +37,11 @@ def tiny_data(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tiny_data, tmp_path_factory) -> Path:
-    """What the training command leaves: all four stages of configs/tiny.yaml on ``tiny_data``."""
+    """What the training command leaves: all four stages of configs/tiny.yaml on ``tiny_data``.
+    Without graphs, which take longer: PyTorch plays it."""
     out = tmp_path_factory.mktemp("run") / "tiny"
-    run_train("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", out, "--precision", "float32")
+    flags = ("--config", "configs/tiny.yaml", "--data", tiny_data, "--out", out, "--precision", "float32")
+    run_train(*flags, graphs=False)
     return out
 
 

@@ -1,8 +1,6 @@
 """Two backends, one game: ONNX Runtime against PyTorch, and each against itself."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -262,19 +260,3 @@ def test_no_weights(tmp_path):
 
 def test_threads_are_capped(onnx_runtime):
     assert 1 <= onnx_runtime._options().intra_op_num_threads <= THREADS
-
-
-def test_playing_imports_no_torch(folder):
-    """Where no driver is, nobody need ask PyTorch for a GPU."""
-    code = (
-        "import sys; from world_model import hardware; from world_model.play.neural_game import NeuralGame\n"
-        "hardware.missing_driver = lambda: 'none'\n"
-        f"game = NeuralGame(checkpoint={str(folder)!r}); game.reset(seed=0)\n"
-        "assert game.runs().startswith('ONNX Runtime on '), game.runs()\n"
-        "game.step(game.action_space.sample())\n"
-        "heavy = {'torch', 'onnx', 'onnxscript'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    root = checkpoint.__file__.rsplit("world_model", 1)[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
