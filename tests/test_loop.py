@@ -65,9 +65,9 @@ def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatc
     first.sample = lambda *told: (sample(*told), [loop.time.perf_counter() for _ in range(30)])
     with monkeypatch.context() as patched:
         tick_a_second(patched)
-        train(first, shown, tmp_path, {"recordings": "x"}, Budget(200.0, began=0.0))
+        train(first, shown, tmp_path, {"recordings": "x"}, Budget(400.0, began=0.0))
     done = int(first.about["steps"])
-    assert 20 < done < 60 and first.about == {"stage": "toy", "steps": str(done), "recordings": "x"}
+    assert 20 < done < 100 and first.about == {"stage": "toy", "steps": str(done), "recordings": "x"}
     assert len(first.sampled) == 2 and first.sampled[0] < done == first.sampled[1], (
         "the first measures what the last will take"
     )
@@ -85,6 +85,13 @@ def test_the_time_to_the_end_is_foretold_after_20_steps(tmp_path):
     train(Toy(steps=25), shown, tmp_path)
     said = shown.console.file.getvalue()
     assert "toy: 0 s to its end at step 25" in said and "more than" not in said
+
+
+def test_a_sample_that_the_budget_cannot_hold_is_not_begun(tmp_path, monkeypatch):
+    stage = Toy(steps=1000)
+    tick_a_second(monkeypatch)
+    train(stage, machine(), tmp_path, budget=Budget(12.0, began=0.0))
+    assert int(stage.about["steps"]) >= 1 and not stage.sampled
 
 
 def test_a_checkpoint_is_written_by_the_clock(tmp_path, monkeypatch):

@@ -39,8 +39,9 @@ CHECKPOINT_SECONDS = 180
 """No more than this is lost when training is killed, however long its steps take."""
 LINE_SECONDS = 30.0
 """Without a terminal to draw on, a line of progress comes as often."""
-LOOKED_AFTER = 0.5
-"""Share of a budget after which a stage that has shown nothing shows something, and how long that takes is known."""
+LOOKED_AFTER, LOOK_STEPS = 0.5, 4
+"""Share of a budget after which a stage that has shown nothing shows something, and how long that takes is known. Until
+then it is taken to be as long as so many steps; what does not fit into what is left is not shown."""
 PREDICTED_AFTER, PROFILED = 20, 3
 """Steps after which the time to the end is told; steps that a profile looks at."""
 PRODUCTS, ROWS = 5, {"cpu": 1024, "cuda": 8192}
@@ -203,16 +204,19 @@ def _steps(
         began = time.perf_counter()
         now = _step(stage, machine, done, gone)
         logs, done, clock = logs | now, done + 1, time.perf_counter()
-        gone, unsaved, stop = _agreed(
-            machine, budget.share(look_seconds + clock - began), clock - saved, float(bool(signalled))
+        dear = budget.left < (look_seconds / 2 if looked else LOOK_STEPS * (clock - began))
+        gone, unsaved, stop, dear = _agreed(
+            machine, budget.share(look_seconds + clock - began), clock - saved, bool(signalled), dear
         )
         last = done == settings.steps or gone >= 1 or bool(stop)
         display.show(done, now, last)
-        look = not stop and (done % settings.sample_every == 0 or last or (gone >= LOOKED_AFTER and not looked))
+        look = not (stop or dear) and (
+            done % settings.sample_every == 0 or last or (gone >= LOOKED_AFTER and not looked)
+        )
         if look or last or done % settings.checkpoint_every == 0 or unsaved > CHECKPOINT_SECONDS:
             _save(stage, folder / "resume.pt", done, machine, lineage)
             saved = time.perf_counter()
-        if look and machine.first and (not looked or budget.left > look_seconds / 2):
+        if look and machine.first:
             look_seconds = _look(stage, machine, folder, done)
         looked = looked or look
     return done, logs, stop
@@ -251,7 +255,7 @@ def _agreed(machine: Machine, *numbers: float) -> list[float]:
     """The largest of each number over all processes, which must save, show and stop alike."""
     if machine.processes == 1:
         return list(numbers)
-    agreed = torch.tensor(numbers, device=machine.device)
+    agreed = torch.tensor([float(number) for number in numbers], device=machine.device)
     dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return agreed.tolist()
 
