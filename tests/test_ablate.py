@@ -12,9 +12,9 @@ from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS
 from world_model.evaluate import __main__ as command
 from world_model.evaluate import ablate
-from world_model.evaluate.subject import Subject
+from world_model.evaluate.evaluation_context import EvaluationContext
 from world_model.model import rolling
-from world_model.model.head import Known
+from world_model.model.head import Conditioning
 from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
 from world_model.play.runtime import TorchRuntime, WorldError
@@ -174,14 +174,15 @@ def test_a_kind_of_source_is_picked_no_more_and_a_mean_is_between(tmp_path):
     sinks, frame = (
         torch.from_numpy(rng.standard_normal((1, n, *toy.load("tiny_keep").latent_shape))).float() for n in (4, 1)
     )
-    known, nothing = Known(frame, torch.zeros(1, 1, 6), sinks), (torch.zeros(1, 1, 16, 32), torch.zeros(1, 1, 32))
+    conditioning = Conditioning(frame, torch.zeros(1, 1, 6), sinks)
+    nothing = torch.zeros(1, 1, 16, 32), torch.zeros(1, 1, 32)
     picked = {}
     for name, arm in {"all": TorchRuntime(tmp_path, "cpu"), "mixed": ablate.Mixed(tmp_path, "cpu")}.items():
-        picked[name], _ = arm._student.local(known, *nothing)
+        picked[name], _ = arm._student.local(conditioning, *nothing)
     for kind in ("last", "moved", "copy", "palette"):
         arm = ablate.Without(tmp_path, "cpu", kind)
-        _, outputs = arm._student.local(known, *nothing)
-        shares = outputs.shares.softmax(1)
+        _, outputs = arm._student.local(conditioning, *nothing)
+        shares = outputs.mixture_logits.softmax(1)
         assert shares[:, list(arm._student.local.kinds[kind])].max() == 0 and shares.sum(1).allclose(torch.ones(()))
     mean, likeliest = picked["mixed"], picked["all"]
     assert not torch.equal(mean, likeliest) and mean.std() < likeliest.std()
@@ -230,7 +231,7 @@ def test_every_arm_goes_on_from_its_own_state(folder):
 
 
 def test_every_arm_can_be_measured(folder):
-    """By the measures that prime, ramp and roll; figures of random weights say nothing more."""
+    """By the measures that prime, refill and roll; figures of random weights say nothing more."""
     teacher = folder / "teacher.safetensors"
     student = {name.replace("student.", "teacher."): array for name, array in _tensors(folder).items()}
     ablate.checkpoint.save(teacher, student, toy.load("tiny"), {"stage": "teacher"})
@@ -239,9 +240,9 @@ def test_every_arm_can_be_measured(folder):
     assert [arm.name for arm in arms] == [name for name in ARMS if name != f"K = {own}"] + ["teacher", "mine"]
     real = open_game(arms[0].game().config.world)
     suite = replace(ablate.SUITE, rooms=1, seconds=(2,), next_frames=2, rollout_ticks=8)
-    subject = Subject(arms[0].game(), real, [28], suite)
+    context = EvaluationContext(arms[0].game(), real, [28], suite)
     parts = [ablate.next_frame, ablate.rollout, ablate.persistence]
-    found = ablate.ablate(arms, subject, parts)
+    found = ablate.ablate(arms, context, parts)
     names = {"next_frame_gain_over_copy_last_db", "rollout63_psnr_db", "sharpness_ratio"}
     assert all(names <= set(measures) for measures in found.values())
     assert found["mine"] == found["as shipped"] != found["no sinks"]

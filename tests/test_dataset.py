@@ -18,8 +18,8 @@ from world_model.episode import Session, SessionMeta, SessionWriter
 from world_model.episode.dataset import (
     Clips,
     DataError,
+    DatasetSplit,
     Episode,
-    Footage,
     encode_session,
     keep_episodes,
     kept_episodes,
@@ -29,14 +29,14 @@ from world_model.play import scenes
 from world_model.play.neural_game import PRIME, NeuralGame
 from world_model.training import student_rollout
 from world_model.training.assemble import write_scenes
-from world_model.training.clips import Material
-from world_model.training.lineage import rooms_trained
-from world_model.training.loop import Machine
+from world_model.training.clips import TrainingData
+from world_model.training.loop import DistributedContext
+from world_model.training.provenance import rooms_trained
 from world_model.training.student_init import prime_from_clip
 from world_model.training.student_rollout import StudentRolloutTraining
 
 B = 3
-CPU = Machine(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +72,35 @@ def encode(frames: np.ndarray) -> np.ndarray:
 def test_another_frame_rate_is_refused(tmp_path, tiny):
     record(tmp_path / "fast", tiny, 20, fps=60)
     with pytest.raises(DataError, match="recorded at 60 frames a second, the configuration wants 20"):
-        Footage.open(tmp_path, tiny)
+        DatasetSplit.open(tmp_path, tiny)
 
 
 def test_another_game_is_refused(tmp_path, tiny):
     record(tmp_path / "other", tiny, 20, env="rollplay/Keep-v0")
     with pytest.raises(DataError, match="recorded from the game 'rollplay/Keep-v0', the configuration is for"):
-        Footage.open(tmp_path, tiny)
+        DatasetSplit.open(tmp_path, tiny)
 
 
 def test_rooms_are_held_out_only_where_others_are_trained_on(tmp_path, tiny):
     """28 and 49 are for testing, by their seed. Never is a room both trained on and called held out."""
     for seed in (28, 49):
         record(tmp_path / str(seed), tiny, 4, seed=seed)
-    alone = Footage.open(tmp_path, tiny)
+    alone = DatasetSplit.open(tmp_path, tiny)
     assert [s.meta.seed for s in alone.train] == [28, 49] and alone.held_out == []
     assert "no others to train on" in alone.words
     record(tmp_path / "7", tiny, 4, seed=7)
-    mixed = Footage.open(tmp_path, tiny)
+    mixed = DatasetSplit.open(tmp_path, tiny)
     assert [s.meta.seed for s in mixed.train] == [7] and [s.meta.seed for s in mixed.held_out] == [28, 49]
     assert mixed.words == "2 sessions of held-out rooms"
-    own = Footage.open(tmp_path / "7", tiny)
+    own = DatasetSplit.open(tmp_path / "7", tiny)
     assert [s.meta.seed for s in own.train] == [7] and own.held_out == [] and own.words.startswith("nothing held out")
 
 
 def test_pictures_that_a_model_made_show_no_room_by_their_seed(tmp_path, tiny):
     record(tmp_path / "made", tiny, 4, seed=28, source="neural")
     record(tmp_path / "real", tiny, 4, seed=7)
-    footage = Footage.open(tmp_path, tiny, generated=True)
-    assert len(footage.train) == 2 and rooms_trained(footage, []) == "7 unknown"
+    dataset = DatasetSplit.open(tmp_path, tiny, generated=True)
+    assert len(dataset.train) == 2 and rooms_trained(dataset, []) == "7 unknown"
 
 
 def test_weights_say_what_they_saw():
@@ -237,23 +237,22 @@ def test_training_begins_in_the_state_that_play_begins_in(tmp_path, name):
     game = NeuralGame(config.name, tmp_path, "torch", "cpu")
     game.reset(seed=3, options={"anchors": session.anchors, "frames": session.frames(0, 1)})
     episodes, noise = [encode_session(session, config, game.runtime.encode)], game.noise(PRIME)
-    lead, material = config.rolling.recent_blocks + 1, Material(config, CPU, None, [], episodes)
+    step_noise = SimpleNamespace(normal=lambda *_: torch.from_numpy(noise), uniform=lambda n: torch.zeros(1, n))
+    lead, data = config.rolling.recent_blocks + 1, TrainingData(config, CPU, None, [], episodes)
     if config.training.student_rollout:
-        stage = StudentRolloutTraining(replace(material, train=episodes), tmp_path / WEIGHTS)
-        stage.starts.take = lambda *_: (np.array([0]), np.array([lead]))
-        stage.random = type("Told", (np.random.Generator,), {"standard_normal": lambda *_: noise})(np.random.PCG64(0))
-        stage._return(np.array([0]))
+        stage = StudentRolloutTraining(replace(data, train=episodes), tmp_path / WEIGHTS)
+        stage.start_sampler.take = lambda *_: (np.array([0]), np.array([lead]))
+        stage._return(np.array([0]), step_noise)
         begun = {key: value[student_rollout._at(key, [0])] for key, value in stage.pool.items()}
     else:
-        clip = material.held_out_clip(lead + config.rolling.window_blocks)
-        draw = SimpleNamespace(normal=lambda *shape: torch.from_numpy(noise))
-        begun = prime_from_clip(game.runtime._student, config.rolling, *clip, draw)
+        clip = data.held_out_clip(lead + config.rolling.window_blocks)
+        begun = prime_from_clip(game.runtime._student, config.rolling, *clip, step_noise)
     for key, played in game._state.items():
         torch.testing.assert_close(begun[key].squeeze(), played.squeeze(), atol=5e-3, rtol=0, msg=key)  # float16
 
 
 def scene_of(tmp_path: Path, config: Config, session: Session) -> scenes.Scene:
-    write_scenes(tmp_path, Footage([session], [], []), config)
+    write_scenes(tmp_path, DatasetSplit([session], [], []), config)
     return scenes.read(tmp_path, "7")
 
 
@@ -267,7 +266,7 @@ def test_a_world_without_anchors_has_start_scenes(tmp_path, tiny, frames):
 
 def test_a_session_too_short_for_the_sinks_is_no_scene(tmp_path, tiny):
     session = record(tmp_path / "session", tiny, tiny.rolling.sink_frames)
-    assert write_scenes(tmp_path, Footage([session], [], []), tiny) == {}
+    assert write_scenes(tmp_path, DatasetSplit([session], [], []), tiny) == {}
 
 
 @pytest.mark.parametrize("first", [0, 100])

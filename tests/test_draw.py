@@ -9,7 +9,7 @@ from script import Script, down
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
 from game.draw import plan as planning
-from game.draw.board import BUTTONS, ROOM_BOXES, tile_at
+from game.draw.map_canvas import BUTTONS, ROOM_BOXES, tile_at
 from game.draw.plan import BURROW, KEPT, Plan, PlanError
 from game.play.keyboard import Event
 from game.play.player import Options, Player
@@ -127,7 +127,7 @@ def neural() -> NeuralGame:
 
 
 def centre(tile: tuple[int, int, int]) -> tuple[float, float]:
-    """Where a tile is on the board."""
+    """Where a tile is on the map canvas."""
     room, row, column = tile
     box = ROOM_BOXES[room]
     return box.x + (column + 0.5) / 8 * box.width, box.y + (row + 0.5) / 8 * box.height
@@ -178,7 +178,7 @@ def test_a_stroke_is_in_the_picture_and_stays_when_walked_over(neural, tmp_path)
     screen = Script(plan)
     keys = neural.metadata["keys"]
     Player(source, screen, Options(keys, fps=0, seed=0, title="keep"), recording=source).run()
-    drawn = screen.huds[-1].board.pictures[0]
+    drawn = screen.huds[-1].canvas.pictures[0]
     tile = slice(40, 48), slice(40, 48)
     first = neural.place(0)[0]
     assert not np.array_equal(drawn[tile], first[tile])
@@ -221,4 +221,4 @@ def test_the_real_game_is_not_drawn():
     plan = {2: [Event("down", "tab"), Event("down", "t")], 4: [Event("down", "escape")]}
     screen = Script(plan)
     Player(game, screen, Options(KEEP_KEYS, fps=0)).run()
-    assert screen.huds[-1].board is None and "neural" in screen.huds[-1].notice
+    assert screen.huds[-1].canvas is None and "neural" in screen.huds[-1].notice

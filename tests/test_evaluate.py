@@ -14,7 +14,7 @@ from game.worlds.arena import Arena
 from game.worlds.keep import Keep
 from world_model.evaluate import control, picture, place, sprites
 from world_model.evaluate.drift import drift
-from world_model.evaluate.subject import QUICK, NotMeasured, Subject
+from world_model.evaluate.evaluation_context import QUICK, EvaluationContext, NotMeasured
 from world_model.evaluate.suite import SHOULD, evaluate
 
 SHORT = replace(QUICK, seconds=(2, 4), rollout_ticks=40, kept_seconds=4, reference_ticks=400, identity_rooms=6)
@@ -50,36 +50,36 @@ class Posing:
         self.arena.set_state(state)
 
 
-def subject(config, fault: str = "", rooms=(0, 1), **choices) -> Subject:
+def context(config, fault: str = "", rooms=(0, 1), **choices) -> EvaluationContext:
     real = Arena(config.world.height, config.world.width)
-    return Subject(Posing(config, fault), real, list(rooms), replace(SHORT, **choices))
+    return EvaluationContext(Posing(config, fault), real, list(rooms), replace(SHORT, **choices))
 
 
 def test_a_perfect_game_obeys_at_once_and_a_deaf_one_never(tiny):
-    assert control.onset(subject(tiny))["onset_first_frame_share"].value == 1
-    deaf = control.onset(subject(tiny, "deaf"))
+    assert control.onset(context(tiny))["onset_first_frame_share"].value == 1
+    deaf = control.onset(context(tiny, "deaf"))
     assert all(measure.value == 0 for measure in deaf.values())
 
 
 def test_a_perfect_game_is_as_sharp_and_as_lively_as_the_real_one(tiny):
-    ratios = picture.persistence(subject(tiny))
+    ratios = picture.persistence(context(tiny))
     assert ratios["sharpness_ratio_2s"].value == ratios["motion_ratio_4s"].value == 1
     assert ratios["sharpness_ratio"] == ratios["sharpness_ratio_4s"]
     assert ratios["motion_ratio@copy_last"].value == 0 and ratios["sharpness_ratio@floor"].value == 1
 
 
 def test_a_deaf_game_does_not_move_and_a_blurred_one_is_not_sharp(tiny):
-    assert picture.persistence(subject(tiny, "deaf"))["motion_ratio"].value == 0
-    blurred = picture.persistence(subject(tiny, "blurred"))
+    assert picture.persistence(context(tiny, "deaf"))["motion_ratio"].value == 0
+    blurred = picture.persistence(context(tiny, "blurred"))
     assert blurred["sharpness_ratio"].value < 0.7
     assert blurred["motion_ratio"].value > 0.3
 
 
 def test_a_perfect_game_rolls_out_exactly_and_beats_the_copied_frame(tiny):
-    measures = picture.rollout(subject(tiny))
+    measures = picture.rollout(context(tiny))
     assert measures["rollout63_psnr_db"].value == pytest.approx(60)
     assert measures["rollout63_gain_over_copy_last_db"].value > 20
-    lost = picture.rollout(subject(tiny, "lost"))
+    lost = picture.rollout(context(tiny, "lost"))
     assert lost["rollout63_psnr_db"].value < 25
 
 
@@ -90,7 +90,7 @@ def test_a_game_without_anchors_is_met_behind_its_first_frames(tiny):
         unwrapped = property(lambda self: self)
         anchors = property()  # an AttributeError
 
-    met = subject(tiny)
+    met = context(tiny)
     met.real, given = Plain(met.real), {}
     met.neural.reset = lambda seed, options: given.update(options)
     shown, roll = met.meet(3), tiny.rolling
@@ -109,62 +109,62 @@ def test_key_changes_cover_every_key(tiny):
 
 
 def test_late_windows_and_glimpses_are_cut_where_they_should_be(tiny):
-    walk = subject(tiny, late_seconds=(10,), late_rooms=1, late_glimpse=3).walks[0]
-    keys = subject(tiny).keys(0, 12 * 20)
+    paired = context(tiny, late_seconds=(10,), late_rooms=1, late_glimpse=3).rollouts[0]
+    keys = context(tiny).keys(0, 12 * 20)
     real = Arena(tiny.world.height, tiny.world.width)
     frames = np.stack([real.reset(seed=0)[0], *(real.step(key)[0] for key in keys)])
-    assert np.array_equal(walk.window(10).real, frames[161:241])
-    assert np.array_equal(walk.window(10).made, walk.window(10).real)
-    assert np.array_equal(walk.window(2).real, frames[1:81])
-    assert list(walk.glimpses) == [1, 2, 3, 4, 5, 6, 9, 12]
-    assert np.array_equal(walk.glimpses[9].real, frames[179:181])
+    assert np.array_equal(paired.window(10).real, frames[161:241])
+    assert np.array_equal(paired.window(10).made, paired.window(10).real)
+    assert np.array_equal(paired.window(2).real, frames[1:81])
+    assert list(paired.glimpses) == [1, 2, 3, 4, 5, 6, 9, 12]
+    assert np.array_equal(paired.glimpses[9].real, frames[179:181])
 
 
 def test_drift_is_that_of_the_real_game_unless_the_picture_goes(tiny):
-    found = drift(subject(tiny))
+    found = drift(context(tiny))
     assert found["drift_ratio_4s"] == found["drift_ratio_4s@real"]
-    fading = subject(tiny)
-    for walk in fading.walks:
-        walk.made[80:] //= 8
+    fading = context(tiny)
+    for paired in fading.rollouts:
+        paired.made[80:] //= 8
     assert drift(fading)["drift_ratio_4s"].value > 1.5 * found["drift_ratio_4s"].value
 
 
 def test_a_perfect_game_is_told_by_its_room_and_one_lost_in_another_is_not(tiny):
-    perfect = place.room_identity(subject(tiny))
+    perfect = place.room_identity(context(tiny))
     assert perfect["room_identity_share"] == perfect["room_identity_share@real"]
     assert perfect["room_identity_share"].value >= 0.5
-    assert place.room_identity(subject(tiny, "lost"))["room_identity_share"].value == 0
+    assert place.room_identity(context(tiny, "lost"))["room_identity_share"].value == 0
 
 
 def test_turning_round_comes_back_only_in_the_same_place(tiny):
-    perfect = place.loop_closure(subject(tiny))
+    perfect = place.loop_closure(context(tiny))
     assert perfect["loop_closure_ssim_gap"].value == pytest.approx(0)
     assert perfect["loop_closure_ssim_gap"].n == 4, "both ways round, in two rooms"
     assert perfect["loop_halfway_ssim"].value == pytest.approx(1)
-    frozen = place.loop_closure(subject(tiny, "deaf"))
+    frozen = place.loop_closure(context(tiny, "deaf"))
     assert frozen["loop_closure_ssim_gap"].value == pytest.approx(0)
     assert frozen["loop_halfway_ssim"] == frozen["loop_halfway_ssim@copy_last"]
     assert frozen["loop_halfway_ssim"].value < 0.8, "a frozen picture closes every loop, and is told by this one"
 
 
 def test_a_game_that_moves_by_itself_does_not_close_the_loop(tiny):
-    wandering = subject(tiny)
+    wandering = context(tiny)
     step = wandering.neural.step
     wandering.neural.step = lambda action: step(np.maximum(action, np.eye(8, dtype=np.int8)[0]))
     assert place.loop_closure(wandering)["loop_closure_ssim_gap"].value > 0.1
 
 
 def test_the_lights_stay_as_switched_or_are_forgotten(tiny):
-    assert place._toggles(subject(tiny)) == [tiny.world.keys.index("e")]
-    kept = place.lights_kept(subject(tiny))
+    assert place._toggles(context(tiny)) == [tiny.world.keys.index("e")]
+    kept = place.lights_kept(context(tiny))
     assert kept["lights_kept_share"].value == 1 and kept["lights_kept_share@copy_last"].value == 0
-    assert place.lights_kept(subject(tiny, "deaf"))["lights_kept_share"].value < 0.5
-    forgotten = place.lights_kept(subject(tiny, "forgetful"))["lights_kept_share"]
+    assert place.lights_kept(context(tiny, "deaf"))["lights_kept_share"].value < 0.5
+    forgotten = place.lights_kept(context(tiny, "forgetful"))["lights_kept_share"]
     assert forgotten.value <= 0.3 and forgotten.n == 8, "a second of four"
 
 
 def test_what_a_game_has_not_is_skipped_with_a_reason(tiny):
-    deaf = subject(tiny)
+    deaf = context(tiny)
     deaf.real = Posing(tiny, "deaf")
     deaf.real.unwrapped = deaf.real.arena
     for part in (place.loop_closure, place.lights_kept):
@@ -177,7 +177,7 @@ def test_every_name_is_measured_or_skipped(tiny, monkeypatch):
 
     parts = [part for part in suite.PARTS if part.measure.__name__ in ("rollout", "persistence", "drift")]
     monkeypatch.setattr(suite, "PARTS", parts)
-    found, skipped = evaluate(subject(tiny))
+    found, skipped = evaluate(context(tiny))
     assert set(found) | set(skipped) >= {name for part in parts for name in part.names}
     assert {name for name in skipped if "@" not in name} == {f"drift_ratio_{at}" for at in ("60s", "10min", "60min")}
 
@@ -211,11 +211,11 @@ class PosingKeep:
 
 
 def test_a_perfect_keep_has_everything_in_its_place_and_one_without_its_hero_says_so(tiny_keep, monkeypatch):
-    monkeypatch.setattr(sprites, "next_from_real", lambda subject, walk, at: walk.real[at : at + 1])
+    monkeypatch.setattr(sprites, "next_from_real", lambda context, paired, at: paired.real[at : at + 1])
     found = {}
     for fault in ("", "gone", "late"):
-        walks = Subject(PosingKeep(tiny_keep, fault), Keep(), [0, 1, 2], replace(SHORT, seconds=(2, 12)))
-        found[fault] = {name: measure.value for name, measure in sprites.sprites(walks).items()}
+        rollouts = EvaluationContext(PosingKeep(tiny_keep, fault), Keep(), [0, 1, 2], replace(SHORT, seconds=(2, 12)))
+        found[fault] = {name: measure.value for name, measure in sprites.sprites(rollouts).items()}
     perfect, gone, late = found[""], found["gone"], found["late"]
     own = {name: value for name, value in perfect.items() if "@" not in name}
     assert {"cells_equal_next", "cells_equal_10s", "hero_there_10s", "hero_somewhere_10s", "flip_room_right"} <= set(

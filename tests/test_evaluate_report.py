@@ -20,9 +20,9 @@ from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import __main__ as command
 from world_model.evaluate import report as reports
 from world_model.evaluate import teacher
+from world_model.evaluate.evaluation_context import QUICK, SUITES, Pair
 from world_model.evaluate.metrics import Measure
 from world_model.evaluate.report import Curves, Gathered, Report
-from world_model.evaluate.subject import QUICK, SUITES, Pair
 from world_model.evaluate.suite import SHOULD
 
 TINY = replace(
@@ -53,10 +53,10 @@ def found() -> tuple[Report, Gathered]:
     measures |= {"drift_distance_10s": one(3), "drift_distance_60s": one(0.5), "drift_distance_60s@real": one(0.99)}
     about = {"world": "arena", "checkpoint": "abc<def>", "hardware": "none", "suite": {"name": "quick"}, "seed": 0}
     skipped = {"measures": {"drift_ratio_60min": "the suite 'quick' is too short for it"}}
-    ramp = np.arange(1.0, 6.0)
+    refill_window = np.arange(1.0, 6.0)
     frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     strip = [1, 2, 5, 10, 60], Pair(frames, frames // 2)
-    gathered = Gathered(Curves(*[ramp] * 7), [strip, strip])
+    gathered = Gathered(Curves(*[refill_window] * 7), [strip, strip])
     return Report(
         about, {"measures": [3], "trained": [4]}, {"measures": measures, "trained": measures}, skipped
     ), gathered

@@ -1,10 +1,10 @@
-"""The local head: what it recognises, what it picks from, and what its surprise says, on known pictures."""
+"""The local head: what it recognises, what it picks from, and what its nll says, on known pictures."""
 
 import torch
 import toy
 
 from world_model.model.codec import Patches, canvas, cells
-from world_model.model.head import EXACT, Known, LocalHead, Pass, likeness
+from world_model.model.head import EXACT, Conditioning, HeadOutputs, PickHead, likeness
 
 KEEP = toy.load("tiny_keep")
 COLOURS, CELL = 3, 16  # picture elements of a cell
@@ -17,25 +17,27 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
     return Patches(KEEP).encode(made * 2 - 1)[None]
 
 
-def head() -> LocalHead:
+def head() -> PickHead:
     torch.manual_seed(0)
-    made = LocalHead(KEEP, (4, 4)).eval()
+    made = PickHead(KEEP, (4, 4)).eval()
     made.out.weight.data.zero_()
     return made
 
 
-def darkened(made: LocalHead, latents: torch.Tensor) -> torch.Tensor:
-    return made._into(torch.full(latents.shape[:2], NIGHT), latents)
+def darkened(made: PickHead, latents: torch.Tensor) -> torch.Tensor:
+    return made._from_sinks_light(torch.full(latents.shape[:2], NIGHT), latents)
 
 
-def asked(made: LocalHead, last: torch.Tensor, sinks: torch.Tensor, grad: bool = False) -> tuple[torch.Tensor, Pass]:
+def asked(
+    made: PickHead, last: torch.Tensor, sinks: torch.Tensor, grad: bool = False
+) -> tuple[torch.Tensor, HeadOutputs]:
     width, keys = KEEP.transformer.width, KEEP.action_size
     nothing, was = (torch.zeros(1, 1, 16, width), torch.zeros(1, 1, width)), torch.zeros(1, 1, keys)
     with torch.set_grad_enabled(grad):
-        return made(Known(last, was, sinks), *nothing)
+        return made(Conditioning(last, was, sinks), *nothing)
 
 
-def only(made: LocalHead, kind: str, number: int = 0) -> LocalHead:
+def only(made: PickHead, kind: str, number: int = 0) -> PickHead:
     """All shares on one source of a kind."""
     source = made.kinds[kind][number]
     made.out.bias.data.zero_()
@@ -43,7 +45,7 @@ def only(made: LocalHead, kind: str, number: int = 0) -> LocalHead:
     return made
 
 
-def choosing(made: LocalHead, sink: int | None = None, light: int | None = None) -> LocalHead:
+def choosing(made: PickHead, sink: int | None = None, light: int | None = None) -> PickHead:
     """The next frame shows this sink, in this light, whatever is now."""
     for layer, number, count in ((made.next_sink, sink, made.sinks), (made.next_light, light, 4)):
         if number is not None:
@@ -51,11 +53,11 @@ def choosing(made: LocalHead, sink: int | None = None, light: int | None = None)
     return made
 
 
-def electing(made: LocalHead, moves: list[tuple[int, int]]) -> LocalHead:
+def voting(made: PickHead, moves: list[tuple[int, int]]) -> PickHead:
     """Every cell says to each mover: this displacement."""
-    made.ballots.weight.data.zero_()
+    made.votes.weight.data.zero_()
     words = torch.stack([torch.eye(len(made.moves))[made.moves.index(move)] for move in moves])
-    made.ballots.bias.data = torch.cat([torch.zeros(made.movers), 40.0 * words.flatten()])
+    made.votes.bias.data = torch.cat([torch.zeros(made.motion_hypotheses), 40.0 * words.flatten()])
     return made
 
 
@@ -95,14 +97,14 @@ def test_another_room_is_a_choice():
         assert torch.equal(x0[0, 0], sinks[0, index])
 
 
-def test_a_mover_moves_every_pixel_as_it_was_elected():
+def test_a_motion_hypothesis_moves_every_pixel_as_it_was_voted():
     """All shares on one mover: the last frame comes out shifted as that one chose, and nothing of the other sources."""
     made, last = head(), pictures(1, seed=5)[:, :1]
     for dy, dx in ((0, 0), (0, 2), (-2, 0), (0, 8)):  # the last is a leap: off one edge, on at the other
-        for mover in range(made.movers):
-            chosen = [(0, -2)] * made.movers
-            chosen[mover] = dy, dx
-            x0, _ = asked(electing(only(made, "moved", mover), chosen), last, pictures(4, seed=6))
+        for hypothesis in range(made.motion_hypotheses):
+            chosen = [(0, -2)] * made.motion_hypotheses
+            chosen[hypothesis] = dy, dx
+            x0, _ = asked(voting(only(made, "moved", hypothesis), chosen), last, pictures(4, seed=6))
             moved = canvas(last[0, 0], 4).roll((dy, dx), (1, 2))
             torch.testing.assert_close(canvas(x0[0, 0], 4), moved, atol=1e-5, rtol=0)
 
@@ -111,13 +113,13 @@ def test_a_cell_whose_word_counts_decides_for_the_whole():
     """Most cells would stay; one, whose word counts, would go: the mover goes."""
     made, h = head(), torch.zeros(1, KEEP.head.width, 16, 16)
     h[:, 0], h[0, :2, 3, 3] = 1.0, torch.tensor([0.0, 1.0])
-    made.ballots.weight.data.zero_(), made.ballots.bias.data.zero_()
-    weight, words = made.ballots.weight.data[: made.movers], made.ballots.weight.data[made.movers :]
+    made.votes.weight.data.zero_(), made.votes.bias.data.zero_()
+    weight, words = made.votes.weight.data[: made.motion_hypotheses], made.votes.weight.data[made.motion_hypotheses :]
     stays, goes = made.moves.index((0, 0)), made.moves.index((0, 2))
     words[stays, 0] = words[goes, 1] = 5.0
-    assert made._elected(h)[0, 0].argmax() == stays
+    assert made._voted(h)[0, 0].argmax() == stays
     weight[0, 1] = 10.0
-    assert made._elected(h)[0, 0].argmax() == goes and made._elected(h)[0, 1].argmax() == stays
+    assert made._voted(h)[0, 0].argmax() == goes and made._voted(h)[0, 1].argmax() == stays
 
 
 def with_bars(sink: torch.Tensor, bars: dict[int, float]) -> torch.Tensor:
@@ -135,34 +137,34 @@ def test_what_movers_should_have_chosen_is_learned_and_a_wrong_choice_excuses_th
     stays, goes = made.moves.index((0, 0)), made.moves.index((0, 2))
     found = {}
     for move in (stays, goes):
-        electing(made, [made.moves[move]] * 2).ballots.bias.data *= 0.1
-        made.ballots.bias.grad = None
+        voting(made, [made.moves[move]] * 2).votes.bias.data *= 0.1
+        made.votes.bias.grad = None
         _, outputs = asked(made, last, sinks, grad=True)
-        elements, choice = made.surprise(outputs, true, sinks)
+        elements, choice = made.nll(outputs, true, sinks)
         choice.sum().backward()
-        found[move] = elements.item(), choice.item(), made.ballots.bias.grad[made.movers :].clone()
+        found[move] = elements.item(), choice.item(), made.votes.bias.grad[made.motion_hypotheses :].clone()
     assert found[stays][0] == 0 < found[goes][0]
     assert found[goes][1] + 2 < found[stays][1]
-    slope = found[stays][2].unflatten(0, (made.movers, -1))[0]
+    slope = found[stays][2].unflatten(0, (made.motion_hypotheses, -1))[0]
     assert slope.argmin() == goes and slope.argmax() == stays
 
 
 def test_each_thing_is_matched_with_a_mover_of_its_own():
-    """Two bars part: movers that are alike get one each; one that has a bar's elements gets that."""
+    """Two bars part: hypotheses that are alike get one each; one that has a bar's elements gets that."""
     made, sinks = head(), pictures(4)
     last, true = (with_bars(sinks[0, 0], bars) for bars in ({20: 1.7, 40: 1.9}, {22: 1.7, 38: 1.9}))
     goal = canvas(true[0], 4)
     _, outputs = asked(made, last, sinks)
     right, left = made.moves.index((0, 2)), made.moves.index((0, -2))
-    assert sorted(made._went(outputs, goal)[0].tolist()) == sorted([right, left])
+    assert sorted(made._target_displacements(outputs, goal)[0].tolist()) == sorted([right, left])
     has = cells(9.0 * ((goal == 1.7).float() - (goal == 1.9).float())[:, :1], 4)
     for sign in (1, -1):
-        shares = torch.zeros_like(outputs.shares)
-        shares[:, made.kinds["moved"][0]] = sign * has
-        offered = outputs._replace(shares=shares)
-        assert made._went(offered, goal)[0].tolist() == [right, left][::sign]
-        both = made._went(offered, offered.last)[0].tolist()
-        assert both == [made.moves.index((0, 0))] * 2  # what stays is one thing, of two movers
+        mixture_logits = torch.zeros_like(outputs.mixture_logits)
+        mixture_logits[:, made.kinds["moved"][0]] = sign * has
+        outputs = outputs._replace(mixture_logits=mixture_logits)
+        assert made._target_displacements(outputs, goal)[0].tolist() == [right, left][::sign]
+        both = made._target_displacements(outputs, outputs.last)[0].tolist()
+        assert both == [made.moves.index((0, 0))] * 2  # what stays is one thing, of two hypotheses
 
 
 def test_what_stands_in_a_room_changes_light_with_it():
@@ -184,9 +186,9 @@ def test_surprise_is_least_for_what_was_offered():
     """None for a frame that some source makes, more the farther it is; and none of its elements in a wrong room."""
     made, sinks = head(), pictures(4)
     _, outputs = asked(only(made, "last"), sinks[:, :1], sinks)
-    elements = [made.surprise(outputs, sinks[:, :1] + far, sinks)[0].item() for far in (EXACT, 2 * EXACT, 4 * EXACT)]
+    elements = [made.nll(outputs, sinks[:, :1] + far, sinks)[0].item() for far in (EXACT, 2 * EXACT, 4 * EXACT)]
     assert 0 <= elements[0] < 1 < elements[1] < elements[2]
-    stays, leaves = (made.surprise(outputs, sinks[:, i : i + 1], sinks) for i in (0, 1))
+    stays, leaves = (made.nll(outputs, sinks[:, i : i + 1], sinks) for i in (0, 1))
     assert leaves[0].item() == 0 and leaves[1].item() > 3 > 0.1 > stays[1].item()
 
 

@@ -14,7 +14,17 @@ from torch import nn
 
 from world_model.config import Stage
 from world_model.training import loop
-from world_model.training.loop import Budget, Draw, Machine, Stopped, TrainingError, Update, profile, rate_at, train
+from world_model.training.loop import (
+    Budget,
+    DistributedContext,
+    StepNoise,
+    Stopped,
+    TrainingError,
+    Update,
+    profile,
+    rate_at,
+    train,
+)
 
 
 class Toy:
@@ -36,7 +46,7 @@ class Toy:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         optimizer.param_groups[0]["base_lr"] = 0.1
 
-        def loss(draw: Draw):
+        def loss(step_noise: StepNoise):
             self.rates.append(optimizer.param_groups[0]["lr"])
             return network.weight.sum(), {}
 
@@ -49,8 +59,8 @@ class Toy:
         self.about = about
 
 
-def machine() -> Machine:
-    return Machine(torch.device("cpu"), console=Console(file=io.StringIO(), width=200))
+def distributed() -> DistributedContext:
+    return DistributedContext(torch.device("cpu"), console=Console(file=io.StringIO(), width=200))
 
 
 def tick_a_second(monkeypatch) -> None:
@@ -60,7 +70,7 @@ def tick_a_second(monkeypatch) -> None:
 
 
 def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatch):
-    first, shown = Toy(steps=1000), machine()
+    first, shown = Toy(steps=1000), distributed()
     sample = first.sample
     first.sample = lambda *told: (sample(*told), [loop.time.perf_counter() for _ in range(30)])
     with monkeypatch.context() as patched:
@@ -76,12 +86,12 @@ def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatc
     assert "toy: more than the" in shown.console.file.getvalue()
 
     second = Toy(steps=done + 5)
-    train(second, machine(), tmp_path)
+    train(second, distributed(), tmp_path)
     assert second.about["steps"] == str(done + 5) and len(second.rates) == 2 * 5
 
 
 def test_the_time_to_the_end_is_foretold_after_20_steps(tmp_path):
-    shown = machine()
+    shown = distributed()
     train(Toy(steps=25), shown, tmp_path)
     said = shown.console.file.getvalue()
     assert "toy: 0 s to its end at step 25" in said and "more than" not in said
@@ -92,9 +102,9 @@ def test_a_sample_that_the_budget_cannot_hold_is_not_begun(tmp_path, monkeypatch
     stage = Toy(steps=1000)
     critic = stage.updates["critic"]
     loss = critic.loss
-    critic.loss = lambda draw: ([loop.time.perf_counter() for _ in range(20)], loss(draw))[1]
+    critic.loss = lambda step_noise: ([loop.time.perf_counter() for _ in range(20)], loss(step_noise))[1]
     tick_a_second(monkeypatch)
-    train(stage, machine(), tmp_path, budget=Budget(120.0, began=0.0))
+    train(stage, distributed(), tmp_path, budget=Budget(120.0, began=0.0))
     assert stage.about["steps"] in ("3", "4") and not stage.sampled
 
 
@@ -102,7 +112,7 @@ def test_a_checkpoint_is_written_by_the_clock(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(loop, "_save", lambda stage, path, step, *_: saved.append(step))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    train(Toy(steps=3), machine(), tmp_path)
+    train(Toy(steps=3), distributed(), tmp_path)
     assert saved == [0, 1, 2, 3]
 
 
@@ -112,7 +122,7 @@ def test_what_a_failing_sample_could_lose_is_saved_before(tmp_path):
             self.sampled.append((step, loop.read_state(folder / "resume.pt")["step"]))
             raise OSError("no space for a film")
 
-    stage, shown = Unlucky(steps=4, sample_every=2, checkpoint_every=1000), machine()
+    stage, shown = Unlucky(steps=4, sample_every=2, checkpoint_every=1000), distributed()
     train(stage, shown, tmp_path)
     assert stage.sampled == [(2, 2), (4, 4)] and stage.about["steps"] == "4"
     assert "no sample at step 2: no space for a film; training goes on" in shown.console.file.getvalue()
@@ -123,19 +133,19 @@ def test_a_signal_ends_a_stage_after_the_step_at_hand_and_it_goes_on(tmp_path, n
     stage, before = Toy(steps=6, checkpoint_every=1000), signal.getsignal(number)
     critic = stage.updates["critic"]
     loss = critic.loss
-    critic.loss = lambda draw: (draw.step == 2 and os.kill(os.getpid(), number), loss(draw))[1]
+    critic.loss = lambda step_noise: (step_noise.step == 2 and os.kill(os.getpid(), number), loss(step_noise))[1]
     with pytest.raises(Stopped) as stopped:
-        train(stage, machine(), tmp_path)
+        train(stage, distributed(), tmp_path)
     assert loop.read_state(tmp_path / "resume.pt")["step"] == 3 and stage.about["steps"] == "3" and not stage.sampled
     assert stopped.value.logs["ships/loss"] == pytest.approx(-0.2) and signal.getsignal(number) == before
     resumed, straight = Toy(steps=6), Toy(steps=6)
-    train(resumed, machine(), tmp_path)
-    train(straight, machine(), tmp_path / "straight")
+    train(resumed, distributed(), tmp_path)
+    train(straight, distributed(), tmp_path / "straight")
     assert torch.equal(resumed.average.weight, straight.average.weight)
 
 
 def test_without_a_terminal_lines_tell_the_loss_and_the_time_left(tmp_path, monkeypatch):
-    quiet, chatty = machine(), machine()
+    quiet, chatty = distributed(), distributed()
     train(Toy(steps=12), quiet, tmp_path / "a")
     said = [line for line in quiet.console.file.getvalue().splitlines() if "/12" in line]
     assert len(said) == 1 and "toy 12/12" in said[0] and "ships/loss -1.0" in said[0] and "0 s left" in said[0]
@@ -153,8 +163,8 @@ def test_the_rate_falls_by_whichever_share_is_further():
 def test_the_average_follows_only_steps_that_moved_what_ships(tmp_path):
     """Every second step is the critic's alone; the average of both runs is that of ten moves."""
     always, every_other = Toy(steps=10), Toy(steps=20, every=2)
-    train(always, machine(), tmp_path / "a")
-    train(every_other, machine(), tmp_path / "b")
+    train(always, distributed(), tmp_path / "a")
+    train(every_other, distributed(), tmp_path / "b")
     assert torch.equal(always.network.weight, every_other.network.weight)
     assert torch.allclose(always.average.weight, every_other.average.weight)
 
@@ -167,16 +177,18 @@ def test_a_checkpoint_that_is_none_is_one_clear_line(tmp_path, content):
     else:
         torch.save({"foreign": {"x": 1}, "other": {"step": 3, "average": {}}}[content], file)
     with pytest.raises(TrainingError, match=r"resume\.pt: .*Delete the file.*--out") as error:
-        train(Toy(), machine(), tmp_path)
+        train(Toy(), distributed(), tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_large_seed_draws():
-    draws = [Draw(Machine(torch.device("cpu"), seed=seed), 7, 1, 4).normal(2) for seed in (0, 2**63 - 1)]
+    draws = [
+        StepNoise(DistributedContext(torch.device("cpu"), seed=seed), 7, 1, 4).normal(2) for seed in (0, 2**63 - 1)
+    ]
     assert not torch.equal(*draws)
 
 
 def test_a_profile_is_a_table_and_leaves_nothing(tmp_path):
-    shown = machine()
+    shown = distributed()
     profile(Toy(), shown)
     assert "Self CPU" in shown.console.file.getvalue() and not list(tmp_path.iterdir())

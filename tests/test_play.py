@@ -23,7 +23,7 @@ import pytest
 from script import Script
 
 from game.actions import ARENA_KEYS
-from game.play.hands import BotHands, RecordedHands, Remembered
+from game.play.controllers import BotController, RecordedController, Remembered
 from game.play.keyboard import Event
 from game.play.player import Options, Pacer, Player
 from game.play.report import told
@@ -173,12 +173,12 @@ def test_a_bot_presses_at_some_time_since_the_last_tick():
 
     source = Remembered(gymnasium.make("rollplay/Arena-v0", height=32, width=32))
     source.reset(seed=1)
-    hands = BotHands("masher", source, ARENA_KEYS, seed=1)
+    controller = BotController("masher", source, ARENA_KEYS, seed=1)
     shares = []
     for _ in range(60):
         before = perf_counter()
         sleep(0.002)
-        sample = hands.sample()
+        sample = controller.sample()
         after = perf_counter()
         assert len(sample.arrivals) <= 1
         shares += [(at - before) / (after - before) for at in sample.arrivals]
@@ -188,11 +188,11 @@ def test_a_bot_presses_at_some_time_since_the_last_tick():
 
 def test_a_replay_presses_the_recorded_keys(tiny_data):
     session = Session.open(find_sessions(tiny_data)[0])
-    hands = RecordedHands(session)
+    controller = RecordedController(session)
     for _ in range(2):  # a new room starts it over
-        hands.new_room(0)
+        controller.new_room(0)
         for action in session.actions[1:6]:
-            assert np.array_equal(hands.sample().action, action)
+            assert np.array_equal(controller.sample().action, action)
 
 
 def test_a_stall_is_not_caught_up_in_a_burst():

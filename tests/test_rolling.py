@@ -5,7 +5,7 @@ import torch
 import toy
 
 from world_model.model import context, rolling
-from world_model.model.head import Known
+from world_model.model.head import Conditioning
 from world_model.model.noise import sigmas
 
 
@@ -53,13 +53,15 @@ class Played:
         unknown = torch.full((self.batch, roll.sink_frames, self.config.action_size), torch.nan, dtype=torch.float64)
         acted_frames = torch.cat([unknown, known.repeat_interleave(roll.frames_per_block, 1)], 1)
         was = acted[-1][:, None].expand(-1, roll.window_blocks * roll.frames_per_block, -1)
-        known = Known(shown[-1][:, -1:], was, self.sinks, {name: state[name] for name in self.model.kept})
-        x0, _, outputs = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, known=known)
+        conditioning = Conditioning(
+            shown[-1][:, -1:], was, self.sinks, {name: state[name] for name in self.model.state_names}
+        )
+        x0, _, outputs = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, conditioning=conditioning)
         return x0.unflatten(1, window.shape[1:3]), outputs
 
     def learns(self, x0: torch.Tensor, outputs) -> torch.Tensor:
-        """What of a pass carries gradient: x0, or where a head picked it, the shares it picked by."""
-        return x0 if outputs is None else outputs.shares
+        """What of a pass carries gradient: x0, or where a head picked it, the mixture logits it picked by."""
+        return x0 if outputs is None else outputs.mixture_logits
 
     def past(self, state) -> tuple[list, list]:
         blocks = range(self.roll.recent_blocks + 1)
@@ -148,9 +150,9 @@ def test_sinks_stay_and_the_oldest_recent_leaves(played):
 
 @torch.no_grad()
 def test_other_sinks_in_mid_game_equal_priming_with_them(played):
-    """resink replaces what belongs to the sinks and nothing else, and the frames that follow are of the other place."""
+    """It replaces what belongs to the sinks and nothing else, and the frames that follow are of the other place."""
     state, others = played.prime(), played.random(played.roll.sink_frames)
-    moved = played.call(rolling.resink, state, others)
+    moved = played.call(rolling.replace_sinks, state, others)
     primed = rolling.prime(played.model, played.roll, others, played.frames, played.actions, played.noise)
     length = played.roll.sink_frames * played.model.tokens
     for name in ("keys", "values"):
@@ -158,7 +160,7 @@ def test_other_sinks_in_mid_game_equal_priming_with_them(played):
         assert torch.equal(moved[name][:, :, :, length:], state[name][:, :, :, length:])
     assert torch.equal(moved["sinks"], others)
     assert all(torch.equal(moved[name], state[name]) for name in ("window", "clean", "clean_action", "tick"))
-    back = played.call(rolling.resink, moved, played.sinks)
+    back = played.call(rolling.replace_sinks, moved, played.sinks)
     move = played.keys(), played.blocks()
     torch.testing.assert_close(*(played.call(rolling.step, s, *move)[1] for s in (state, back)), atol=1e-12, rtol=0)
     assert not torch.allclose(*(played.call(rolling.step, s, *move)[1] for s in (state, moved)))
@@ -217,24 +219,24 @@ def test_state_is_all_there_is(played):
 
 
 @torch.no_grad()
-def test_ramp_makes_a_window_of_its_own(played):
+def test_refill_window_makes_a_window_of_its_own(played):
     """Re-forcing: the old window leaves no trace, the noise decides, the context stays."""
     state, action, roll = played.prime(), played.keys(), played.roll
     noise = played.random(roll.window_blocks, roll.window_blocks, roll.frames_per_block)
-    ramped = played.call(rolling.ramp, state, action, noise)
-    other = played.call(rolling.ramp, state | {"window": torch.zeros_like(state["window"])}, action, noise)
+    ramped = played.call(rolling.refill_window, state, action, noise)
+    other = played.call(rolling.refill_window, state | {"window": torch.zeros_like(state["window"])}, action, noise)
     assert torch.equal(ramped["window"], other["window"])
     assert torch.equal(ramped["window"][:, -1], noise[:, -1, roll.window_blocks - 1])
     assert all(torch.equal(ramped[name], state[name]) for name in state if name != "window")
     again = [played.call(rolling.step, ramped, action, played.noise)[1] for _ in range(2)]
     assert torch.equal(*again)
-    changed = played.call(rolling.ramp, state, 1 - action, noise)
+    changed = played.call(rolling.refill_window, state, 1 - action, noise)
     assert not torch.allclose(changed["window"][:, 0], ramped["window"][:, 0])
 
 
 @torch.no_grad()
-def test_ramp_denoises_as_ticks_would(played):
-    """The ramp's first block goes from pure noise down to level 1, one level a pass, others joining behind it."""
+def test_refill_window_denoises_as_ticks_would(played):
+    """The first block goes from pure noise down to level 1, one level a pass, others joining behind it."""
     state, action, roll = played.prime(), played.keys(), played.roll
     size, sigma = roll.window_blocks, sigmas(roll.window_blocks, roll.shift)
     noise = played.random(size, size, roll.frames_per_block)
@@ -247,13 +249,13 @@ def test_ramp_denoises_as_ticks_would(played):
         window = torch.cat(
             [(1 - lower) * x0 + lower * noise[:, joined, :joined], noise[:, joined, joined : joined + 1]], 1
         )
-    torch.testing.assert_close(played.call(rolling.ramp, state, action, noise)["window"], window)
+    torch.testing.assert_close(played.call(rolling.refill_window, state, action, noise)["window"], window)
 
 
 @torch.no_grad()
 def test_block_by_block_goes_down_all_levels(played):
     state, action, noise, roll = played.prime(), played.keys(), played.blocks(), played.roll
-    after, x0 = played.call(rolling.block, state, action, noise)
+    after, x0 = played.call(rolling.autoregressive_step, state, action, noise)
     sigma = sigmas(roll.window_blocks, roll.shift)
     x = noise[:, :1]
     for level in range(roll.window_blocks, 0, -1):
@@ -275,7 +277,7 @@ def test_block_can_leave_at_every_level_with_one_gradient(name):
     state = {key: value.detach() for key, value in state.items()}
     outs = []
     for level in range(1, played.roll.window_blocks + 1):
-        after, x0 = played.call(rolling.block, state, action, noise, last_level=level)
+        after, x0 = played.call(rolling.autoregressive_step, state, action, noise, last_level=level)
         assert x0.requires_grad and not after["clean"].requires_grad and not after["keys"].requires_grad
         outs.append(x0.detach())
     assert len({out.numpy().tobytes() for out in outs}) == len(outs)
@@ -299,12 +301,12 @@ def test_compiled_is_eager(name):
     played = Played(name)
     with torch.no_grad():
         state = played.prime()
-    action, extra = played.keys(), {"ahead": torch.randn(played.batch, played.roll.window_blocks, 8).double()}
+    action, extra = played.keys(), {"window_poses": torch.randn(played.batch, played.roll.window_blocks, 8).double()}
     true = played.blocks().flatten(1, 2)
 
     def learned():
         after, x0, outputs = played.call(rolling.tick, state, action, played.noise, extra)
-        loss = x0.square() if outputs is None else played.model.local.surprise(outputs, true, played.sinks)[1]
+        loss = x0.square() if outputs is None else played.model.local.nll(outputs, true, played.sinks)[1]
         gradients = torch.autograd.grad(loss.mean(), list(played.model.parameters()), materialize_grads=True)
         return x0, after, outputs, gradients
 

@@ -53,12 +53,12 @@ def primed(runtime):
 
 
 def played(runtime, ticks: int, state=None, first: int = 0):
-    """Latents and pictures of ``ticks`` ticks, one of them after a ramp, and the last state."""
+    """Latents and pictures of ``ticks`` ticks, one of them after refilling the window, and the last state."""
     state = primed(runtime) if state is None else state
     latents, pictures = [], []
     for tick in range(first, first + ticks):
         if tick == 20:
-            state = runtime.ramp(state, keys(tick), noise(2**63, SHAPE.rolling.window_blocks))
+            state = runtime.refill_window(state, keys(tick), noise(2**63, SHAPE.rolling.window_blocks))
         state, latent = runtime.step(state, keys(tick), noise(tick))
         latents.append(latent)
         pictures.append(runtime.decode(latent))
@@ -159,7 +159,7 @@ def test_graphs_that_were_swapped_are_named(copy):
         primed(load_runtime(copy, "onnx", "cpu"))
 
 
-@pytest.mark.parametrize("other", ["ramp", "resink"])
+@pytest.mark.parametrize("other", ["refill_window", "replace_sinks"])
 def test_a_graph_of_the_same_names_is_still_another(copy, other):
     """Both take what the step takes; fuzzing put them in its place."""
     shutil.copy(copy / f"{other}.onnx", copy / "step.onnx")

@@ -14,18 +14,18 @@ from game.record.collect import collect
 from game.worlds.keep import COLOURS
 from world_model import checkpoint
 from world_model.config import CONFIGS
-from world_model.episode.dataset import DataError, Episode, Footage, encode_session
+from world_model.episode.dataset import DataError, DatasetSplit, Episode, encode_session
 from world_model.model.codec import SPREAD, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play.neural_game import NeuralGame
 from world_model.training import assemble as assembling
-from world_model.training.clips import Material
-from world_model.training.loop import Draw, TrainingError, read_state, train
+from world_model.training.clips import TrainingData
+from world_model.training.loop import StepNoise, TrainingError, read_state, train
 from world_model.training.run import Choices, run
 from world_model.training.student_rollout import (
     BEFORE_EVENT,
     GAMES,
-    Starts,
+    StartSampler,
     StudentRolloutTraining,
     _strange_moves,
     colours_drawn,
@@ -43,14 +43,14 @@ def keep_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(keep_data) -> Material:
-    codec, footage = make_codec(KEEP), Footage.open(keep_data, KEEP)
+def data(keep_data) -> TrainingData:
+    codec, dataset = make_codec(KEEP), DatasetSplit.open(keep_data, KEEP)
 
     def encode(frames):
         return codec.encode(torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1).numpy()
 
-    parts = [[encode_session(session, KEEP, encode) for session in part] for part in (footage.train, footage.held_out)]
-    return Material(KEEP, CPU, codec, *parts)
+    parts = [[encode_session(session, KEEP, encode) for session in part] for part in (dataset.train, dataset.held_out)]
+    return TrainingData(KEEP, CPU, codec, *parts)
 
 
 def episode(length: int, event: int) -> Episode:
@@ -61,17 +61,17 @@ def episode(length: int, event: int) -> Episode:
 
 
 def test_games_begin_at_events_when_asked_and_anywhere_else():
-    starts = Starts([episode(40, 20), episode(6, 3), episode(30, 12)], lead=4, span=2, per_block=1)
+    start_sampler = StartSampler([episode(40, 20), episode(6, 3), episode(30, 12)], lead=4, span=2, per_block=1)
     random = np.random.default_rng(0)
-    which, at = starts.take(random.random((200, 4)), 1.0, 1)
+    which, at = start_sampler.take(random.random((200, 4)), 1.0, 1)
     assert {(int(i), int(a)) for i, a in zip(which, at, strict=True)} == {(0, 20), (2, 12), (1, 4)}
-    which, at = starts.take(random.random((300, 4)), 1.0, 3)
+    which, at = start_sampler.take(random.random((300, 4)), 1.0, 3)
     assert {int(a) for i, a in zip(which, at, strict=True) if i == 0} == {18, 19, 20}
-    which, at = starts.take(random.random((3000, 4)), 0.0, 1)
+    which, at = start_sampler.take(random.random((3000, 4)), 0.0, 1)
     for index, length in enumerate((40, 6, 30)):
         assert {int(a) for i, a in zip(which, at, strict=True) if i == index} == set(range(4, length - 1))
-    assert starts.cut(0, 18, 22)[0][:, 0, 0, 0, 0].tolist() == [0, 0, 5, 5]
-    assert starts.cut(0, 18, 22)[1][:, 0].tolist() == [18, 19, 20, 21]
+    assert start_sampler.cut(0, 18, 22)[0][:, 0, 0, 0, 0].tolist() == [0, 0, 5, 5]
+    assert start_sampler.cut(0, 18, 22)[1][:, 0].tolist() == [18, 19, 20, 21]
 
 
 def test_what_comes_and_goes_is_an_event():
@@ -80,47 +80,49 @@ def test_what_comes_and_goes_is_an_event():
     for at in range(40):
         latents[at, :, 4, at % 8] = 3
     latents[20:30, :, 1:3, 1:3] = 5
-    starts = Starts([Episode(latents[:1] * 0, latents, np.zeros((40, 1), np.int8))], lead=4, span=2, per_block=1)
-    _, at = starts.take(np.random.default_rng(0).random((100, 4)), 1.0, 1)
+    start_sampler = StartSampler(
+        [Episode(latents[:1] * 0, latents, np.zeros((40, 1), np.int8))], lead=4, span=2, per_block=1
+    )
+    _, at = start_sampler.take(np.random.default_rng(0).random((100, 4)), 1.0, 1)
     assert set(at.tolist()) == {20, 30}
 
 
 def test_sessions_that_are_too_short_are_named():
     with pytest.raises(DataError, match="6 frames"):
-        Starts([episode(5, 2)], lead=4, span=2, per_block=1)
+        StartSampler([episode(5, 2)], lead=4, span=2, per_block=1)
 
 
-def test_a_game_goes_on_from_its_own_frames_and_returns_when_it_strays(material):
+def test_a_game_goes_on_from_its_own_frames_and_returns_when_it_strays(data):
     """A student that knows nothing strays at once if the bound is tight; a wide bound lets it go on."""
     for stray, moved in ((1, False), (10_000, True)):
         settings = KEEP.training.student_rollout.model_copy(update={"stray_cells": stray, "length": 1000, "grow": 1e-6})
         config = KEEP.model_copy(update={"training": KEEP.training.model_copy(update={"student_rollout": settings})})
-        stage = StudentRolloutTraining(Material(config, CPU, material.codec, material.train, material.held_out), None)
+        stage = StudentRolloutTraining(TrainingData(config, CPU, data.codec, data.train, data.held_out), None)
         for step in range(6):
-            loss, logs = stage.loss(Draw(CPU, step, 0, settings.batch, 0.5))
+            loss, logs = stage.loss(StepNoise(CPU, step, 0, settings.batch, 0.5))
             assert torch.isfinite(loss) and loss.requires_grad and not stage.pool["clean"].requires_grad
         assert (stage.left > 0).mean() > 0.5 if moved else (stage.left > 0).mean() < 0.5
         if moved:
             index = int(np.flatnonzero(stage.left > 0)[0])
-            real = stage.starts.cut(stage.which[index], stage.at[index] - 1, stage.at[index])[0][0]
+            real = stage.start_sampler.cut(stage.which[index], stage.at[index] - 1, stage.at[index])[0][0]
             assert not np.allclose(stage.pool["clean"][index].numpy(), real), "its own frame, not the recording's"
 
 
-def test_the_palette_is_what_stands_before_the_sinks(material):
+def test_the_palette_is_what_stands_before_the_sinks(data):
     """The hero's cap, coat and outline among them; and none of the colours of a room alone."""
-    palette = colours_drawn(material.train, 10, KEEP.codec.unfold)
+    palette = colours_drawn(data.train, 10, KEEP.codec.unfold)
     found = {tuple(colour) for colour in np.round((palette / SPREAD + 1) * 127.5).astype(int).tolist()}
     assert {(26, 20, 38), (240, 64, 56), (52, 104, 232), (96, 220, 90)} <= found <= {tuple(c) for c in COLOURS.tolist()}
 
 
-def test_a_view_head_needs_to_know_where_frames_were_seen(material):
+def test_a_view_head_needs_to_know_where_frames_were_seen(data):
     config = toy.load("tiny_view")
     latents = np.zeros((40, *config.latent_shape), np.float16)
     episodes = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8))]
     posed = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8), np.zeros((40, 8), np.float32))]
     for those in (episodes, posed):
         with pytest.raises(DataError, match=r"spot\(\) and depths"):
-            StudentRolloutTraining(Material(config, CPU, make_codec(config), those, those), None)
+            StudentRolloutTraining(TrainingData(config, CPU, make_codec(config), those, those), None)
 
 
 def test_a_wall_and_a_jump_are_events():
@@ -143,8 +145,8 @@ def test_strange_moves_are_told_more_often_than_they_are_met():
     poses = np.concatenate([np.cumsum(change, 0), change], 1).astype(np.float32)
     latents, keys = np.zeros((60, 4, 2, 2), np.float16), np.arange(60)[:, None] * 0 + 1
     walk = Episode(latents[:1], latents, keys, poses)
-    starts, random = Starts([walk], lead=4, span=2, per_block=1), np.random.default_rng(0)
-    told = [starts.told(0, chance) for chance in random.random((400, 3))]
+    start_sampler, random = StartSampler([walk], lead=4, span=2, per_block=1), np.random.default_rng(0)
+    told = [start_sampler.told(0, chance) for chance in random.random((400, 3))]
     stopped = [pair[0, 1] == pair[1, 1] for pair, _ in told]
     assert 0.4 < np.mean(stopped) < 0.6
     assert all(pair.shape == (2, 8) and acted.shape == (2, 1) for pair, acted in told)
@@ -154,15 +156,15 @@ def test_recordings_of_which_some_know_no_poses_are_cut_alike():
     known = episode(40, 20)
     posed = Episode(known.sinks, known.latents, known.actions, np.zeros((40, 8), np.float32))
     for episodes, parts in (([posed, posed], 3), ([posed, known], 2)):
-        starts = Starts(episodes, lead=4, span=2, per_block=1)
-        assert [len(starts.cut(which, 4, 6)) for which in (0, 1)] == [parts, parts]
+        start_sampler = StartSampler(episodes, lead=4, span=2, per_block=1)
+        assert [len(start_sampler.cut(which, 4, 6)) for which in (0, 1)] == [parts, parts]
 
 
-def test_a_part_of_the_games_that_strayed_is_played_again_from_before(material):
-    stage = StudentRolloutTraining(material, None)
+def test_a_part_of_the_games_that_strayed_is_played_again_from_before(data):
+    stage = StudentRolloutTraining(data, None)
     stage.strayed[:], stage.which[:], stage.at[:] = True, 3, 30
     stage.length = 6.0
-    stage._return(np.arange(len(stage.at)), Draw(CPU, 0, 0, len(stage.at)))
+    stage._return(np.arange(len(stage.at)), StepNoise(CPU, 0, 0, len(stage.at)))
     again = (stage.which == 3) & (stage.at < 30) & (stage.at >= 30 - BEFORE_EVENT - 1)
     assert 0.2 < again.mean() < 0.9
 
@@ -176,23 +178,23 @@ def test_the_operations_of_a_tick_are_counted():
     assert more - less == 3 * 2 * 2 * (2 * convolution + modulation)
 
 
-def test_a_killed_stage_resumes_on_the_same_curve(material, tmp_path):
+def test_a_killed_stage_resumes_on_the_same_curve(data, tmp_path):
     """Its games go on, too: with fewer steps than a game lasts, one that began anew would be another."""
-    toy.assert_resumes_alike(lambda: make_short(material), tmp_path)
+    toy.assert_resumes_alike(lambda: make_short(data), tmp_path)
     file = tmp_path / "killed" / "resume.pt"
     state = read_state(file)
     assert len(state["state"]["clean"]) == 12
     torch.save(state | {"state": {name: part[:5] for name, part in state["state"].items()}}, file)
     with pytest.raises(TrainingError, match="not a checkpoint of this student_rollout"):
-        train(make_short(material), CPU, tmp_path / "killed")
+        train(make_short(data), CPU, tmp_path / "killed")
 
 
-def make_short(material) -> StudentRolloutTraining:
+def make_short(data) -> StudentRolloutTraining:
     settings = KEEP.training.student_rollout.model_copy(
         update={"steps": 6, "checkpoint_every": 2, "sample_every": 100, "length": 40, "grow": 0.01, "stray_cells": 999}
     )
     config = KEEP.model_copy(update={"training": KEEP.training.model_copy(update={"student_rollout": settings})})
-    return StudentRolloutTraining(Material(config, CPU, material.codec, material.train, material.held_out), None)
+    return StudentRolloutTraining(TrainingData(config, CPU, data.codec, data.train, data.held_out), None)
 
 
 def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ import train
 from world_model import checkpoint
 from world_model.config import CONFIGS
 from world_model.episode import EpisodeError
-from world_model.episode.dataset import Footage
+from world_model.episode.dataset import DatasetSplit
 from world_model.evaluate.__main__ import rooms_of
 from world_model.play.neural_game import NeuralGame
 from world_model.training import assemble as assembling
@@ -100,7 +100,7 @@ def test_a_room_that_was_trained_on_is_never_called_unseen(left, tiny, tiny_data
     assert "no others to train on" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(assembling, "export", lambda folder: None)
     student, codec = (folder / checkpoint.WEIGHTS for folder in (mine / "student_init", left / "autoencoder"))
-    assembling.assemble(mine, Made(tiny, Footage.open(tiny_data, tiny), codec, student, {}), "a test")
+    assembling.assemble(mine, Made(tiny, DatasetSplit.open(tiny_data, tiny), codec, student, {}), "a test")
     about = checkpoint.describe(mine / checkpoint.WEIGHTS)[1]
     assert [checkpoint.was_trained_on(about, seed) for seed in (28, 20, 37)] == [True, True, False]
     card = (mine / "card.md").read_text()
@@ -221,9 +221,9 @@ def test_minutes_keep_time_for_what_follows_training(monkeypatch, minutes, busy,
 def test_precision_auto_is_what_multiplies_faster(monkeypatch, half, chosen):
     seconds = {torch.float32: 0.002, torch.bfloat16: 0.002 * 2 * half}
     monkeypatch.setattr(training, "product_seconds", lambda rows, kind: seconds[kind])
-    machine = open_machine(Choices(TINY, TINY, device="cpu"), {})
-    assert machine.bfloat16 == chosen
-    assert "2.0 ms in float32" in machine.measured and f"{4 * half:.1f} ms in bfloat16" in machine.measured
+    distributed = open_machine(Choices(TINY, TINY, device="cpu"), {})
+    assert distributed.bfloat16 == chosen
+    assert "2.0 ms in float32" in distributed.measured and f"{4 * half:.1f} ms in bfloat16" in distributed.measured
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_weights_that_do_not_say_their_steps_are_refused(left, tiny_data, about)
 
 def test_a_lineage_of_something_else_is_refused(tiny_data, tmp_path):
     (tmp_path / "autoencoder").mkdir()
-    torch.save({"step": 1, "lineage": [1]}, tmp_path / "autoencoder" / "resume.pt")
+    torch.save({"step": 1, "provenance": [1]}, tmp_path / "autoencoder" / "resume.pt")
     with pytest.raises(TrainingError, match="something else than a checkpoint"):
         go(TINY, tiny_data, out=tmp_path, resume=True)
 

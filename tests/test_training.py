@@ -16,13 +16,13 @@ from toy import CPU
 
 import train as command
 from world_model import checkpoint
-from world_model.episode.dataset import DataError, Footage, encode_session
+from world_model.episode.dataset import DataError, DatasetSplit, encode_session
 from world_model.model import context, rolling
 from world_model.model.autoencoder import Autoencoder
 from world_model.training import loop, student_init
 from world_model.training.autoencoder import AutoencoderTraining
-from world_model.training.clips import Material, batch_of, still_held
-from world_model.training.loop import Draw, TrainingError, train
+from world_model.training.clips import TrainingData, batch_of, still_held
+from world_model.training.loop import StepNoise, TrainingError, train
 from world_model.training.run import scaled
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining, prime_from_clip, window_starts
@@ -32,7 +32,7 @@ STAGES = ("autoencoder", "teacher", "student_init", "student_dmd")  # the tiny a
 
 
 @pytest.fixture(scope="module")
-def material(trained, tiny, tiny_data) -> Material:
+def data(trained, tiny, tiny_data) -> TrainingData:
     autoencoder = Autoencoder(tiny)
     found = checkpoint.tensors(trained / checkpoint.WEIGHTS, "autoencoder")
     autoencoder.load_state_dict({name: torch.from_numpy(a) for name, a in found.items()})
@@ -41,21 +41,21 @@ def material(trained, tiny, tiny_data) -> Material:
     def encode(frames: np.ndarray) -> np.ndarray:
         return autoencoder.encode(torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1).numpy()
 
-    footage = Footage.open(tiny_data, tiny)
-    parts = ([encode_session(s, tiny, encode) for s in part] for part in (footage.train, footage.held_out))
-    return Material(tiny, CPU, autoencoder.eval(), *parts)
+    dataset = DatasetSplit.open(tiny_data, tiny)
+    parts = ([encode_session(s, tiny, encode) for s in part] for part in (dataset.train, dataset.held_out))
+    return TrainingData(tiny, CPU, autoencoder.eval(), *parts)
 
 
-def make_stage(name: str, material: Material, trained):
+def make_stage(name: str, data: TrainingData, trained):
     weights = trained / "teacher" / checkpoint.WEIGHTS
     if name == "autoencoder":
         frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-        return AutoencoderTraining(material.config, CPU, frames, frames[:4])
+        return AutoencoderTraining(data.config, CPU, frames, frames[:4])
     if name == "teacher":
-        return TeacherTraining(material)
+        return TeacherTraining(data)
     if name == "student_init":
-        return StudentInitTraining(material, weights)
-    return StudentDmdTraining(material, trained / "student_init" / checkpoint.WEIGHTS, weights)
+        return StudentInitTraining(data, weights)
+    return StudentDmdTraining(data, trained / "student_init" / checkpoint.WEIGHTS, weights)
 
 
 def test_the_four_stages_leave_a_world(trained):
@@ -72,14 +72,14 @@ def test_the_four_stages_leave_a_world(trained):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_killed_stage_resumes_on_the_same_curve(name, material, trained, tmp_path):
-    settings = getattr(material.config.training, name).model_copy(
+def test_a_killed_stage_resumes_on_the_same_curve(name, data, trained, tmp_path):
+    settings = getattr(data.config.training, name).model_copy(
         update={"steps": 6, "checkpoint_every": 2, "sample_every": 100, "batch": 4}
     )
-    training = material.config.training.model_copy(update={name: settings})
-    short = Material(
-        material.config.model_copy(update={"training": training}),
-        CPU, material.codec, material.train, material.held_out,
+    training = data.config.training.model_copy(update={name: settings})
+    short = TrainingData(
+        data.config.model_copy(update={"training": training}),
+        CPU, data.codec, data.train, data.held_out,
     )  # fmt: skip
     toy.assert_resumes_alike(lambda: make_stage(name, short, trained), tmp_path)
 
@@ -95,16 +95,16 @@ def test_two_processes_train_the_same_parameters_as_one(tiny_data, tmp_path):
             np.testing.assert_allclose(one[key], two[key], atol=2e-4, err_msg=f"{name} {key}")
 
 
-def test_training_rolls_out_with_the_step_that_play_uses(material, trained):
+def test_training_rolls_out_with_the_step_that_play_uses(data, trained):
     """The frames behind DMD's last scored window are those that ``rolling.step`` shows, noise and keys alike."""
-    stage = make_stage("student_dmd", material, trained)
-    shape, draw = stage.rolling, Draw(CPU, 3, 0, 2)
+    stage = make_stage("student_dmd", data, trained)
+    shape, step_noise = stage.rolling, StepNoise(CPU, 3, 0, 2)
     with torch.no_grad():
-        sinks, latents, actions = batch_of(stage.clips, draw, CPU.device)
-        state = prime_from_clip(stage.model, shape, sinks, latents, actions, draw)
-        scored = stage._roll(draw, False, state, sinks, latents, actions)
+        sinks, latents, actions = batch_of(stage.clips, step_noise, CPU.device)
+        state = prime_from_clip(stage.model, shape, sinks, latents, actions, step_noise)
+        scored = stage._roll(step_noise, False, state, sinks, latents, actions)
 
-        again = Draw(CPU, 3, 0, 2)
+        again = StepNoise(CPU, 3, 0, 2)
         batch_of(stage.clips, again, CPU.device)
         state = prime_from_clip(stage.model, shape, sinks, latents, actions, again)
         phase, shown = again.shared(shape.window_blocks), []
@@ -142,15 +142,15 @@ def test_a_window_is_owed_the_truth_until_the_keys_change():
     assert still_held(keys.fill_(torch.nan), keys[:, :1]).tolist() == [[1, 1, 1, 1]], "unknown keys never change"
 
 
-def test_student_init_learns_nothing_from_behind_a_key_change(material, trained, monkeypatch):
+def test_student_init_learns_nothing_from_behind_a_key_change(data, trained, monkeypatch):
     """Every block is wrong by one; keys change after each window's first block, so that alone is counted."""
-    stage = make_stage("student_init", material, trained)
+    stage = make_stage("student_init", data, trained)
     stage.settings = stage.settings.model_copy(update={"drop_action": 0.0})
-    sinks, latents, actions = batch_of(stage.clips, Draw(CPU, 0, 0, 4), CPU.device)
+    sinks, latents, actions = batch_of(stage.clips, StepNoise(CPU, 0, 0, 4), CPU.device)
     actions[:] = torch.arange(actions.shape[1])[:, None] % 2
     monkeypatch.setattr(student_init, "batch_of", lambda *_: (sinks, latents, actions))
     monkeypatch.setattr(student_init, "velocity_loss", lambda x0, real, sigma: torch.ones(x0.shape[:2]))
-    assert float(stage.loss(Draw(CPU, 0, 0, 4))[0]) == pytest.approx(1 / stage.rolling.window_blocks)
+    assert float(stage.loss(StepNoise(CPU, 0, 0, 4))[0]) == pytest.approx(1 / stage.rolling.window_blocks)
 
 
 def test_refusals_are_one_clear_line(tiny_data, trained, tmp_path, monkeypatch, capsys):
@@ -176,11 +176,11 @@ def test_refusals_are_one_clear_line(tiny_data, trained, tmp_path, monkeypatch, 
 def test_another_world_is_refused(tiny, tiny_data):
     other = tiny.model_copy(update={"name": "elsewhere"})
     with pytest.raises(DataError, match="recorded in the world 'arena'.*'elsewhere'"):
-        Footage.open(tiny_data, other)
+        DatasetSplit.open(tiny_data, other)
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(material, trained, tmp_path, monkeypatch):
-    short = Material(scaled(material.config, 0.05), CPU, material.codec, material.train, material.held_out)
+def test_a_full_disk_keeps_the_checkpoint_before(data, trained, tmp_path, monkeypatch):
+    short = TrainingData(scaled(data.config, 0.05), CPU, data.codec, data.train, data.held_out)
     train(make_stage("teacher", short, trained), CPU, tmp_path)
     before = (tmp_path / "resume.pt").read_bytes()
 
@@ -189,7 +189,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(material, trained, tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(loop.torch, "save", full)
-    longer = Material(scaled(material.config, 0.1), CPU, material.codec, material.train, material.held_out)
+    longer = TrainingData(scaled(data.config, 0.1), CPU, data.codec, data.train, data.held_out)
     with pytest.raises(TrainingError, match="the disk is full.*--resume"):
         train(make_stage("teacher", longer, trained), CPU, tmp_path)
     assert (tmp_path / "resume.pt").read_bytes() == before

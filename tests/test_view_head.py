@@ -1,4 +1,4 @@
-"""The view head: where rays end, what sinks and last frame show from elsewhere, and what its surprise says."""
+"""The view head: where rays end, what sinks and last frame show from elsewhere, and what its nll says."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from world_model.config import POSE_NUMBERS, Config, ConfigError
 from world_model.episode.dataset import from_spot
 from world_model.model import view_head
 from world_model.model.codec import SPREAD, Patches
-from world_model.model.head import Known
+from world_model.model.head import Conditioning
 from world_model.model.view_head import ViewHead
 
 ARENA = toy.load("tiny_view")
@@ -60,9 +60,9 @@ def asked(made: ViewHead, last: torch.Tensor, sinks: torch.Tensor, pose: torch.T
     """x0 [N, W, C, h, w] behind one last frame [N, C, h, w] seen from pose [N, 8], and the head's outputs."""
     count, width = 1 if ahead is None else ahead.shape[1], ARENA.transformer.width
     was = torch.zeros(len(last), count, ARENA.action_size)
-    extra = made.survey(sinks) | {"pose": pose} | ({} if ahead is None else {"ahead": ahead})
-    known = Known(last[:, None], was, sinks, extra)
-    return made(known, torch.zeros(len(last), count, 16, width), torch.zeros(len(last), count, width))
+    extra = made.encode_sinks(sinks) | {"pose": pose} | ({} if ahead is None else {"window_poses": ahead})
+    conditioning = Conditioning(last[:, None], was, sinks, extra)
+    return made(conditioning, torch.zeros(len(last), count, 16, width), torch.zeros(len(last), count, width))
 
 
 def far(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -172,9 +172,9 @@ def test_on_the_spot_the_sinks_are_the_real_view_in_every_direction(walked):
         assert far(x0[:, 0], frames[:, tick]) < 0.06
     assert far(frames[:, 3], frames[:, 6]) > 0.3
     for sink in range(4):  # a game that begins at a sink knows where it looks
-        begun = made.begun(sinks, sinks[:, sink : sink + 1])["pose"]
-        assert begun.shape == (3, POSE_NUMBERS)
-        x0, _ = asked(made, sinks[:, sink], sinks, begun, begun[:, None])
+        initial_state = made.initial_state(sinks, sinks[:, sink : sink + 1])["pose"]
+        assert initial_state.shape == (3, POSE_NUMBERS)
+        x0, _ = asked(made, sinks[:, sink], sinks, initial_state, initial_state[:, None])
         torch.testing.assert_close(x0[:, 0], sinks[:, sink], atol=1e-3, rtol=0)
 
 
@@ -196,7 +196,7 @@ def test_it_goes_where_its_own_move_leads(walked):
     made.moves[-1].weight.data.zero_()
     made.moves[-1].bias.data.copy_(torch.tensor([0, 1.4, 0, -0.5]))
     _, outputs = asked(made, frames[:, 3], sinks, poses[:, 3], None)
-    pose = made.arrived(outputs)["pose"]
+    pose = made.commit(outputs)["pose"]
     torch.testing.assert_close(pose[:, 3], poses[:, 3, 3] - 0.05)
     heading = poses[:, 3, 3]
     gone = torch.stack([-heading.sin(), heading.cos()], 1) * 0.14
@@ -208,9 +208,9 @@ def test_surprise_knows_the_light_the_move_and_the_better_source(walked):
     made = head()
     x0, outputs = asked(made, frames[:, 3], sinks, poses[:, 3], poses[:, 4:5])
     assert outputs.light.eq(0).all()
-    _, near = made.surprise(outputs, frames[:, 4:5], sinks)
+    _, near = made.nll(outputs, frames[:, 4:5], sinks)
     astray = outputs._replace(move=outputs.due + 1)
-    assert (made.surprise(astray, frames[:, 4:5], sinks)[1] > near + 50).all()
+    assert (made.nll(astray, frames[:, 4:5], sinks)[1] > near + 50).all()
     gains = made.lights.data[0]
     dark = frames[:, 4:5] * gains[:3].mean() + gains[3:].mean()
     _, outputs = asked(made, dark[:, 0], sinks, poses[:, 4], poses[:, 4:5])
@@ -222,8 +222,14 @@ def test_what_it_makes_learns_from_every_part(walked):
     sinks, frames, poses = walked
     made = ViewHead(ARENA, (4, 4))
     _, outputs = asked(made, frames[:, 7], sinks, poses[:, 7], poses[:, 8:10])
-    sum(part.mean() for part in made.surprise(outputs, frames[:, 8:10], sinks)).backward()
-    idle = ("inside", "spread.weight", "was.weight", "told.weight", "lights")  # of what was nothing here, and no night
+    sum(part.mean() for part in made.nll(outputs, frames[:, 8:10], sinks)).backward()
+    idle = (
+        "inside",
+        "spread.weight",
+        "last_action.weight",
+        "from_condition.weight",
+        "lights",
+    )  # of what was nothing here, and no night
     for name, weight in made.named_parameters():
         if not name.startswith("blocks") and name not in idle:
             assert weight.grad is not None and weight.grad.abs().max() > 0, name
@@ -233,7 +239,7 @@ def test_moves_that_lead_elsewhere_are_wrong(walked):
     sinks, _, poses = walked
     made = head()
     made.moves[-1].weight.data.zero_()
-    pairs, relief = torch.stack([poses[:, 6], poses[:, 7]], 1), made.survey(sinks)["relief"]
+    pairs, relief = torch.stack([poses[:, 6], poses[:, 7]], 1), made.encode_sinks(sinks)["relief"]
     nothing = torch.zeros(3, ARENA.action_size), torch.zeros(3, ARENA.transformer.width)
     walked_past = made.strayed(relief, pairs, *nothing)
     torch.testing.assert_close(walked_past, torch.full((3,), 0.14 / view_head.MOVE), rtol=1e-3, atol=0)
@@ -247,7 +253,7 @@ def test_moves_that_lead_elsewhere_are_wrong(walked):
         ({"rolling": {"sink_blocks": 3}}, "four sink"),
         ({"world": {"width": 128}}, "as high as wide"),
         ({"head": {"kind": "warp"}}, "kind"),
-        ({"head": {"movers": 3}}, "movers"),
+        ({"head": {"motion_hypotheses": 3}}, "motion_hypotheses"),
     ],
 )
 def test_a_head_that_cannot_be_is_refused(change, says):

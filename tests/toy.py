@@ -14,11 +14,11 @@ from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play import scenes
 from world_model.play.export import export
-from world_model.training.loop import Draw, Machine, train
+from world_model.training.loop import DistributedContext, StepNoise, train
 
 torch.set_num_threads(1)  # at these sizes a second thread only waits
 
-CPU = Machine(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 SCENES = ("3", "12", "100")
 
 
@@ -77,10 +77,10 @@ def assert_resumes_alike(make, folder: Path) -> None:
     first = next(iter(stopped.updates.values()))
     good_loss = first.loss
 
-    def failing(draw: Draw):
-        if draw.step >= 4:
+    def failing(step_noise: StepNoise):
+        if step_noise.step >= 4:
             raise KeyboardInterrupt
-        return good_loss(draw)
+        return good_loss(step_noise)
 
     first.loss = failing
     with pytest.raises(KeyboardInterrupt):

@@ -88,7 +88,10 @@ class PickSize(Strict):
     kind: Literal["pick"] = "pick"
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
-    movers: int = Field(gt=0, description="things that may move each in its own way in a tick")
+    motion_hypotheses: int = Field(
+        gt=0,
+        description="things that may each be displaced in their own way in a tick",
+    )
     steps: tuple[int, ...] = Field((), description="pixels that things may move in a tick, along an axis")
     diagonals: tuple[int, ...] = Field((), description="... and along both")
     leap: int = Field(gt=0, description="... and at once by who walks off one edge of the screen and on at the other")
@@ -201,7 +204,7 @@ class StudentRolloutStage(Stage):
     length: int = Field(gt=0, description="mean ticks that a game lasts before it returns to the recording, at the end")
     grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
     stray_cells: int = Field(gt=0, description="a game returns when more cells than this are wrong")
-    event_share: float = Field(0.5, ge=0, le=1, description="games that begin before an event: see Starts")
+    event_share: float = Field(0.5, ge=0, le=1, description="games that begin before an event: see StartSampler")
 
     @model_validator(mode="after")
     def _no_game_is_twice_in_a_batch(self):

@@ -1,1 +1,1 @@
-"""Drawing a keep: its map as data (``plan.py``), the board (``board.py``), what a person does to it (``desk.py``)."""
+"""Drawing a keep: its map as data (``plan.py``), the canvas for the mouse (``map_canvas.py``), ``map_editor.py``."""

@@ -1,4 +1,4 @@
-"""From flags to a played game: a frame source, a screen, somebody's hands, and what is left afterwards."""
+"""From flags to a played game: a frame source, a screen, a controller, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from game.draw import plan as planning
 from game.play import menu, viewer
-from game.play.hands import BotHands, RecordedHands, Remembered
+from game.play.controllers import BotController, RecordedController, Remembered
 from game.play.player import Options, Player
 from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_start, write_report
 from game.play.screen import Headless, Screen
@@ -157,10 +157,10 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
     remembered = Remembered(source)
     recorder = _recorder(flags, remembered, world, lambda words: player.say(words))
     left.callback(recorder.close)  # however the game ends, its recording is finished
-    hands = BotHands(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
+    controller = BotController(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
     options = _options(flags, source, world, "real game" if flags.engine else "neural")
     options.map, options.draws = _map(flags, source), flags.draw
-    player = Player(recorder, _screen(flags, source, left), options, hands, recorder, _film(flags, source, left))
+    player = Player(recorder, _screen(flags, source, left), options, controller, recorder, _film(flags, source, left))
     try:
         _run(flags, player, source)
     finally:
@@ -189,8 +189,8 @@ def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: Exi
     options.frames = min(flags.frames or len(session), len(session) - 1)
     if not options.frames:
         raise PlayError(f"{session.path}: has only the first frame, there is nothing to play")
-    hands = RecordedHands(session)
-    player = Player(replay, _screen(flags, source, left), options, hands, None, _film(flags, source, left))
+    controller = RecordedController(session)
+    player = Player(replay, _screen(flags, source, left), options, controller, None, _film(flags, source, left))
     _run(flags, player, source)
     for words in caveats(session, source):
         print(f"play.py: {words}", file=sys.stderr)

@@ -27,7 +27,7 @@ COMMANDS = {
     "t": "teleport",
     "g": "pin",
     "u": "undo",
-    "v": "truth",
+    "v": "reference",
     "b": "branch",
     "return": "swap",
     "f11": "film",
@@ -53,7 +53,7 @@ class Event:
     kind: str
     key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"; of a drop, the file
     at: float = 0.0
-    where: tuple[float, float] = (0.0, 0.0)  # on the board, in units of its side; on the menu, of its height
+    where: tuple[float, float] = (0.0, 0.0)  # on the map canvas, in units of its side; on the menu, of its height
     over: tuple[float, float] = (-1.0, -1.0)  # the frame, in units of its sides
 
 

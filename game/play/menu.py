@@ -11,7 +11,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from game.draw.desk import drawable
+from game.draw.map_editor import drawable
 from game.play.screen import Entry, Hud, Menu, Screen
 from game.worlds.bots import make_bot
 from world_model import config as configuration

@@ -9,7 +9,7 @@ import numpy as np
 import pygame
 
 from game.actions import MEANINGS
-from game.draw.board import BUTTONS, ROOM_BOXES, Box
+from game.draw.map_canvas import BUTTONS, ROOM_BOXES, Box
 from game.play.screen import Hud, Menu
 from world_model.play.pictures import CELL, cells_apart
 
@@ -169,18 +169,18 @@ def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
     _draw_recording(surface, inner, hud, pen)
 
 
-def draw_board(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
+def draw_canvas(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
     """The map being drawn: four rooms, what can be put down, what can be done."""
-    board = hud.board
+    canvas = hud.canvas
     surface.fill(BACKGROUND, area)
     for number, box in enumerate(ROOM_BOXES):
         place = _placed(box, area)
-        border = ACCENT if number == hud.present else MUTED if number == board.room else LINE
+        border = ACCENT if number == hud.present else MUTED if number == canvas.room else LINE
         pygame.draw.rect(surface, border, place.inflate(pen.px(4), pen.px(4)), pen.px(2))
-        big = cv2.resize(board.pictures[number], place.size, interpolation=cv2.INTER_NEAREST)
+        big = cv2.resize(canvas.pictures[number], place.size, interpolation=cv2.INTER_NEAREST)
         surface.blit(picture_surface(big), place)
     for name, box in BUTTONS.items():
-        _draw_cap(surface, _placed(box, area), name, name == board.kind or (name == "fill" and board.filling), pen)
+        _draw_cap(surface, _placed(box, area), name, name == canvas.kind or (name == "fill" and canvas.filling), pen)
     left, top = _placed(BUTTONS["save"], area).left, _placed(ROOM_BOXES[2], area).top
     pen.text(surface, "right button: floor", (left, top), 15, MUTED)
     pen.text(surface, "U undo, Tab back", (left, top + pen.px(20)), 15, MUTED)

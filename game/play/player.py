@@ -20,14 +20,15 @@ from typing import Protocol
 import gymnasium
 import numpy as np
 
-from game.draw.desk import Desk, DeskError, drawable
+from game.draw.map_editor import MapEditor, MapEditorError, drawable
 from game.play.branch import Branch
 from game.play.camera import Camera
 from game.play.keyboard import Keyboard, Sample
-from game.play.past import SAVES, Past, SaveError, load, save
+from game.play.reference_game import ReferenceGame
 from game.play.report import Ledger, Tick, seconds_since_start
+from game.play.rewind import RewindBuffer
+from game.play.saves import SAVES, SaveError, load, save
 from game.play.screen import Hud, Screen
-from game.play.truth import Truth
 from game.worlds.sources import asked
 from world_model.play.maps import nearest
 from world_model.play.runtime import WorldError
@@ -41,7 +42,7 @@ NOTICE_SECONDS = 3.0
 now = time.perf_counter
 
 
-class Hands(Protocol):
+class Controller(Protocol):
     """Who presses the keys: a person's Keyboard, a bot, a recording."""
 
     def sample(self) -> Sample: ...
@@ -80,7 +81,7 @@ class Pacer:
 
 @dataclass
 class Options:
-    """How to play. ``map``: four pictures uint8 [4, H, W, 3] for the first place's own; ``draws``: with the board open.
+    """How to play. ``map``: four pictures uint8 [4, H, W, 3] for the first place's own; ``draws``: with the map open.
     ``frames``: stop after so many ticks. ``fps`` 0: as fast as it goes; ``game_fps``: at its own.
     ``stands_for``: a keyboard's other keys for the world's."""
 
@@ -110,13 +111,13 @@ class Player:
         source: gymnasium.Env,
         screen: Screen,
         options: Options,
-        hands: Hands | None = None,
+        controller: Controller | None = None,
         recording: Recording | None = None,
         watch: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ):
         self.source, self.screen, self.options = source, screen, options
         self.keyboard = Keyboard(options.keys, options.stands_for)
-        self.hands = hands or self.keyboard
+        self.controller = controller or self.keyboard
         self.recording, self.watch = recording, watch
         self.ledger = Ledger(options.game_fps, options.fps)
         self._figures = self.ledger.recent()
@@ -125,10 +126,12 @@ class Player:
         self._hud = {"visible": options.hud, "fullscreen": False, "help": False, "paused": False, "research": False}
         self._notice, self._notice_ends = "", 0.0
         self._running = True
-        self._past: Past | None = Past(source) if hands is None and hasattr(source.unwrapped, "get_state") else None
+        self._rewind_buffer: RewindBuffer | None = (
+            RewindBuffer(source) if controller is None and hasattr(source.unwrapped, "get_state") else None
+        )
         self._rewound, self._resumes = 0, False
-        self._desk = Desk(source, self.say)
-        self._truth: Truth | None = None
+        self._map_editor = MapEditor(source, self.say)
+        self._reference: ReferenceGame | None = None
         self._played: list[np.ndarray] | None = None  # the keys of each tick since the room's start, if they are known
         self._branch: Branch | None = None
         self._camera = Camera(options.keys, options.game_fps)
@@ -146,7 +149,7 @@ class Player:
                 if self._hud["paused"] or self._hud["help"]:
                     self._rest()
                     pacer.restart(now())
-                elif self.keyboard.rewinding and self._past is not None:
+                elif self.keyboard.rewinding and self._rewind_buffer is not None:
                     self._go_back()
                 elif self._running:
                     self._go_forward()
@@ -165,12 +168,12 @@ class Player:
 
     def _tick(self) -> None:
         self._listen()
-        sample, sampled = self.hands.sample(), now()
+        sample, sampled = self.controller.sample(), now()
         frame, _, terminated, truncated, _ = self._compute(self.source.step, sample.action)
         if self._played is not None:
             self._played.append(sample.action)
-        if self._truth is not None:
-            self._truth.step(sample.action)
+        if self._reference is not None:
+            self._reference.step(sample.action)
         if self._branch is not None:
             self._compute(self._branch.step, sample.action)
         stepped = now()
@@ -182,18 +185,18 @@ class Player:
         if self.watch:
             self.watch(frame, sample.action)
         self._camera.look(frame, sample.action)
-        if self._past is not None:
-            self._past.tick(sample.action)
+        if self._rewind_buffer is not None:
+            self._rewind_buffer.tick(sample.action)
         if (terminated or truncated) and self._running and not self._over():
             self._new_room(self._seed + 1)
 
     def _new_room(self, seed: int) -> None:
         self._seed, self._branch = seed, None
-        self._played = [] if self._past is not None else None
+        self._played = [] if self._rewind_buffer is not None else None
         frame, _ = self._compute(lambda: self.source.reset(seed=seed))
         self._look_around()
-        self._begin_truth()
-        self.hands.new_room(seed)
+        self._begin_reference()
+        self.controller.new_room(seed)
         self.keyboard.new_room(seed)
         self.ledger.cut()
         nothing = np.zeros(len(self.options.keys), dtype=np.int8)
@@ -203,21 +206,21 @@ class Player:
         self._camera.look(frame, nothing)
         if self.options.map is not None and seed == self.options.seed:
             self._change_map(self.options.map)
-        if self._past is not None:
-            self._past.clear()
-            self._past.begin()
+        if self._rewind_buffer is not None:
+            self._rewind_buffer.clear()
+            self._rewind_buffer.begin()
 
     def _go_back(self) -> None:
         """One tick towards the past. A recording ends where its future is given up."""
         self._listen()
         self._end_recording()
         self._branch = None
-        if self._compute(self._past.back):
+        if self._compute(self._rewind_buffer.back):
             self._rewound += 1
             if self._played:
                 self._played.pop()
-            if self._truth is not None and not self._compute(self._truth.back):
-                self._truth = None
+            if self._reference is not None and not self._compute(self._reference.back):
+                self._reference = None
             self._arrive()
         else:
             self._show(*self._shown)
@@ -249,24 +252,24 @@ class Player:
         self._place = " · ".join(filter(None, (self.options.kind, f"room {room}")))
         self._drawable = drawable(self.source)
         self._runs = asked(self.source, "runs", "")
-        self._desk.look_around()
+        self._map_editor.look_around()
 
     def _draw(self) -> None:
         """What was drawn since the last tick is in the sinks before the next."""
-        if (pictures := self._desk.drawn()) is not None:
+        if (pictures := self._map_editor.drawn()) is not None:
             self._change_map(pictures)
 
     def _change_map(self, pictures: np.ndarray) -> None:
         """Other sinks between two ticks. A recording ends here, and another one goes on from here."""
         self._end_recording()
         self._branch = None
-        if self._truth is not None:
-            self._truth = None
+        if self._reference is not None:
+            self._reference = None
             self.say("There is no real game of this map")
         self._compute(self.source.unwrapped.redraw, pictures)
         self._played = None
-        if self._past is not None:
-            self._past.begin()
+        if self._rewind_buffer is not None:
+            self._rewind_buffer.begin()
         self._look_around()
         self._show(self.source.unwrapped.render(), self._shown[1])
 
@@ -293,19 +296,19 @@ class Player:
             drawable=self._drawable,
             runs=self._runs,
             recording=self.recording.seconds if self.recording else None,
-            board=self._desk.board,
+            canvas=self._map_editor.canvas,
             beside=self._beside(),
             notice=self._notice if now() < self._notice_ends else "",
             rewound=self._rewound / self.options.game_fps if self._rewound else None,
-            behind=len(self._past or ()) / self.options.game_fps,
+            behind=len(self._rewind_buffer or ()) / self.options.game_fps,
             **self._health(),
             **self._figures,
             **self._hud,
         )
 
     def _beside(self) -> tuple[str, np.ndarray] | None:
-        if self._truth is not None:
-            return "the real game", self._truth.frame
+        if self._reference is not None:
+            return "the real game", self._reference.frame
         return ("another future", self._branch.frame) if self._branch is not None else None
 
     def _present(self) -> int | None:
@@ -340,7 +343,7 @@ class Player:
             events = self._branch.listen(events)
         self.keyboard.feed(events)
         for event in events:
-            self._desk.touch(event)
+            self._map_editor.touch(event)
 
     def _obey(self) -> None:
         for command in self.keyboard.commands():
@@ -350,7 +353,7 @@ class Player:
         """What a command asks for; what cannot be done is told, and the game goes on."""
         try:
             getattr(self, f"_on_{command}")()
-        except (DeskError, OSError, SaveError, WorldError) as error:
+        except (MapEditorError, OSError, SaveError, WorldError) as error:
             self.say(str(error))
 
     def _on_quit(self) -> None:
@@ -374,25 +377,25 @@ class Player:
         self._hud["fullscreen"] = not self._hud["fullscreen"]
 
     def _on_save(self) -> None:
-        self._need_past()
+        self._need_rewind_buffer()
         save(self._slot(), asked(self.source, "get_state"), asked(self.source, "provenance", {}))
         self.say(f"Saved to {self._slot()}; F9 comes back to it")
 
     def _on_load(self) -> None:
-        self._need_past()
+        self._need_rewind_buffer()
         try:
             state = load(self._slot(), asked(self.source, "provenance", {}))
             self._end_recording()
             self.source.unwrapped.set_state(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is no state of this source
             raise SaveError(str(error)) from error
-        self._truth = self._branch = self._played = None
-        self._past.begin()
+        self._reference = self._branch = self._played = None
+        self._rewind_buffer.begin()
         self._arrive()
         self.say("Back at the saved moment")
 
-    def _need_past(self) -> None:
-        if self._past is None:
+    def _need_rewind_buffer(self) -> None:
+        if self._rewind_buffer is None:
             raise SaveError("Only a game that a person plays can be saved, loaded and branched")
 
     def _slot(self) -> Path:
@@ -400,40 +403,40 @@ class Player:
         return SAVES / f"{self.options.title or 'game'}-{kind}.safetensors"
 
     def _on_draw(self) -> None:
-        self._desk.toggle()
-        self._truth = self._branch = None
+        self._map_editor.toggle()
+        self._reference = self._branch = None
 
     def _on_undo(self) -> None:
-        if self._desk.board is not None:
-            self._desk.board.undo()
+        if self._map_editor.canvas is not None:
+            self._map_editor.canvas.undo()
 
     def _on_teleport(self) -> None:
-        self._change_map(self._desk.elsewhere(self._seed))
+        self._change_map(self._map_editor.elsewhere(self._seed))
         self.say("The same moment in another map; Home begins this room again")
 
     def _on_pin(self) -> None:
-        self._change_map(self._desk.pinned(self._shown[0]))
+        self._change_map(self._map_editor.pinned(self._shown[0]))
         self.say("This view is a sink frame from now on; Home begins this room again")
 
     def _on_drop(self) -> None:
-        self._change_map(self._desk.dropped(self._shown[0]))
+        self._change_map(self._map_editor.dropped(self._shown[0]))
 
-    def _on_truth(self) -> None:
+    def _on_reference(self) -> None:
         """The real game beside this one, brought here by the keys since the room's start; or no more."""
-        if self._truth is not None:
-            self._truth = None
+        if self._reference is not None:
+            self._reference = None
             return
-        truth = self._compute(Truth, self.source)
+        reference = self._compute(ReferenceGame, self.source)
         self.say("The real game, after the same keys since this room's start")
         self._show(*self._shown)  # an hour of keys takes a while
-        self._compute(truth.follow, self._played)
-        self._truth, self._branch, self._desk.board = truth, None, None
+        self._compute(reference.follow, self._played)
+        self._reference, self._branch, self._map_editor.canvas = reference, None, None
 
     def _on_branch(self) -> None:
         """Two futures of this moment under the same keys; then the arrows steer the second; then it ends."""
-        self._need_past()
+        self._need_rewind_buffer()
         if self._branch is None:
-            self._branch, self._truth, self._desk.board = Branch(self.source, self.options.keys), None, None
+            self._branch, self._reference, self._map_editor.canvas = Branch(self.source, self.options.keys), None, None
             steers = "; B: the arrows steer the second" if self._branch.can_be_steered else ""
             self.say(f"Two futures of this moment under the same keys{steers}; Enter takes it")
         elif self._branch.can_be_steered:
@@ -449,17 +452,17 @@ class Player:
         if self._branch.is_steered:
             self._played = None
         frame = self._compute(self._branch.swap)
-        self._past.clear()
-        self._past.begin()
+        self._rewind_buffer.clear()
+        self._rewind_buffer.begin()
         self._show(frame, self._shown[1])
 
-    def _begin_truth(self) -> None:
+    def _begin_reference(self) -> None:
         """The real game, if it is to be seen, to where this one has just begun."""
         try:
-            if self._truth is not None:
-                self._truth.follow(())
+            if self._reference is not None:
+                self._reference.follow(())
         except WorldError as error:
-            self._truth = None
+            self._reference = None
             self.say(str(error))
 
     def _on_picture(self) -> None:

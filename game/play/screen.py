@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from game.draw.board import Board, Box
+from game.draw.map_canvas import Box, MapCanvas
 from game.play.keyboard import Event
 
 MENU_PAGE, MENU_ROW = 5, 0.14
@@ -74,7 +74,7 @@ class Hud:
     reprimes: int = 0  # how often it was begun again
     rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
-    board: Board | None = None  # instead of the panel: the map, being drawn
+    canvas: MapCanvas | None = None  # instead of the panel: the map, being drawn
     timeline: Timeline | None = None  # over the frame: of a recording that is looked at
     menu: Menu | None = None  # instead of the panel: worlds to choose from
     beside: tuple[str, np.ndarray] | None = None  # another frame, uint8 [H, W, 3], and whose it is

@@ -19,7 +19,7 @@ from game.play.panel import (
     WIDTH,
     Pen,
     draw_beside,
-    draw_board,
+    draw_canvas,
     draw_menu,
     draw_overlays,
     draw_panel,
@@ -86,11 +86,11 @@ class Window:
         draw_overlays(self._surface, self._frame_area, hud, self._pen)
         if hud.menu is not None:
             draw_menu(self._surface, self._panel_area, hud.menu, self._pen)
-        elif hud.board is not None:
-            draw_board(self._surface, self._second_area, hud, self._pen)
+        elif hud.canvas is not None:
+            draw_canvas(self._surface, self._second_area, hud, self._pen)
         elif hud.visible:
             draw_panel(self._surface, self._panel_area, hud, self._pen)
-        if hud.beside is not None and hud.board is None:
+        if hud.beside is not None and hud.canvas is None:
             other = cv2.resize(hud.beside[1], self._frame_size, interpolation=self._smoothing)
             draw_beside(self._surface, self._second_area, other, frame, hud, self._pen)
         pygame.display.flip()
@@ -171,10 +171,10 @@ class Window:
         if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
             return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
         if event.type == pygame.MOUSEBUTTONDOWN and event.button in MOUSE:
-            return Event(MOUSE[event.button], at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
+            return Event(MOUSE[event.button], at=at, where=self._on_canvas(event.pos), over=self._over_frame(event.pos))
         if event.type == pygame.MOUSEMOTION:
             kind = "drag" if any(event.buttons) else "hover"
-            return Event(kind, at=at, where=self._on_board(event.pos), over=self._over_frame(event.pos))
+            return Event(kind, at=at, where=self._on_canvas(event.pos), over=self._over_frame(event.pos))
         if event.type == pygame.MOUSEWHEEL and event.y:
             return Event("wheel", "up" if event.y > 0 else "down", at)
         if event.type == pygame.MOUSEBUTTONUP:
@@ -187,8 +187,8 @@ class Window:
             return Event("quit", at=at)
         return None
 
-    def _on_board(self, place: tuple[int, int]) -> tuple[float, float]:
-        """A place of the window in units of the height of the board, or of the panel."""
+    def _on_canvas(self, place: tuple[int, int]) -> tuple[float, float]:
+        """A place of the window in units of the height of the map canvas, or of the panel."""
         if self._layout is None:
             return -1.0, -1.0  # before the first frame
         area = self._second_area if self._layout[0] == 2 else self._panel_area
@@ -203,11 +203,11 @@ class Window:
 
 
 def _layout_of(hud: Hud) -> Layout:
-    """The board stands in the panel's place, and another frame between the two."""
+    """The map canvas stands in the panel's place, and another frame between the two."""
     if hud.menu is not None:
         return 1, MENU_WIDTH, hud.fullscreen
-    beside = hud.board is not None or hud.beside is not None
-    return 1 + beside, WIDTH if hud.visible and hud.board is None else 0, hud.fullscreen
+    beside = hud.canvas is not None or hud.beside is not None
+    return 1 + beside, WIDTH if hud.visible and hud.canvas is None else 0, hud.fullscreen
 
 
 def _open_display() -> None:

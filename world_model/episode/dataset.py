@@ -1,7 +1,7 @@
 """Recordings as training data: frames for the autoencoder, clips of latents with their actions for the others.
 
 Whole rooms are held out, by their seed, so that "held out" means a place the model never saw. Where there are no other
-rooms, those are trained on, and nothing is held out. Real and generated footage do not mix: only ``engine`` and
+rooms, those are trained on, and nothing is held out. Real and generated recordings do not mix: only ``engine`` and
 Gymnasium sources are taken unless ``generated`` says otherwise.
 """
 
@@ -32,7 +32,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Footage:
+class DatasetSplit:
     """The sessions of a data folder that fit a world, in two parts that share no room; none may be held out."""
 
     train: list[Session]
@@ -40,7 +40,7 @@ class Footage:
     skipped: list[str]
 
     @classmethod
-    def open(cls, folder: Path, config: Config, generated: bool = False) -> Footage:
+    def open(cls, folder: Path, config: Config, generated: bool = False) -> DatasetSplit:
         """Raises DataError when nothing in the folder can be used, saying what was found instead."""
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder. Record one: python play.py --engine --bot mix --headless "

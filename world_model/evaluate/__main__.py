@@ -17,7 +17,7 @@ from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest, w
 from world_model.config import ConfigError
 from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import report as reports
-from world_model.evaluate.subject import SUITES, Subject, Suite
+from world_model.evaluate.evaluation_context import SUITES, EvaluationContext, Suite
 from world_model.evaluate.suite import evaluate
 from world_model.hardware import cores, cpu_name
 from world_model.play import scenes
@@ -164,7 +164,7 @@ def _suite(suite: Suite, arguments: argparse.Namespace) -> Suite:
 
 
 def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.Report, reports.Gathered]:
-    """Both groups of rooms, one after the other: the walks of one are forgotten before the next begin."""
+    """Both groups of rooms, one after the other: the rollouts of one are forgotten before the next begin."""
     if arguments.report:
         reports.need_plots()
     neural, real, teacher = opened(arguments)
@@ -176,9 +176,9 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     groups, skipped, gathered = {}, {}, None
     with bars(console) as progress:
         for name, seeds in rooms.items():
-            subject = Subject(neural, real, seeds, suite, teacher, watching(progress))
-            groups[name], skipped[name] = evaluate(subject)
-            gathered = gathered or (reports.gather(subject) if arguments.report else None)
+            context = EvaluationContext(neural, real, seeds, suite, teacher, watching(progress))
+            groups[name], skipped[name] = evaluate(context)
+            gathered = gathered or (reports.gather(context) if arguments.report else None)
     return reports.Report(about(neural, suite), rooms, groups, skipped), gathered
 
 
@@ -193,11 +193,11 @@ def ablated(arguments: argparse.Namespace, console: Console) -> None:
     arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
     arms = ablate.only(arms, arguments.only)
     with bars(console) as progress:
-        found = ablate.ablate(arms, Subject(neural, real, rooms, suite, None, watching(progress)))
+        found = ablate.ablate(arms, EvaluationContext(neural, real, rooms, suite, None, watching(progress)))
     ablate.show(found, console)
     if arguments.report:
-        told = about(neural, suite) | {"runtime": "torch", "rooms": rooms}
-        ablate.write(arguments.report, arms, found, told)
+        circumstances = about(neural, suite) | {"runtime": "torch", "rooms": rooms}
+        ablate.write(arguments.report, arms, found, circumstances)
         console.print(f"wrote {arguments.report / 'ablations.md'}")
 
 

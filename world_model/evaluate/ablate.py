@@ -27,22 +27,22 @@ from world_model.checkpoint import WEIGHTS
 from world_model.config import PickSize
 from world_model.evaluate.control import onset
 from world_model.evaluate.drift import drift
+from world_model.evaluate.evaluation_context import EvaluationContext, Measures, NotMeasured, PairedRollout, Suite
 from world_model.evaluate.metrics import measure, psnr, sticky_keys
 from world_model.evaluate.picture import next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
 from world_model.evaluate.sprites import sprites
-from world_model.evaluate.subject import Measures, NotMeasured, Subject, Suite, Walk
 from world_model.model.codec import canvas
 from world_model.model.context import SINK, Layout
-from world_model.model.head import Pass
+from world_model.model.head import HeadOutputs
 from world_model.model.noise import renoise, shifted
 from world_model.model.teacher_view import view_clip
-from world_model.model.transformer import Cache, Known, Transformer, Turns, time_angles, turns_of
+from world_model.model.transformer import Cache, Conditioning, Rotary, Transformer, rotary_of, time_angles
 from world_model.play.neural_game import NeuralGame
 from world_model.play.runtime import State, TorchRuntime, WorldError
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
-Part = Callable[[Subject], Measures]
+Part = Callable[[EvaluationContext], Measures]
 PARTS = (next_frame, rollout, onset, persistence, drift, room_identity, sprites)
 ABREAST = 5
 COLUMNS = {
@@ -63,7 +63,7 @@ COLUMNS = {
 }
 """What the table shows of the measures, and what it calls them."""
 SAME_TICKS = 150
-"""Ticks of each walk over which an arm's frames are held to those of the unaltered student."""
+"""Ticks of each rollout over which an arm's frames are held to those of the unaltered student."""
 MEAN_TICKS = 200
 """Ticks of play under random keys that the mean token is taken from."""
 JITTER = 0.2
@@ -119,7 +119,7 @@ class BlockByBlock(TorchRuntime):
     """No window: every block goes down all levels by itself (Self-Forcing, arXiv 2506.08009), at K passes a tick."""
 
     def step(self, state, action, noise):
-        state, x0 = self._rolled("block", state, *self._floats(action, noise))
+        state, x0 = self._rolled("autoregressive_step", state, *self._floats(action, noise))
         return state, x0[:, 0].cpu().numpy()
 
 
@@ -163,10 +163,12 @@ class Mixed(TorchRuntime):
         super().__init__(folder, device)
         self._student.local._picked = self._mean
 
-    def _mean(self, offered: Pass) -> Tensor:
+    def _mean(self, outputs: HeadOutputs) -> Tensor:
         head = self._student.local
-        shares = canvas(offered.shares.softmax(1).flatten(1, 2), head.unfold).unbind(1)
-        return sum(share[:, None] * source for share, source in zip(shares, head._sources(offered), strict=True))
+        mixture_logits = canvas(outputs.mixture_logits.softmax(1).flatten(1, 2), head.unfold).unbind(1)
+        return sum(
+            share[:, None] * source for share, source in zip(mixture_logits, head._sources(outputs), strict=True)
+        )
 
 
 class Jittered(TorchRuntime):
@@ -178,16 +180,18 @@ class Jittered(TorchRuntime):
 
 
 class JitteredTransformer(Transformer):
-    def forward(self, x, sigma, action, layout: Layout, cache: Cache | None = None, known: Known | None = None):
-        turns = turns_of(layout, self.grid, self.quarter, x.device, x.dtype)
-        return self.run(x, sigma, action, JitteredTurns(turns, layout, self), cache, known)
+    def forward(
+        self, x, sigma, action, layout: Layout, cache: Cache | None = None, conditioning: Conditioning | None = None
+    ):
+        rotary = rotary_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        return self.run(x, sigma, action, JitteredRotary(rotary, layout, self), cache, conditioning)
 
 
-class JitteredTurns(Turns):
+class JitteredRotary(Rotary):
     """A layout's rotations with times stretched by a factor of each head's own: [heads, L, 2, d / 2]."""
 
-    def __init__(self, turns: Turns, layout: Layout, model: Transformer):
-        vars(self).update(vars(turns))
+    def __init__(self, rotary: Rotary, layout: Layout, model: Transformer):
+        vars(self).update(vars(rotary))
         times, factors = layout.key_times, 1 + JITTER * np.linspace(-1, 1, model.size.heads)
         heads = [np.where(times == SINK, SINK, times * factor) for factor in factors]
         angles = torch.stack([time_angles(head, model.quarter) for head in heads])
@@ -232,13 +236,13 @@ class Progressive(TorchRuntime):
         }
         return state, down[:, 0].cpu().numpy()
 
-    def ramp(self, state, action, noise) -> State:
+    def refill_window(self, state, action, noise) -> State:
         return state  # its staircase is too long to be thrown away
 
     def _shares(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Noise shares of the window's blocks, before and after a tick."""
-        shares = [shifted(level / self._length, 3.0) for level in range(self._length + 1)]
-        both = torch.tensor(shares, dtype=like.dtype, device=like.device)
+        mixture_logits = [shifted(level / self._length, 3.0) for level in range(self._length + 1)]
+        both = torch.tensor(mixture_logits, dtype=like.dtype, device=like.device)
         return both[1:], both[:-1]
 
 
@@ -284,7 +288,12 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
         *(levels(count) for count in (2, 3, 4, 5) if count != own),
     ]
     if isinstance(checkpoint.describe(folder / WEIGHTS)[0].head, PickSize):
-        kinds = {"last": "the last frame", "moved": "the movers", "copy": "the sink copy", "palette": "the palette"}
+        kinds = {
+            "last": "the last frame",
+            "moved": "the motion hypotheses",
+            "copy": "the sink copy",
+            "palette": "the palette",
+        }
         for kind, named in kinds.items():
             without = other(lambda kind=kind: Without(folder, device, kind))
             made.append(Arm(f"no {kind}", f"nothing is picked from {named}", without))
@@ -299,13 +308,13 @@ def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: d
     return made
 
 
-def ablate(arms: list[Arm], subject: Subject, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
-    """The measures of every arm, the unaltered student first; ``subject``: against which real game, in which rooms."""
+def ablate(arms: list[Arm], context: EvaluationContext, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
+    """The measures of every arm, the unaltered student first; ``context``: against which real game, in which rooms."""
     found, unaltered = {}, None
-    for arm in subject.watch(arms, "arms"):
-        changed = replace(subject, neural=arm.game(), teacher=None)
+    for arm in context.watch(arms, "arms"):
+        changed = replace(context, neural=arm.game(), teacher=None)
         unaltered = unaltered or changed
-        found[arm.name] = sameness(changed.walks, unaltered.walks)
+        found[arm.name] = sameness(changed.rollouts, unaltered.rollouts)
         for part in parts:
             try:
                 found[arm.name] |= part(changed)
@@ -314,11 +323,13 @@ def ablate(arms: list[Arm], subject: Subject, parts: Sequence[Part] = PARTS) -> 
     return found
 
 
-def sameness(walks: list[Walk], unaltered: list[Walk]) -> Measures:
+def sameness(rollouts: list[PairedRollout], unaltered: list[PairedRollout]) -> Measures:
     """How much of an arm's frames is what the unaltered student draws under the same keys and noise: pixels that are
-    exactly equal, in percent, and PSNR in dB (60: equal); means over the first SAME_TICKS of each walk."""
-    pairs = [(walk.made[:SAME_TICKS], other.made[:SAME_TICKS]) for walk, other in zip(walks, unaltered, strict=True)]
-    rooms = [walk.room for walk in walks for _ in walk.made[:SAME_TICKS]]
+    exactly equal, in percent, and PSNR in dB (60: equal); means over the first SAME_TICKS of each rollout."""
+    pairs = [
+        (paired.made[:SAME_TICKS], other.made[:SAME_TICKS]) for paired, other in zip(rollouts, unaltered, strict=True)
+    ]
+    rooms = [paired.room for paired in rollouts for _ in paired.made[:SAME_TICKS]]
     equal = np.concatenate([100 * (made == other).all(-1).mean((1, 2)) for made, other in pairs])
     decibels = np.concatenate([psnr(made, other) for made, other in pairs])
     return {"same_pixels_percent": measure(equal, rooms), "same_psnr_db": measure(decibels, rooms)}

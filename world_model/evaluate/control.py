@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from world_model.evaluate.evaluation_context import EvaluationContext, Measures
 from world_model.evaluate.metrics import measure, obeyed
-from world_model.evaluate.subject import Measures, Subject
 
 CHANGES, AFTER = 12, 4
 
 
-def onset(subject: Subject) -> Measures:
+def onset(context: EvaluationContext) -> Measures:
     """The share of key changes that show within 1, 2 and 4 frames; changes from stillness and from another key."""
     firsts, groups = [], []
-    for room in subject.rooms:
-        for before, after in _changes(subject.config.action_size, room):
-            first = _first_obeyed(subject, room, before, after)
+    for room in context.rooms:
+        for before, after in _changes(context.config.action_size, room):
+            first = _first_obeyed(context, room, before, after)
             if first is not None:
                 firsts.append(first)
                 groups.append(room)
@@ -32,18 +32,20 @@ def _changes(keys: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return pairs + [(one[a], one[b]) for a, b in swaps]
 
 
-def _first_obeyed(subject: Subject, room: int, before: np.ndarray, after: np.ndarray, lead: int = 10) -> float | None:
+def _first_obeyed(
+    context: EvaluationContext, room: int, before: np.ndarray, after: np.ndarray, lead: int = 10
+) -> float | None:
     """Frames from a key change to the first that shows it, infinite if none of AFTER does; None where the real game
     shows nothing either (a wall is in the way)."""
     held, changed = np.tile(before, (lead + AFTER, 1)), np.tile(after, (AFTER, 1))
-    real_without = subject.play_real(room, held)[-AFTER:]
-    real = subject.play_real(room, np.concatenate([held[:lead], changed]))[-AFTER:]
-    subject.meet(room)
-    subject.play_neural(held[:lead])
-    instant = subject.neural.get_state()
-    made_without = subject.play_neural(held[lead:])
-    subject.neural.set_state(instant)
-    made = subject.play_neural(changed)
+    real_without = context.play_real(room, held)[-AFTER:]
+    real = context.play_real(room, np.concatenate([held[:lead], changed]))[-AFTER:]
+    context.meet(room)
+    context.play_neural(held[:lead])
+    instant = context.neural.get_state()
+    made_without = context.play_neural(held[lead:])
+    context.neural.set_state(instant)
+    made = context.play_neural(changed)
     if np.array_equal(real, real_without):
         return None
     good = obeyed(made, made_without, real, real_without)

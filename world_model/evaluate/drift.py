@@ -11,29 +11,29 @@ from functools import lru_cache
 
 import numpy as np
 
+from world_model.evaluate.evaluation_context import EvaluationContext, Measures, label
 from world_model.evaluate.metrics import Measure, quantiles
-from world_model.evaluate.subject import Measures, Subject, label
 
 RESAMPLES = 200
 DIRECTIONS = 64
 
 
-def drift(subject: Subject) -> Measures:
+def drift(context: EvaluationContext) -> Measures:
     """``drift_distance_X`` at every moment X, and ``drift_ratio_X`` to the first moment, with the real game's own."""
-    suite = subject.suite
+    suite = context.suite
 
     def projected(frames: np.ndarray) -> np.ndarray:
         """Frames uint8 [n, H, W, 3] -> their latents along each direction [n, DIRECTIONS]."""
-        latents = subject.neural.runtime.encode(frames).reshape(len(frames), -1).astype(np.float32)
+        latents = context.neural.runtime.encode(frames).reshape(len(frames), -1).astype(np.float32)
         return latents @ _directions(latents.shape[1])
 
-    rooms = subject.watch(subject.rooms, "drift, real")
-    real = [projected(subject.play_real(room, _other_keys(subject, room))) for room in rooms]
+    rooms = context.watch(context.rooms, "drift, real")
+    real = [projected(context.play_real(room, _other_keys(context, room))) for room in rooms]
     reference = quantiles(np.concatenate(real))
     first, windows = suite.seconds[0], {}
-    for index, walk in enumerate(subject.watch(subject.walks, "drift, generated")):
-        for second in filter(walk.has, (*suite.seconds, *suite.late_seconds)):
-            pair = walk.window(second)
+    for index, paired in enumerate(context.watch(context.rollouts, "drift, generated")):
+        for second in filter(paired.has, (*suite.seconds, *suite.late_seconds)):
+            pair = paired.window(second)
             for look, frames in (("", pair.made), ("@real", pair.real)):
                 windows.setdefault((second, look), {})[index] = projected(frames)
     found = {}
@@ -52,8 +52,8 @@ def _directions(size: int) -> np.ndarray:
     return drawn / np.linalg.norm(drawn, axis=0)
 
 
-def _other_keys(subject: Subject, room: int) -> np.ndarray:
-    return subject.keys(room, subject.suite.reference_ticks // 2, salt=1)
+def _other_keys(context: EvaluationContext, room: int) -> np.ndarray:
+    return context.keys(room, context.suite.reference_ticks // 2, salt=1)
 
 
 def _resampled(reference: np.ndarray, late: dict[int, np.ndarray], start: dict[int, np.ndarray] | None) -> Measure:

@@ -40,7 +40,7 @@ def measure(samples, groups=None, resamples: int = 1000) -> Measure:
 def ratio(made, real, resamples: int = 1000) -> Measure:
     """Sum of ``made`` over sum of ``real``, [n] each, with a bootstrap interval over the n (rooms).
 
-    Not a mean of ratios: one room whose walk ended at a bare wall would outweigh all others.
+    Not a mean of ratios: one room whose rollout ended at a bare wall would outweigh all others.
     """
     made, real = np.asarray(made, float), np.asarray(real, float)
     picks = np.random.default_rng(0).integers(len(made), size=(resamples, len(made)))

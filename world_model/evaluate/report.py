@@ -1,6 +1,6 @@
 """What was found: the table, ``report.json`` for programs, and ``report.html``, which needs no other file.
 
-``gather`` takes from a subject what the pictures need, so that its walks can be forgotten before the next.
+``gather`` takes from an evaluation what the pictures need, so that its rollouts can be forgotten before the next.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from world_model.evaluate.evaluation_context import EvaluationContext, Measures, Pair, PairedRollout
 from world_model.evaluate.metrics import Measure, psnr
-from world_model.evaluate.subject import Measures, Pair, Subject, Walk
 from world_model.play.pictures import motion, sharpness
 from world_model.play.runtime import WorldError
 
@@ -35,7 +35,7 @@ td:first-child,th:first-child{text-align:left;font-family:monospace}img{max-widt
 
 @dataclass(frozen=True)
 class Curves:
-    """Numbers of both games at the moments of their walks, each [seconds], a mean over rooms."""
+    """Numbers of both games at the moments of their rollouts, each [seconds], a mean over rooms."""
 
     seconds: np.ndarray
     sharpness: np.ndarray
@@ -70,15 +70,15 @@ def need_plots() -> None:
         raise WorldError('a report needs matplotlib: pip install -e ".[train]"')
 
 
-def gather(subject: Subject) -> Gathered:
-    return Gathered(_curves(subject.walks), [_strip(w) for w in subject.walks[:STRIPS]])
+def gather(context: EvaluationContext) -> Gathered:
+    return Gathered(_curves(context.rollouts), [_strip(w) for w in context.rollouts[:STRIPS]])
 
 
-def _curves(walks: list[Walk]) -> Curves:
-    """Late moments have fewer rooms: only those whose walks go on."""
+def _curves(rollouts: list[PairedRollout]) -> Curves:
+    """Late moments have fewer rooms: only those whose rollouts go on."""
     rows = []
-    for second in sorted({second for walk in walks for second in walk.glimpses}):
-        here = [(walk, walk.glimpses[second]) for walk in walks if second in walk.glimpses]
+    for second in sorted({second for paired in rollouts for second in paired.glimpses}):
+        here = [(paired, paired.glimpses[second]) for paired in rollouts if second in paired.glimpses]
         numbers = [
             (
                 sharpness(pair.made).mean(),
@@ -86,17 +86,17 @@ def _curves(walks: list[Walk]) -> Curves:
                 motion(pair.made)[0],
                 motion(pair.real)[0],
                 psnr(pair.made, pair.real).mean(),
-                psnr(walk.real[:1].repeat(2, 0), pair.real).mean(),
+                psnr(paired.real[:1].repeat(2, 0), pair.real).mean(),
             )
-            for walk, pair in here
+            for paired, pair in here
         ]
         rows.append((second, *np.mean(numbers, 0)))
     return Curves(*np.array(rows).T)
 
 
-def _strip(walk: Walk) -> tuple[list[int], Pair]:
-    seconds = [second for second in MOMENTS if second in walk.glimpses]
-    pairs = [walk.glimpses[second] for second in seconds]
+def _strip(paired: PairedRollout) -> tuple[list[int], Pair]:
+    seconds = [second for second in MOMENTS if second in paired.glimpses]
+    pairs = [paired.glimpses[second] for second in seconds]
     return seconds, Pair(np.stack([pair.real[1] for pair in pairs]), np.stack([pair.made[1] for pair in pairs]))
 
 

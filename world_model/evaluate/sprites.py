@@ -11,9 +11,9 @@ from collections import Counter
 
 import numpy as np
 
+from world_model.evaluate.evaluation_context import EvaluationContext, Measures, NotMeasured, PairedRollout
 from world_model.evaluate.metrics import measure
 from world_model.evaluate.picture import next_from_real, past_frames
-from world_model.evaluate.subject import Measures, NotMeasured, Subject, Walk
 from world_model.play.maps import nearest
 from world_model.play.pictures import cells_apart
 
@@ -30,72 +30,72 @@ OWN, LOOKS = 0.6, 16
 the commonest looks are searched for."""
 
 
-def sprites(subject: Subject) -> Measures:
+def sprites(context: EvaluationContext) -> Measures:
     """Cells, hero, flips, lights and the other sprites after 10 and 60 seconds; baseline: the first frame, kept."""
-    if subject.config.world.map is None:
+    if context.config.world.map is None:
         raise NotMeasured("the sinks of this world are no map")
     found: dict[str, list[tuple[float, int]]] = {}
-    for walk in subject.watch(subject.walks, "sprites"):
-        if "sprites" not in walk.told[0]:
+    for paired in context.watch(context.rollouts, "sprites"):
+        if "sprites" not in paired.infos[0]:
             raise NotMeasured("the game does not say where its sprites are")
-        subject.meet(walk.room)
-        rooms = subject.real.unwrapped.anchors()
-        for suffix, made in {"": walk.made, "@first_kept": walk.real[:1].repeat(len(walk.made), 0)}.items():
-            for name, values in _figures(walk, made, rooms).items():
-                found.setdefault(name + suffix, []).extend((float(value), walk.room) for value in values)
-        for name, values in _next_cells(subject, walk).items():
-            found.setdefault(name, []).extend((value, walk.room) for value in values)
+        context.meet(paired.room)
+        rooms = context.real.unwrapped.anchors()
+        for suffix, made in {"": paired.made, "@first_kept": paired.real[:1].repeat(len(paired.made), 0)}.items():
+            for name, values in _figures(paired, made, rooms).items():
+                found.setdefault(name + suffix, []).extend((float(value), paired.room) for value in values)
+        for name, values in _next_cells(context, paired).items():
+            found.setdefault(name, []).extend((value, paired.room) for value in values)
     return {name: measure(*zip(*samples, strict=True)) for name, samples in found.items() if samples}
 
 
-def _next_cells(subject: Subject, walk: Walk) -> dict[str, list[float]]:
-    """Cells of the next frame from a real past, at moments spread over the walk; beside it, the last frame copied."""
-    each = max(1, subject.suite.next_frames // len(subject.rooms))
-    picks = np.linspace(past_frames(subject), len(walk.real) - 1, each, dtype=int)
-    made = [_equal(next_from_real(subject, walk, at)[0], walk.real[at]) for at in picks]
+def _next_cells(context: EvaluationContext, paired: PairedRollout) -> dict[str, list[float]]:
+    """Cells of the next frame from a real past, at moments spread over the rollout; beside it, the last frame copied."""
+    each = max(1, context.suite.next_frames // len(context.rooms))
+    picks = np.linspace(past_frames(context), len(paired.real) - 1, each, dtype=int)
+    made = [_equal(next_from_real(context, paired, at)[0], paired.real[at]) for at in picks]
     return {"cells_equal_next": made,
-            "cells_equal_next@copy_last": [_equal(walk.real[at - 1], walk.real[at]) for at in picks]}  # fmt: skip
+            "cells_equal_next@copy_last": [_equal(paired.real[at - 1], paired.real[at]) for at in picks]}  # fmt: skip
 
 
-def _figures(walk: Walk, made: np.ndarray, maps: np.ndarray) -> dict[str, list[float]]:
-    """Every figure's samples in one walk; ``maps`` uint8 [n, H, W, 3] are the rooms' pictures."""
-    real, told = walk.real[1:], walk.told[1:]
+def _figures(paired: PairedRollout, made: np.ndarray, maps: np.ndarray) -> dict[str, list[float]]:
+    """Every figure's samples in one rollout; ``maps`` uint8 [n, H, W, 3] are the rooms' pictures."""
+    real, infos = paired.real[1:], paired.infos[1:]
     equal = np.array([_equal(a, b) for a, b in zip(made, real, strict=True)])
     rooms = np.array([nearest(frame, maps) for frame in made])
-    right = rooms == [info["room"] for info in told]
+    right = rooms == [info["room"] for info in infos]
     lit = np.array([_lit(frame, maps[room]) for frame, room in zip(made, rooms, strict=True)])
-    lights = lit == [info["lights"] for info in told]
-    looks = _looks(real, told, maps, "hero")
+    lights = lit == [info["lights"] for info in infos]
+    looks = _looks(real, infos, maps, "hero")
     figures: dict[str, list[float]] = {}
     for seconds in (10, 60):
-        ticks = seconds * walk.fps
+        ticks = seconds * paired.fps
         if ticks + SETTLED // 2 > len(made):
             continue
         around = slice(ticks - SETTLED // 2, ticks + SETTLED // 2)
         figures[f"cells_equal_{seconds}s"] = equal[:ticks].tolist()
         figures[f"room_right_{seconds}s"] = right[around].tolist()
         figures[f"lights_right_{seconds}s"] = lights[around].tolist()
-        lit_ticks = [i for i in range(around.start, around.stop, 4) if told[i]["lights"]]
+        lit_ticks = [i for i in range(around.start, around.stop, 4) if infos[i]["lights"]]
         figures[f"hero_somewhere_{seconds}s"] = [_seen(made[i], looks) for i in lit_ticks]
         for name in ("hero", "slime", "spark"):
             span = around if name == "hero" else slice(0, ticks)  # a spark is too seldom there for a moment
             there = [
-                _there(made[i], real[i], told[i]["sprites"][name])
+                _there(made[i], real[i], infos[i]["sprites"][name])
                 for i in range(*span.indices(len(made)))
-                if name in told[i]["sprites"]
+                if name in infos[i]["sprites"]
             ]
             figures[f"{name}_there_{seconds}s"] = there
-    flips = [i for i in range(1, len(made)) if told[i]["room"] != told[i - 1]["room"] and right[i - 1]]
-    flips = [i for i in flips if _there(made[i - 1], real[i - 1], told[i - 1]["sprites"]["hero"])]
+    flips = [i for i in range(1, len(made)) if infos[i]["room"] != infos[i - 1]["room"] and right[i - 1]]
+    flips = [i for i in flips if _there(made[i - 1], real[i - 1], infos[i - 1]["sprites"]["hero"])]
     figures["flip_room_right"] = [right[i] for i in flips]
     figures["flip_cells_equal"] = [equal[i] for i in flips]
     return figures
 
 
-def _looks(real: np.ndarray, told: list[dict], maps: np.ndarray, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def _looks(real: np.ndarray, infos: list[dict], maps: np.ndarray, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """All looks of a sprite in lit frames: its box's pixels [h, w, 3] and which of them are not the room's [h, w]."""
     looks, often = {}, Counter()
-    for frame, info in zip(real, told, strict=True):
+    for frame, info in zip(real, infos, strict=True):
         x, y, width, height = info["sprites"][name]
         if info["lights"]:
             area = slice(max(y, 0), y + height), slice(max(x, 0), x + width)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from world_model.evaluate.control import onset
 from world_model.evaluate.drift import drift
+from world_model.evaluate.evaluation_context import EvaluationContext, Measures, NotMeasured
 from world_model.evaluate.picture import autoencoder, next_frame, persistence, rollout
 from world_model.evaluate.place import lights_kept, loop_closure, room_identity
 from world_model.evaluate.sprites import sprites
-from world_model.evaluate.subject import Measures, NotMeasured, Subject
 
 SHOULD = (
     "autoencoder_psnr_db",
@@ -42,11 +42,11 @@ SHOULD = (
 class Part:
     """A function that measures, and the names in SHOULD that it answers for."""
 
-    measure: Callable[[Subject], Measures]
+    measure: Callable[[EvaluationContext], Measures]
     names: tuple[str, ...]
 
 
-def _part(measure: Callable[[Subject], Measures], *starts: str) -> Part:
+def _part(measure: Callable[[EvaluationContext], Measures], *starts: str) -> Part:
     return Part(measure, tuple(name for name in SHOULD if name.startswith(starts)))
 
 
@@ -64,18 +64,18 @@ PARTS = (
 )
 
 
-def evaluate(subject: Subject) -> tuple[Measures, dict[str, str]]:
+def evaluate(context: EvaluationContext) -> tuple[Measures, dict[str, str]]:
     """Every measure by name, and why those that are missing are."""
     found: Measures = {}
     skipped: dict[str, str] = {}
     for part in PARTS:
-        reason = f"the suite {subject.suite.name!r} is too short for it"
+        reason = f"the suite {context.suite.name!r} is too short for it"
         try:
-            found |= part.measure(subject)
+            found |= part.measure(context)
         except NotMeasured as error:
             reason = str(error)
         skipped |= {name: reason for name in part.names if name not in found}
-    if subject.teacher is None:
+    if context.teacher is None:
         why = "no teacher/weights.safetensors or teacher.safetensors that fits in the folder"
         skipped |= {f"{name}@teacher": why for name in ("next_frame_psnr_db", "rollout63_psnr_db")}
     return found, skipped

@@ -1,4 +1,4 @@
-"""The rolling window: ``prime``, ``tick``, ``step``, ``resink``, and two other ways to take a tick. The one loop.
+"""The one loop: ``prime`` a rolling window, take a ``tick`` or ``step``; ``replace_sinks``; two other ways to step.
 
 Play, training's rollouts and the exported graphs all run these functions. The state is a flat dictionary of arrays;
 noise is an argument and never drawn here, so seed, keys and weights give the same frames again.
@@ -7,11 +7,11 @@ noise is an argument and never drawn here, so seed, keys and weights give the sa
     keys         [layers, N, heads, (S + R) * B * P, head]  of the context: sinks, then recents, oldest first
     values       the same
     window       [N, K, B, C, h, w]                         blocks at levels 1..K (level K is pure noise)
-    clean        [N, B, C, h, w]                            the block shown last; its keys are not written yet
+    clean        [N, B, C, h, w]                            the block shown last; not in the cache yet
     clean_action [N, keys]                                  what it was shown under
     sinks        [N, S * B, C, h, w]                        the sinks' latents: another map is another state
     tick         [1] int64                                  ticks taken since prime
-    plus what the head keeps, which declares its names (``head.py``)
+    and the arrays that the head declares (``head.py``)
 
 After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block rides in the same pass
 as the window instead of costing one of its own; every block in flight is conditioned on the keys held now; and the
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from world_model.config import Rolling
 from world_model.model import context
-from world_model.model.head import Known
+from world_model.model.head import Conditioning
 from world_model.model.noise import renoise, sigmas
 from world_model.model.transformer import Cache, Transformer
 
@@ -35,7 +35,8 @@ State = dict[str, Tensor]
 
 
 def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor) -> State:
-    """Write sinks and recents, and fill the window with the last frame, noised to levels 1..K: nobody knows the future.
+    """Prefill the cache with sinks and recents, and the window with the last frame, noised to levels 1..K: as in play,
+    the future is not known.
 
     sinks [N, S*B, C, h, w]; frames [N, R+1, B, C, h, w]: R recents and the clean block; actions [N, R+1, keys] that
     made them; noise [N, K, B, C, h, w].
@@ -43,9 +44,9 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
     recent, size = rolling.recent_blocks, rolling.window_blocks
     layout = context.packed(rolling.frames_per_block, rolling.sink_blocks, recent, recent, (), 0)
     unknown = torch.full((*sinks.shape[:2], actions.shape[-1]), torch.nan, device=sinks.device)
-    acted = torch.cat([unknown, actions[:, :recent].repeat_interleave(rolling.frames_per_block, 1)], 1)
+    frame_actions = torch.cat([unknown, actions[:, :recent].repeat_interleave(rolling.frames_per_block, 1)], 1)
     clean = torch.cat([sinks, frames[:, :recent].flatten(1, 2)], 1)
-    keys, values = model.write(clean, acted, layout)
+    keys, values = model.prefill(clean, frame_actions, layout)
     sigma = _column(sigmas(size, rolling.shift)[1:], noise)
     return {
         "keys": keys,
@@ -55,18 +56,18 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
         "clean_action": actions[:, recent],
         "sinks": sinks,
         "tick": torch.zeros(1, dtype=torch.int64, device=noise.device),
-        **model.begun(sinks, frames[:, recent]),
+        **model.initial_state(sinks, frames[:, recent]),
     }
 
 
-def resink(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) -> State:
+def replace_sinks(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) -> State:
     """The state with other sinks [N, S*B, C, h, w] and nothing else changed: exact, since sinks look only at sinks."""
     unknown = sinks.new_full((*sinks.shape[:2], state["clean_action"].shape[-1]), torch.nan)
-    written = model.write(sinks, unknown, context.clip(sinks.shape[1], 0))
+    clean_cache = model.prefill(sinks, unknown, context.clip(sinks.shape[1], 0))
     length = sinks.shape[1] * model.tokens
     rings = (torch.cat([new.to(state[name].dtype), state[name][:, :, :, length:]], 3)
-             for name, new in zip(("keys", "values"), written, strict=True))  # fmt: skip
-    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks} | model.survey(sinks)
+             for name, new in zip(("keys", "values"), clean_cache, strict=True))  # fmt: skip
+    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks} | model.encode_sinks(sinks)
 
 
 def tick(
@@ -86,11 +87,11 @@ def tick(
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
-    x0, written, outputs = predict(model, rolling, state, state["window"], sigma[1:], action, extra)
+    x0, clean_cache, outputs = predict(model, rolling, state, state["window"], sigma[1:], action, extra)
     stay = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
     window = torch.cat([stay, noise[:, -1:]], 1)
     now = action if action.ndim == 2 else action[:, 0]
-    return shown(model, rolling, state, x0[:, 0], now, written, outputs) | {"window": window}, x0, outputs
+    return commit_block(model, rolling, state, x0[:, 0], now, clean_cache, outputs) | {"window": window}, x0, outputs
 
 
 def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
@@ -99,7 +100,7 @@ def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noi
     return state, x0[:, 0]
 
 
-def ramp(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> State:
+def refill_window(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> State:
     """Throw the window away and build it again from pure noise under ``action``: re-forcing, before a ``step``.
 
     noise [N, K, K, B, C, h, w]; K-1 passes over windows of 1..K-1 blocks.
@@ -114,7 +115,7 @@ def ramp(model: Transformer, rolling: Rolling, state: State, action: Tensor, noi
     return state | {"window": window}
 
 
-def block(
+def autoregressive_step(
     model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor, last_level: int = 1
 ) -> tuple[State, Tensor]:
     """The next block alone, down all levels from the context (Self-Forcing, arXiv 2506.08009); the window is kept.
@@ -130,7 +131,7 @@ def block(
             x0, *_ = predict(model, rolling, state, x, sigma[level : level + 1], action)
             x = renoise(x0, noise[:, index + 1 : index + 2], sigma[level - 1])
     x0, *rest = predict(model, rolling, state, x, sigma[last_level : last_level + 1], action)
-    return shown(model, rolling, state, x0[:, 0], action, *rest), x0
+    return commit_block(model, rolling, state, x0[:, 0], action, *rest), x0
 
 
 def predict(
@@ -150,31 +151,32 @@ def predict(
     per_block, count = rolling.frames_per_block, window.shape[1]
     layout = context.tick(per_block, rolling.sink_blocks, rolling.recent_blocks, count)
     x = torch.cat([state["clean"][:, None], window], 1).flatten(1, 2)
-    share = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
-    under = action[:, None].expand(-1, count, -1) if action.ndim == 2 else action
-    actions = torch.cat([state["clean_action"][:, None], under], 1)
-    acted = actions.repeat_interleave(per_block, 1)
+    sigmas_of = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
+    block_actions = action[:, None].expand(-1, count, -1) if action.ndim == 2 else action
+    actions = torch.cat([state["clean_action"][:, None], block_actions], 1)
+    frame_actions = actions.repeat_interleave(per_block, 1)
     frames = count * per_block
-    was = state["clean_action"][:, None].expand(-1, frames, -1)
-    kept = {name: state[name] for name in model.kept}
-    known = Known(state["clean"][:, -1:], was, state["sinks"], kept | (extra or {}))
+    last_action = state["clean_action"][:, None].expand(-1, frames, -1)
+    of_head = {name: state[name] for name in model.state_names}
+    conditioning = Conditioning(state["clean"][:, -1:], last_action, state["sinks"], of_head | (extra or {}))
     cache = state["keys"], state["values"]
-    x0, (keys, values), outputs = model(x, share.expand(len(x), -1), acted, layout, cache, known)
+    x0, (keys, values), outputs = model(x, sigmas_of.expand(len(x), -1), frame_actions, layout, cache, conditioning)
     length = per_block * model.tokens
-    written = keys[:, :, :, :length], values[:, :, :, :length]
-    return x0.unflatten(1, (count, per_block)), written, outputs
+    clean_cache = keys[:, :, :, :length], values[:, :, :, :length]
+    return x0.unflatten(1, (count, per_block)), clean_cache, outputs
 
 
-def shown(
+def commit_block(
     model: Transformer,
     rolling: Rolling,
     state: State,
     x0: Tensor,
     action: Tensor,
-    written: Cache,
+    clean_cache: Cache,
     outputs: NamedTuple | None,
 ) -> State:
-    """The state after ``x0`` [N, B, C, h, w] was shown: the old clean block joins the ring, its oldest leaves.
+    """The state after block ``x0`` [N, B, C, h, w] was shown: the clean block before it joins the recents, whose oldest
+    is evicted.
 
     What is added carries no gradient: each pass learns from its own loss (section 3.2 of the paper). Prime without one.
     """
@@ -186,12 +188,12 @@ def shown(
         return torch.cat([ring[:, :, :, :sinks], ring[:, :, :, sinks + length :], new], 3)
 
     return state | {
-        "keys": pushed(state["keys"], written[0]),
-        "values": pushed(state["values"], written[1]),
+        "keys": pushed(state["keys"], clean_cache[0]),
+        "values": pushed(state["values"], clean_cache[1]),
         "clean": x0.detach(),
         "clean_action": action,
         "tick": state["tick"] + 1,
-        **model.arrived(outputs),
+        **model.commit(outputs),
     }
 
 

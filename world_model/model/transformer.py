@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from world_model.config import Config, ViewSize
 from world_model.model.context import SINK, Layout
-from world_model.model.head import Known, LocalHead, normed
+from world_model.model.head import Conditioning, PickHead, normed
 from world_model.model.view_head import ViewHead
 
 COMPILED_GRAPHS = 64
@@ -43,7 +43,7 @@ Cache = tuple[Tensor, Tensor]
 
 
 class Transformer(nn.Module):
-    """``forward(x, sigma, action, layout, cache, known)`` -> (x0, keys and values of the queries, head outputs)."""
+    """``forward(x, sigma, action, layout, cache, conditioning)`` -> (x0, the queries' cache, head outputs)."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         self.condition = Condition(config)
         self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
         if config.head is not None:
-            self.local = (ViewHead if isinstance(config.head, ViewSize) else LocalHead)(config, self.grid)
+            self.local = (ViewHead if isinstance(config.head, ViewSize) else PickHead)(config, self.grid)
             return
         self.local = None
         self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
@@ -87,87 +87,95 @@ class Transformer(nn.Module):
         action: Tensor,
         layout: Layout,
         cache: Cache | None = None,
-        known: Known | None = None,
+        conditioning: Conditioning | None = None,
     ) -> tuple[Tensor, Cache, NamedTuple | None]:
         """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
-        queries; cache for its first keys; known: what the final W queries can be made from. Returns x0 of these
-        [N, W, C, h, w] (of all F where nothing is known), the queries' own keys and values, and the head's outputs."""
-        return self.run(x, sigma, action, turns_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, known)
+        queries; cache for its first keys; conditioning of the final W queries. Returns x0 of these [N, W, C, h, w] (of
+        all F without conditioning), the queries' own keys and values, and the head's outputs."""
+        return self.run(
+            x, sigma, action, rotary_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, conditioning
+        )
 
     def run(
-        self, x: Tensor, sigma: Tensor, action: Tensor, turns: Turns, cache: Cache | None, known: Known | None
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        action: Tensor,
+        rotary: Rotary,
+        cache: Cache | None,
+        conditioning: Conditioning | None,
     ) -> tuple[Tensor, Cache, NamedTuple | None]:
         """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
-        shared, condition = self.condition(sigma, action, turns.sinks)
-        tokens = self._tokens(x, known)
-        turned = None if cache is None else (turns.cached(cache[0]), cache[1])
+        shared, condition = self.condition(sigma, action, rotary.sinks)
+        tokens = self._tokens(x, conditioning)
+        rotated = None if cache is None else (rotary.cached(cache[0]), cache[1])
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            past = None if turned is None else (turned[0][index], turned[1][index])
-            tokens, key, value = layer(tokens, shared, turns, past)
+            past = None if rotated is None else (rotated[0][index], rotated[1][index])
+            tokens, key, value = layer(tokens, shared, rotary, past)
             keys.append(key)
             values.append(value)
-        count = x.shape[1] if known is None else known.was.shape[1]
-        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], known)
+        count = x.shape[1] if conditioning is None else conditioning.last_action.shape[1]
+        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], conditioning)
         return x0, (torch.stack(keys), torch.stack(values)), outputs
 
-    def write(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
+    def prefill(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
         """Keys and values of clean latents x [N, F, C, h, w]: ``forward`` where no x0 is wanted."""
-        turns = turns_of(layout, self.grid, self.quarter, x.device, x.dtype)
-        shared, _ = self.condition(x.new_zeros(x.shape[:2]), action, turns.sinks)
+        rotary = rotary_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        shared, _ = self.condition(x.new_zeros(x.shape[:2]), action, rotary.sinks)
         tokens, written = self._tokens(x, None), []
         for layer in self.layers:
-            tokens, *pair = layer(tokens, shared, turns, None)
+            tokens, *pair = layer(tokens, shared, rotary, None)
             written.append(pair)
         keys, values = zip(*written, strict=True)
         return torch.stack(keys), torch.stack(values)
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def state_names(self) -> tuple[str, ...]:
         """Names of the arrays that a state holds for the head."""
-        return self.local.kept if self.local else ()
+        return self.local.state_names if self.local else ()
 
-    def begun(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """What else a state begins with, of sinks [N, S * B, C, h, w] and the clean block [N, B, C, h, w]."""
-        return self.local.begun(sinks, clean) if self.local else {}
+    def initial_state(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """``Head.initial_state``; nothing without a head."""
+        return self.local.initial_state(sinks, clean) if self.local else {}
 
-    def survey(self, sinks: Tensor) -> dict[str, Tensor]:
-        """What a state keeps of its sinks [N, S * B, C, h, w], beside them and their keys and values."""
-        return self.local.survey(sinks) if self.local else {}
+    def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
+        """``Head.encode_sinks``; nothing without a head."""
+        return self.local.encode_sinks(sinks) if self.local else {}
 
-    def arrived(self, outputs: NamedTuple | None) -> dict[str, Tensor]:
+    def commit(self, outputs: NamedTuple | None) -> dict[str, Tensor]:
         """What a state keeps of the first query of a pass, of the head's outputs, beside its latent."""
-        return self.local.arrived(outputs) if self.local else {}
+        return self.local.commit(outputs) if self.local else {}
 
     def compile_run(self, backend: str = "inductor") -> None:
         """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
         torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
         self.run = torch.compile(self.run, fullgraph=True, dynamic=False, backend=backend)
 
-    def _tokens(self, x: Tensor, known: Known | None) -> Tensor:
+    def _tokens(self, x: Tensor, conditioning: Conditioning | None) -> Tensor:
         """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
         n, frames = x.shape[:2]
         features = self.stem(x.flatten(0, 1))
-        if known is not None:  # aligned with the queries; zeros for those that have none
-            count = known.was.shape[1]
-            last = F.pad(known.last.expand(-1, count, -1, -1, -1), (0, 0, 0, 0, 0, 0, frames - count, 0))
+        if conditioning is not None:  # aligned with the queries; zeros for those that have none
+            count = conditioning.last_action.shape[1]
+            last = F.pad(conditioning.last.expand(-1, count, -1, -1, -1), (0, 0, 0, 0, 0, 0, frames - count, 0))
             features = features + self.stem_last(last.flatten(0, 1))
         features = F.relu(features)
         patches = F.pixel_unshuffle(features, self.size.patch).flatten(2).transpose(1, 2)
         return (self.embed(patches) + self.place).unflatten(0, (n, frames))
 
     def _latents(
-        self, x: Tensor, tokens: Tensor, condition: Tensor, known: Known | None
+        self, x: Tensor, tokens: Tensor, condition: Tensor, conditioning: Conditioning | None
     ) -> tuple[Tensor, NamedTuple | None]:
         """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D], and the head's outputs."""
         if self.local is not None:
-            return self.local(known, normed(tokens), condition)
+            return self.local(conditioning, normed(tokens), condition)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
         tokens = self.out(normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)
         features = F.pixel_shuffle(patches, self.size.patch)
         x0 = self.head(F.relu(features)).unflatten(0, x.shape[:2])
-        return x0 if known is None else x0 + self.keep_last * known.last, None
+        return x0 if conditioning is None else x0 + self.keep_last * conditioning.last, None
 
 
 class Condition(nn.Module):
@@ -187,8 +195,8 @@ class Condition(nn.Module):
     def forward(self, sigma: Tensor, action: Tensor, sinks: int) -> tuple[Tensor, Tensor]:
         """sigma [N, F], action [N, F, keys], the first ``sinks`` of F are sinks -> modulation [N, F, 6, D] and the
         plain condition [N, F, D]."""
-        known = ~torch.isnan(action).any(-1, keepdim=True)
-        acted = torch.where(known, self.keys(torch.nan_to_num(action)), self.no_action)
+        conditioning = ~torch.isnan(action).any(-1, keepdim=True)
+        acted = torch.where(conditioning, self.keys(torch.nan_to_num(action)), self.no_action)
         place = F.pad(self.sink[:sinks], (0, 0, 0, sigma.shape[1] - sinks))
         condition = F.silu(self.timestep(timestep_features(sigma)) + acted + place)
         return self.modulate(condition).unflatten(-1, (6, -1)), condition
@@ -208,30 +216,30 @@ class Layer(nn.Module):
         self.narrow = nn.Linear(4 * width, width, bias=False)
 
     def forward(
-        self, tokens: Tensor, shared: Tensor, turns: Turns, past: Cache | None
+        self, tokens: Tensor, shared: Tensor, rotary: Rotary, past: Cache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """tokens [N, F, P, D], shared [N, F, 6, D], past keys turned in time -> tokens, and key and value of its own
         [N, heads, F * P, head], not yet turned in time."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (shared + self.offset)[:, :, :, None].unbind(2)
-        attended, key, value = self._attend(normed(tokens) * (1 + scale) + shift, turns, past)
+        attended, key, value = self._attend(normed(tokens) * (1 + scale) + shift, rotary, past)
         tokens = tokens + gate * attended
         hidden = F.relu(self.widen(normed(tokens) * (1 + scale_mlp) + shift_mlp)).square()
         return tokens + gate_mlp * self.narrow(hidden), key, value
 
-    def _attend(self, tokens: Tensor, turns: Turns, past: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _attend(self, tokens: Tensor, rotary: Rotary, past: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
         n, frames, count, _ = tokens.shape
         qkv = self.qkv(tokens).reshape(n, frames * count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = turns.place(normed(qkv[0])), turns.place(normed(qkv[1]))
+        query, key = rotary.place(normed(qkv[0])), rotary.place(normed(qkv[1]))
         value = qkv[2]
-        query, keys, values = turns.time(query), turns.time(key), value
+        query, keys, values = rotary.time(query), rotary.time(key), value
         if past is not None:
             pairs = zip(past, (keys, values), strict=True)
             keys, values = (torch.cat([old.to(new.dtype), new], 2) for old, new in pairs)
-        out = turns.attention(query, keys, values)
+        out = rotary.attention(query, keys, values)
         return self.project(out.transpose(1, 2).reshape(n, frames, count, -1)), key, value
 
 
-class Turns:
+class Rotary:
     """The rotations and the mask of one layout, spread from latent frames to tokens."""
 
     def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype):
@@ -248,15 +256,15 @@ class Turns:
         """Turn the row and column quarters (the second and third) by each token's place in the frame."""
         quarter = x.shape[-1] // 4
         time, space, plain = x.split([quarter, 2 * quarter, quarter], -1)
-        return torch.cat([time, _turned(space, self._place), plain], -1)
+        return torch.cat([time, _rotated(space, self._place), plain], -1)
 
     def time(self, x: Tensor) -> Tensor:
         """Turn the time quarter (the first) of the queries, or of their keys."""
-        return _in_time(x, self._time[..., self.past :, :, :])
+        return _rotated_in_time(x, self._time[..., self.past :, :, :])
 
     def cached(self, keys: Tensor) -> Tensor:
         """... of all layers' cached keys [layers, N, heads, past, head]."""
-        return _in_time(keys, self._time[..., : self.past, :, :])
+        return _rotated_in_time(keys, self._time[..., : self.past, :, :])
 
     def attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention in parts that need no mask, where the layout has them: a mask keeps fast kernels away."""
@@ -280,21 +288,21 @@ def _parts(layout: Layout) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=64)
-def turns_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype) -> Turns:
+def rotary_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype) -> Rotary:
     """A layout's tensors, made once: layouts are themselves made once (``context.py``)."""
     with torch.inference_mode(False):
-        return Turns(layout, grid, quarter, device, dtype)
+        return Rotary(layout, grid, quarter, device, dtype)
 
 
-def _in_time(x: Tensor, angles: Tensor) -> Tensor:
+def _rotated_in_time(x: Tensor, angles: Tensor) -> Tensor:
     quarter = x.shape[-1] // 4
-    return torch.cat([_turned(x[..., :quarter], angles), x[..., quarter:]], -1)
+    return torch.cat([_rotated(x[..., :quarter], angles), x[..., quarter:]], -1)
 
 
-def _turned(x: Tensor, turn: Tensor) -> Tensor:
+def _rotated(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate pairs (first half, second half) of x [..., L, d] by turn [..., L, 2, d / 2] = (cosines, sines)."""
-    a, b = x.to(torch.promote_types(x.dtype, turn.dtype)).chunk(2, -1)  # never in half precision
-    cos, sin = turn[..., 0, :], turn[..., 1, :]
+    a, b = x.to(torch.promote_types(x.dtype, rotation.dtype)).chunk(2, -1)  # never in half precision
+    cos, sin = rotation[..., 0, :], rotation[..., 1, :]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
@@ -302,8 +310,8 @@ def time_angles(times, quarter: int) -> Tensor:
     """[F, 2, quarter / 2]: cosines and sines of each time; zeros for a sink, whose keys then ignore time."""
     time = torch.as_tensor(times, dtype=torch.float64)
     angles = time[:, None] * _frequencies(quarter // 2, 32.0)
-    turn = torch.stack([angles.cos(), angles.sin()], 1)
-    return turn * (time != SINK)[:, None, None]
+    rotation = torch.stack([angles.cos(), angles.sin()], 1)
+    return rotation * (time != SINK)[:, None, None]
 
 
 def place_angles(grid: tuple[int, int], quarter: int) -> Tensor:

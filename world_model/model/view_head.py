@@ -7,7 +7,7 @@ kept too: where the last clean frame was seen from. A tick then is
 - a march along the rays of the new pose until each is behind the relief (relief mapping: Policarpo et al. 2005), which
   gives every picture element its place in space;
 - the colours that the sinks have there, and those that the last frame has (view synthesis by depth and pose: Zhou et
-  al., arXiv 1704.07813), and a colour that is drawn, mixed by shares;
+  al., arXiv 1704.07813), and a colour that is drawn, mixed by weights;
 - the light, one of a few that are learned, as in ``head.py``.
 However far one walks, the sinks are only ever moved once: nothing blurs from tick to tick, and a place that is come
 back to is the same place.
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from world_model.config import POSE_NUMBERS, Config
 from world_model.model.codec import SPREAD, canvas, cells
-from world_model.model.head import LIGHTS, TOLERANCE, Block, Head, Known, convolution, following, likeness
+from world_model.model.head import LIGHTS, TOLERANCE, Block, Conditioning, Head, convolution, following, likeness
 
 NEAR, FAR, BINS = 0.4, 24.0, 24
 """Metres, straight ahead, between which a relief lies, and how many distances it is chosen from."""
@@ -59,7 +59,7 @@ FARTHEST = 16.0
 """Metres, beyond which nothing looks farther away."""
 
 
-class Pass(NamedTuple):
+class ViewOutputs(NamedTuple):
     """What a pass made for W frames of N games: x0 [N, W, C, h, w]; the last frame and what the sinks show as they are
     seen from there, in the sinks' light, [M, sources, colours, H, W] with M = N * W, and logarithms of their shares
     [M, sources + 1, H, W], the last of which is nobody's; logits of the light [N, W, LIGHTS] and which was taken; the
@@ -67,7 +67,7 @@ class Pass(NamedTuple):
 
     made: Tensor
     moved: Tensor
-    shares: Tensor
+    mixture_logits: Tensor
     light_logits: Tensor
     light: Tensor
     pose: Tensor
@@ -76,11 +76,11 @@ class Pass(NamedTuple):
 
 
 class ViewHead(Head):
-    """``forward`` -> x0 of frames that know the last clean one and the sinks, and how it was made; ``surprise``: what
+    """``forward`` -> x0 of frames that know the last clean one and the sinks, and how it was made; ``nll``: what
     training lowers. The state holds the relief of the sinks [N, 4, 1, FINE h, FINE w] and the pose of the last clean
     frame [N, 8]; training may tell the queries' poses, ``ahead`` [N, W, 8]."""
 
-    kept = ("relief", "pose")
+    state_names = ("relief", "pose")
 
     def __init__(self, config: Config, grid: tuple[int, int]):
         super().__init__(config, grid)
@@ -90,7 +90,7 @@ class ViewHead(Head):
         self.first = convolution(3 * channels + 1, size.width)
         self.blocks = nn.ModuleList(Block(size.width, width) for _ in range(size.blocks))
         self.feels = nn.Linear(BEARINGS * len(SLOPES) + FELT, 2 * width)
-        self.told = nn.Linear(width, 2 * width)
+        self.from_condition = nn.Linear(width, 2 * width)
         self.moves = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 4))
         self.next_light = nn.Linear(width, LIGHTS**2)
         self.moved = convolution(2 * channels, size.width)
@@ -105,23 +105,25 @@ class ViewHead(Head):
         self.register_buffer("across", _middles(wide)[None, None], persistent=False)
         self.register_buffer("down", _middles(height)[None, :, None], persistent=False)
 
-    def begun(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    def initial_state(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Where the sinks look from, in the direction of that which is most like the clean frame."""
         quarter = likeness(clean[:, -1:], sinks, self.colours).argmax(-1)
-        return self.survey(sinks) | {"pose": F.pad(quarter.to(sinks.dtype) * (math.pi / 2), (3, POSE_NUMBERS - 4))}
+        return self.encode_sinks(sinks) | {
+            "pose": F.pad(quarter.to(sinks.dtype) * (math.pi / 2), (3, POSE_NUMBERS - 4))
+        }
 
-    def survey(self, sinks: Tensor) -> dict[str, Tensor]:
+    def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
         return {"relief": self.relief(sinks)}
 
-    def arrived(self, outputs: Pass) -> dict[str, Tensor]:
+    def commit(self, outputs: ViewOutputs) -> dict[str, Tensor]:
         return {"pose": outputs.pose[:, 0].detach()}
 
-    def forward(self, known: Known, tokens: Tensor, condition: Tensor) -> tuple[Tensor, Pass]:
+    def forward(self, conditioning: Conditioning, tokens: Tensor, condition: Tensor) -> tuple[Tensor, ViewOutputs]:
         """tokens [N, W, P, D] of the trunk and its condition [N, W, D] -> x0 [N, W, C, h, w] and how it was made."""
-        shape, pose, ahead = tokens.shape[:2], known.extra["pose"], known.extra.get("ahead")
-        atlas, relief = panorama(canvas(known.sinks, self.unfold)), panorama(known.extra["relief"])
-        condition = condition + self.was(torch.nan_to_num(known.was))
-        h, last, light = self._recognised(known, atlas, relief)
+        shape, pose, window_poses = tokens.shape[:2], conditioning.extra["pose"], conditioning.extra.get("window_poses")
+        atlas, relief = panorama(canvas(conditioning.sinks, self.unfold)), panorama(conditioning.extra["relief"])
+        condition = condition + self.last_action(torch.nan_to_num(conditioning.last_action))
+        h, last, light = self._recognised(conditioning, atlas, relief)
         h = h.repeat_interleave(shape[1], 0) + self.spread_out(tokens.flatten(0, 1))
         half = len(self.blocks) // 2
         for block in self.blocks[:half]:
@@ -129,25 +131,25 @@ class ViewHead(Head):
         logits = self._next_light(light, condition)
         felt = self._felt(relief, pose)
         light, move = logits.argmax(-1), self._move(felt, pose, condition)
-        arrived = _moved(pose, self._stopped(felt, move)) if ahead is None else ahead
-        due = None if ahead is None else moves(pose, ahead)
+        arrived = _moved(pose, self._stopped(felt, move)) if window_poses is None else window_poses
+        due = None if window_poses is None else moves(pose, window_poses)
         shown, point, _ = self._seen(atlas, relief, arrived)
         before = self._remembered(last, pose[:, None], point, arrived)
         moved = [before.flatten(0, 1), shown.flatten(0, 1)]
         h = h + self.moved(torch.cat([cells(source, self.unfold) for source in moved], 1))
         for block in self.blocks[half:]:
             h = block(h, condition.flatten(0, 1))
-        made, shares = self._mixed(h, moved)
-        x0 = self._into(light, cells(made, self.unfold).unflatten(0, shape))
-        return x0, Pass(x0, torch.stack(moved, 1), shares, logits, light, arrived, move, due)
+        made, mixture_logits = self._mixed(h, moved)
+        x0 = self._from_sinks_light(light, cells(made, self.unfold).unflatten(0, shape))
+        return x0, ViewOutputs(x0, torch.stack(moved, 1), mixture_logits, logits, light, arrived, move, due)
 
-    def _recognised(self, known: Known, atlas: Tensor, relief: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _recognised(self, conditioning: Conditioning, atlas: Tensor, relief: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features [N, width, h, w] of the last frame and of what the sinks show from its pose; that frame in the
         sinks' light [N, colours, H, W], and the light it is in [N, 1]."""
-        here, _, deep = self._seen(atlas, relief, known.extra["pose"][:, None])
+        here, _, deep = self._seen(atlas, relief, conditioning.extra["pose"][:, None])
         here = cells(here[:, 0], self.unfold)
-        light = self._away(here[:, None], known.last).argmin(-1)
-        last = self._out_of(light, known.last)[:, 0]
+        light = self._away(here[:, None], conditioning.last).argmin(-1)
+        last = self._to_sinks_light(light, conditioning.last)[:, 0]
         return self.first(torch.cat([last, here, last - here, deep.log()], 1)), canvas(last, self.unfold), light
 
     def _next_light(self, light: Tensor, condition: Tensor) -> Tensor:
@@ -158,9 +160,9 @@ class ViewHead(Head):
         """The sources [M, colours, H, W] by their shares, and what is drawn; and the shares' logarithms."""
         count = (len(moved) + 1) * self.unfold**2
         out = _full(self.out(F.relu(h)))
-        shares = canvas(out[:, :count], self.unfold).log_softmax(1)  # the last of them is nobody's
-        parts = (share[:, None].exp() * source for share, source in zip(shares.unbind(1), moved, strict=False))
-        return sum(parts, start=canvas(out[:, count:], self.unfold)), shares
+        mixture_logits = canvas(out[:, :count], self.unfold).log_softmax(1)  # the last of them is nobody's
+        parts = (share[:, None].exp() * source for share, source in zip(mixture_logits.unbind(1), moved, strict=False))
+        return sum(parts, start=canvas(out[:, count:], self.unfold)), mixture_logits
 
     def _felt(self, relief: Tensor, pose: Tensor) -> Tensor:
         """How near what is around poses [N, 8] is, under every slope: [N, SLOPES, BEARINGS]."""
@@ -170,7 +172,7 @@ class ViewHead(Head):
         """What happens to the pose [N, 8] in frames of condition [N, W, D]: to the right, ahead, upwards and to the
         left [N, W, 4], as seen from it."""
         feels = torch.cat([felt.flatten(1), LIVELY * pose[:, 2:3], LIVELY * pose[:, 4:]], 1)
-        h = self.feels(_full(feels))[:, None] + self.told(condition)
+        h = self.feels(_full(feels))[:, None] + self.from_condition(condition)
         return self.moves(h) * 0.1
 
     def _stopped(self, felt: Tensor, move: Tensor) -> Tensor:
@@ -187,11 +189,11 @@ class ViewHead(Head):
             step = step + push.clamp(min=0) * from_it
         return torch.cat([step, move[..., 2:]], -1)
 
-    def strayed(self, relief: Tensor, poses: Tensor, was: Tensor, condition: Tensor) -> Tensor:
+    def strayed(self, relief: Tensor, poses: Tensor, last_action: Tensor, condition: Tensor) -> Tensor:
         """How far [M], in units of ``MOVE``, the moves that lead from the first of poses [M, 2, 8] to the second are
         from those that are made there, of relief [M, 4, 1, h, w], keys before [M, keys] and condition [M, D]."""
         felt = self._felt(panorama(relief), poses[:, 0])
-        move = self._move(felt, poses[:, 0], (condition + self.was(was))[:, None])
+        move = self._move(felt, poses[:, 0], (condition + self.last_action(last_action))[:, None])
         return (move - moves(poses[:, 0], poses[:, 1:])).abs().sum((1, 2)) / MOVE
 
     def _seen(self, atlas: Tensor, relief: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,24 +222,24 @@ class ViewHead(Head):
         nearer = (_far(point, before) - _far(point, now))[:, :, None]
         return (seen + SPREAD) * (self.haze[:, None, None] * nearer).exp() - SPREAD
 
-    def surprise(self, offered: Pass, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    def nll(self, outputs: ViewOutputs, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
         """What is wrong [N, W] with a pass's outputs, where true [N, W, C, h, w] came: with its picture, mean over
         elements in units of ``TOLERANCE``; and with its choices: of sources, each of which is to be right by itself, of
         the light, and of the moves."""
         shape = true.shape[:2]
-        lit, light = self._away(cells(offered.moved[:, 1], self.unfold).unflatten(0, shape), true).min(-1)
-        choice = F.cross_entropy(offered.light_logits.flatten(0, 1).float(), light.flatten(), reduction="none")
-        goal = canvas(self._out_of(light, true).flatten(0, 1), self.unfold)
-        made, right = canvas(offered.made.flatten(0, 1), self.unfold), canvas(true.flatten(0, 1), self.unfold)
+        lit, light = self._away(cells(outputs.moved[:, 1], self.unfold).unflatten(0, shape), true).min(-1)
+        choice = F.cross_entropy(outputs.light_logits.flatten(0, 1).float(), light.flatten(), reduction="none")
+        goal = canvas(self._to_sinks_light(light, true).flatten(0, 1), self.unfold)
+        made, right = canvas(outputs.made.flatten(0, 1), self.unfold), canvas(true.flatten(0, 1), self.unfold)
         picture = _away(made, right) + sum(_away(*(x.diff(dim=d) for x in (made, right))) for d in (2, 3))
-        away = [(source - goal).abs().mean(1) for source in offered.moved.unbind(1)]
+        away = [(source - goal).abs().mean(1) for source in outputs.moved.unbind(1)]
         away = torch.stack([*away, torch.full_like(away[0], NOBODY)], 1)
-        taken = -(offered.shares - away / TOLERANCE).logsumexp(1).mean((1, 2))
+        taken = -(outputs.mixture_logits - away / TOLERANCE).logsumexp(1).mean((1, 2))
         coarse = F.avg_pool2d(goal, COARSE)
-        far = ((F.avg_pool2d(source, COARSE) - coarse).abs().mean(1).clamp(max=1) for source in offered.moved.unbind(1))
+        far = ((F.avg_pool2d(source, COARSE) - coarse).abs().mean(1).clamp(max=1) for source in outputs.moved.unbind(1))
         taken = taken + sum(each.mean((1, 2)) for each in far) / TOLERANCE
         choice = (CHOICE * taken + choice + lit.flatten()).unflatten(0, shape)
-        choice = choice + (offered.move - offered.due).abs().sum(-1) / MOVE
+        choice = choice + (outputs.move - outputs.due).abs().sum(-1) / MOVE
         return picture.unflatten(0, shape), choice
 
 
@@ -271,15 +273,15 @@ class Wide(nn.Module):
     def __init__(self, width: int, reach: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=reach, dilation=reach)
-        self.seen = nn.Conv2d(width, width, 1)
+        self.to_column = nn.Conv2d(width, width, 1)
         self.column = nn.Conv1d(2 * width, width, 3, padding=1)
         self.second = convolution(width, width)
         self.second.weight.data *= 0.3
 
     def forward(self, h: Tensor) -> Tensor:
         normed = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
-        seen = self.seen(normed)
-        column = self.column(torch.cat([seen.amax(2), seen.mean(2)], 1))
+        pooled = self.to_column(normed)
+        column = self.column(torch.cat([pooled.amax(2), pooled.mean(2)], 1))
         return h + self.second(F.relu(self.first(normed) + column[:, :, None]))
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint's ONNX graphs: encoder, prime, step, ramp, resink and decoder, next to its weights.
+"""A checkpoint's ONNX graphs: encoder, prime, step, refill_window, replace_sinks and decoder, next to its weights.
 
     python -m world_model.play.export assets/worlds/arena
 
@@ -7,14 +7,14 @@ offset that this file's own header gives, so one file serves ONNX Runtime and Py
 itself, traced. A state goes in and comes out as arrays named like rolling.py's; what a graph changes comes out as
 ``next_<name>``, what it leaves alone does not come out.
 
-    graph         inputs                                          outputs
-    encoder.onnx  frames uint8 [n, H, W, 3]                       latents [n, C, h, w]
-    prime.onnx    sinks, frames, actions, noise (of rolling)      next_* (the whole state)
-    step.onnx     the state, action [1, keys], noise              next_* (but the sinks'), latent [1, B, C, h, w]
-    ramp.onnx     the state (but window, tick), action,           next_window
-                  noise [1, K, K, B, C, h, w]
-    resink.onnx   keys, values, clean_action, sinks               next_keys, next_values, next_* (what the head surveys)
-    decoder.onnx  latents [n, C, h, w]                            frames uint8 [n, H, W, 3]
+    graph          inputs                                         outputs
+    encoder        frames uint8 [n, H, W, 3]                      latents [n, C, h, w]
+    prime          sinks, frames, actions, noise (of rolling)     next_* (the whole state)
+    step           the state, action [1, keys], noise             next_* (but the sinks'), latent [1, B, C, h, w]
+    refill_window  the state (but window, tick), action,          next_window
+                   noise [1, K, K, B, C, h, w]
+    replace_sinks  keys, values, clean_action, sinks              next_keys, next_values, next_* (the head's of sinks)
+    decoder        latents [n, C, h, w]                           frames uint8 [n, H, W, 3]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OPSET = 20  # 23 has attention and RMS norm of its own, but is no faster on the 
 STATE = ("keys", "values", "window", "clean", "clean_action", "sinks", "tick")
 """The arrays of every state; what the head keeps follows them."""
 RINGS = ("keys", "values", "clean_action")
-"""Those that ``resink`` reads."""
+"""Those that ``replace_sinks`` reads."""
 
 
 def export(folder: str | Path, show_progress: bool = False) -> list[Path]:
@@ -101,10 +101,10 @@ Traceable = tuple[Graph, dict[str, Tensor], list[str], bool]
 
 def _graphs(config: Config, codec: Codec, student: Transformer) -> dict[str, Traceable]:
     roll, arrays = config.rolling, _examples(config, student)
-    every, surveyed = (*STATE, *student.kept), tuple(student.survey(arrays["sinks"]))
-    stepped = tuple(name for name in every if name not in ("sinks", *surveyed))
-    kept = tuple(name for name in every if name not in ("window", "tick"))
-    of_sinks = ("keys", "values", *surveyed)
+    every, encoded = (*STATE, *student.state_names), tuple(student.encode_sinks(arrays["sinks"]))
+    stepped = tuple(name for name in every if name not in ("sinks", *encoded))
+    refilled = tuple(name for name in every if name not in ("window", "tick"))
+    of_sinks = ("keys", "values", *encoded)
 
     def given(*names: str) -> dict[str, Tensor]:
         return {name: arrays[name] for name in names}
@@ -119,12 +119,12 @@ def _graphs(config: Config, codec: Codec, student: Transformer) -> dict[str, Tra
         state, latent = rolling.step(student, roll, dict(zip(every, inputs, strict=False)), *inputs[-2:])
         return *after(state, stepped), latent
 
-    def ramp(*inputs: Tensor) -> tuple[Tensor, ...]:
-        state = rolling.ramp(student, roll, dict(zip(kept, inputs, strict=False)), *inputs[-2:])
+    def refill_window(*inputs: Tensor) -> tuple[Tensor, ...]:
+        state = rolling.refill_window(student, roll, dict(zip(refilled, inputs, strict=False)), *inputs[-2:])
         return after(state, ("window",))
 
-    def resink(*inputs: Tensor) -> tuple[Tensor, ...]:
-        state = rolling.resink(student, roll, dict(zip(RINGS, inputs, strict=False)), inputs[-1])
+    def replace_sinks(*inputs: Tensor) -> tuple[Tensor, ...]:
+        state = rolling.replace_sinks(student, roll, dict(zip(RINGS, inputs, strict=False)), inputs[-1])
         return after(state, of_sinks)
 
     def changed(names: tuple[str, ...]) -> list[str]:
@@ -132,14 +132,14 @@ def _graphs(config: Config, codec: Codec, student: Transformer) -> dict[str, Tra
 
     encoder = Graph(lambda frames: codec.encode(to_network(frames)), autoencoder=codec)
     decoder = Graph(lambda latents: to_frames(codec.decode(latents)), autoencoder=codec)
-    ramp_inputs = given(*kept, "action") | {"noise": arrays["ramp_noise"]}
+    refill_inputs = given(*refilled, "action") | {"noise": arrays["refill_noise"]}
     prime_inputs = given("sinks", "frames", "actions", "noise")
     return {
         "encoder": (encoder, {"frames": arrays["pictures"]}, ["latents"], True),
         "prime": (Graph(prime, student=student), prime_inputs, changed(every), False),
         "step": (Graph(step, student=student), given(*every, "action", "noise"), [*changed(stepped), "latent"], False),
-        "ramp": (Graph(ramp, student=student), ramp_inputs, ["next_window"], False),
-        "resink": (Graph(resink, student=student), given(*RINGS, "sinks"), changed(of_sinks), False),
+        "refill_window": (Graph(refill_window, student=student), refill_inputs, ["next_window"], False),
+        "replace_sinks": (Graph(replace_sinks, student=student), given(*RINGS, "sinks"), changed(of_sinks), False),
         "decoder": (decoder, {"latents": arrays["latents"]}, ["frames"], True),
     }
 
@@ -157,7 +157,7 @@ def _examples(config: Config, student: Transformer) -> dict[str, Tensor]:
         "actions": torch.zeros(1, past, keys),
         "action": torch.zeros(1, keys),
         "noise": torch.zeros(1, *blocks),
-        "ramp_noise": torch.zeros(1, roll.window_blocks, *blocks),
+        "refill_noise": torch.zeros(1, roll.window_blocks, *blocks),
     }
     with torch.no_grad():
         prime = (arrays[name] for name in ("sinks", "frames", "actions", "noise"))

@@ -174,7 +174,7 @@ class NeuralGame(gymnasium.Env):
         scene = scenes.standing("drawn", np.asarray(anchors))
         self._check_scene(scene)
         wanted = self.config.rolling.sink_frames
-        self._state = self.runtime.resink(self._state, self.runtime.encode(scene.anchors[:wanted])[None])
+        self._state = self.runtime.replace_sinks(self._state, self.runtime.encode(scene.anchors[:wanted])[None])
         if self.config.world.map is not None:
             self._repaint(self._scene.anchors[:wanted], scene.anchors[:wanted])
         self._scene, self._watch = scene, self._watcher()
@@ -217,7 +217,7 @@ class NeuralGame(gymnasium.Env):
         if self.remedy == "reprime" and self.collapse:
             self._reprime()
         if self.policy == "reforce" and (action != self._held).any():
-            self._state = self.runtime.ramp(self._state, action[None], self.ramp_noise(RAMPS + self._block))
+            self._state = self.runtime.refill_window(self._state, action[None], self.refill_noise(RAMPS + self._block))
         self._state, latent = self.runtime.step(self._state, action[None], self.noise(self._block))
         stepped = time.perf_counter()
         self._pending = self.runtime.decode(latent)
@@ -251,7 +251,7 @@ class NeuralGame(gymnasium.Env):
         if not self._warm:
             nothing = np.zeros((1, self.config.action_size), np.int8)
             if self.policy == "reforce":
-                self.runtime.ramp(self._state, nothing, self.ramp_noise(RAMPS))
+                self.runtime.refill_window(self._state, nothing, self.refill_noise(RAMPS))
             self.runtime.decode(self.runtime.step(self._state, nothing, self.noise(0))[1])
             self._warm = True
 
@@ -259,7 +259,7 @@ class NeuralGame(gymnasium.Env):
         roll = self.config.rolling
         return seeded(self._seed, counter, (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape))
 
-    def ramp_noise(self, counter: int) -> np.ndarray:
+    def refill_noise(self, counter: int) -> np.ndarray:
         roll = self.config.rolling
         size, per_block = roll.window_blocks, roll.frames_per_block
         return seeded(self._seed, counter, (1, size, size, per_block, *self.config.latent_shape))

@@ -27,7 +27,7 @@ from world_model.checkpoint import WEIGHTS
 from world_model.config import Rolling
 
 THREADS = 2
-GRAPHS = ("encoder", "prime", "step", "ramp", "resink", "decoder")
+GRAPHS = ("encoder", "prime", "step", "refill_window", "replace_sinks", "decoder")
 NO_GPU = "no CUDA GPU that it can use ({})"
 WORDS = 200
 """Letters of what ONNX Runtime says of a graph that it cannot run."""
@@ -56,10 +56,10 @@ class Runtime(Protocol):
     def step(self, state: State, action: np.ndarray, noise: np.ndarray) -> tuple[State, np.ndarray]:
         """action [1, keys], noise [1, K, B, C, h, w] -> the next state and the block to show [1, B, C, h, w]."""
 
-    def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
+    def refill_window(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
         """The state with its window made anew under ``action``; noise [1, K, K, B, C, h, w]."""
 
-    def resink(self, state: State, sinks: np.ndarray) -> State:
+    def replace_sinks(self, state: State, sinks: np.ndarray) -> State:
         """The state in another map: sinks [1, S*B, C, h, w] instead of its own, nothing else changed."""
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
@@ -136,12 +136,12 @@ class OnnxRuntime:
         outputs = self._run("step", state | self._floats(action=action, noise=noise))
         return _changed(state, outputs), outputs["latent"].numpy()
 
-    def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
-        return _changed(state, self._run("ramp", state | self._floats(action=action, noise=noise)))
+    def refill_window(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
+        return _changed(state, self._run("refill_window", state | self._floats(action=action, noise=noise)))
 
-    def resink(self, state: State, sinks: np.ndarray) -> State:
+    def replace_sinks(self, state: State, sinks: np.ndarray) -> State:
         given = self._floats(sinks=sinks)
-        return _changed(state, self._run("resink", state | given)) | given
+        return _changed(state, self._run("replace_sinks", state | given)) | given
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         flat = latents.reshape(-1, *latents.shape[-3:])
@@ -271,11 +271,11 @@ class TorchRuntime:
         state, latent = self._rolled("step", state, *self._floats(action, noise))
         return state, latent.cpu().numpy()
 
-    def ramp(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
-        return self._rolled("ramp", state, *self._floats(action, noise))
+    def refill_window(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
+        return self._rolled("refill_window", state, *self._floats(action, noise))
 
-    def resink(self, state: State, sinks: np.ndarray) -> State:
-        return self._rolled("resink", state, *self._floats(sinks))
+    def replace_sinks(self, state: State, sinks: np.ndarray) -> State:
+        return self._rolled("replace_sinks", state, *self._floats(sinks))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         from world_model.model.autoencoder import to_frames

@@ -8,7 +8,7 @@ from pathlib import Path
 from world_model import checkpoint
 from world_model.config import Config
 from world_model.episode import Session
-from world_model.episode.dataset import Footage, room_of
+from world_model.episode.dataset import DatasetSplit, room_of
 from world_model.play import scenes
 from world_model.play.export import export
 
@@ -20,7 +20,7 @@ class Made:
     """What training leaves: where the weights are, what they were trained on, and what each stage reported."""
 
     config: Config
-    footage: Footage
+    dataset: DatasetSplit
     codec: Path | None  # patches have no weights
     student: Path
     report: dict[str, dict[str, float]]
@@ -39,17 +39,17 @@ def assemble(folder: Path, made: Made, hardware: str, graphs: bool = True) -> No
     checkpoint.save(folder / checkpoint.WEIGHTS, tensors, made.config, about)
     for graph in folder.glob("*.onnx"):
         graph.unlink()  # of the weights before these
-    unseen = [s for s in made.footage.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
-    names = write_scenes(folder, made.footage, made.config)
+    unseen = [s for s in made.dataset.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
+    names = write_scenes(folder, made.dataset, made.config)
     (folder / "card.md").write_text(_card(folder, made, unseen, hardware, names))
     if graphs:
         export(folder)
 
 
-def write_scenes(folder: Path, footage: Footage, config: Config) -> dict[str, Session]:
+def write_scenes(folder: Path, dataset: DatasetSplit, config: Config) -> dict[str, Session]:
     """Start scenes from recordings, a few of them held out; returns each one's name and where it is from."""
     written = {}
-    for sessions, most in ((footage.train, TRAINED_SCENES), (footage.held_out, HELD_OUT_SCENES)):
+    for sessions, most in ((dataset.train, TRAINED_SCENES), (dataset.held_out, HELD_OUT_SCENES)):
         able = [session for session in sessions if session.meta.anchors or len(session) > config.rolling.sink_frames]
         rooms = {session.meta.seed: session for session in reversed(able)}  # the first session of each room
         for seed in sorted(rooms, key=lambda seed: (seed is None, seed))[:most]:
@@ -73,7 +73,7 @@ def _scene(session: Session, config: Config) -> scenes.Scene:
 
 def _card(folder: Path, made: Made, unseen: list[Session], hardware: str, names: dict[str, Session]) -> str:
     """``unseen``: the sessions whose rooms these weights, and those that they began from, never saw."""
-    sessions = made.footage.train
+    sessions = made.dataset.train
     of_unseen = [name for name, session in names.items() if session in unseen]
     seconds = sum(len(session) for session in sessions) / made.config.world.fps
     lines = [

@@ -15,7 +15,7 @@ from world_model.episode.dataset import Clips, Episode
 from world_model.model.autoencoder import to_frames
 from world_model.model.codec import Codec
 from world_model.model.transformer import Transformer
-from world_model.training.loop import Draw, Loss, Machine, Update, average_of, optimizers_for
+from world_model.training.loop import DistributedContext, Loss, StepNoise, Update, average_of, optimizers_for
 from world_model.training.samples import write_video
 
 LEAST_SIGMA = 0.2
@@ -23,11 +23,11 @@ LEAST_SIGMA = 0.2
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What the stages train on: encoded sessions, the decoder to look at them with, and the world."""
 
     config: Config
-    machine: Machine
+    distributed: DistributedContext
     codec: Codec
     train: list[Episode]
     held_out: list[Episode]
@@ -38,7 +38,7 @@ class Material:
         episodes = self.held_out or self.train
         longest = max(len(episode.latents) for episode in episodes) // per_block
         clips = Clips(episodes, min(blocks, longest), per_block)
-        return tuple(torch.from_numpy(a).to(self.machine.device) for a in clips.opening())
+        return tuple(torch.from_numpy(a).to(self.distributed.device) for a in clips.opening())
 
     def show(self, path: Path, real: Tensor, made: Tensor, actions: Tensor) -> None:
         """Latents real and made [T, B, C, h, w] under actions [T, keys], side by side in a video."""
@@ -55,15 +55,15 @@ class TransformerStage:
     prefix: str
     model: Transformer
 
-    def __init__(self, material: Material):
-        self.material, self.config, self.machine = material, material.config, material.machine
+    def __init__(self, data: TrainingData):
+        self.data, self.config, self.distributed = data, data.config, data.distributed
         self.settings, self.rolling = getattr(self.config.training, self.name), self.config.rolling
-        self.clips = Clips(material.train, self.config.clip_blocks(self.name), self.rolling.frames_per_block)
+        self.clips = Clips(data.train, self.config.clip_blocks(self.name), self.rolling.frames_per_block)
 
     def take(self, model: Transformer, loss: Loss, muon: bool, every: int = 1) -> None:
         """Train ``model``: the network that ships, whose average is kept."""
         self.model, self.average = model, average_of(model)
-        if self.machine.compile:
+        if self.distributed.compile:
             model.compile_run()
         optimizers = optimizers_for(model, self.settings.learning_rate, self.settings.weight_decay, muon)
         self.updates = {self.prefix: Update(model, loss, optimizers, every)}
@@ -73,9 +73,9 @@ class TransformerStage:
         checkpoint.save(folder / checkpoint.WEIGHTS, tensors, self.config, about)
 
 
-def batch_of(clips: Clips, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(clips: Clips, step_noise: StepNoise, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """This process's share of a batch: sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions [n, T, keys]."""
-    picks = draw.uniform().cpu().numpy().astype(np.float64)
+    picks = step_noise.uniform().cpu().numpy().astype(np.float64)
     return tuple(torch.from_numpy(array).to(device, non_blocking=True) for array in clips.take(picks))
 
 
@@ -88,9 +88,9 @@ def velocity_loss(x0: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
     return error / sigma.clamp(min=LEAST_SIGMA).square()
 
 
-def forget(actions: Tensor, share: float, draw: Draw) -> Tensor:
+def forget(actions: Tensor, share: float, step_noise: StepNoise) -> Tensor:
     """Drop all actions of a random share of the clips: NaN is "unknown", not "no keys"."""
-    dropped = draw.uniform() < share
+    dropped = step_noise.uniform() < share
     return actions.masked_fill(dropped.reshape(-1, *[1] * (actions.ndim - 1)), torch.nan)
 
 
@@ -99,11 +99,11 @@ def still_held(actions: Tensor, held: Tensor) -> Tensor:
     return ((actions == held) | actions.isnan()).all(-1).float().cumprod(-1)
 
 
-def load_transformer(config: Config, machine: Machine, weights: Path | None, prefix: str) -> Transformer:
+def load_transformer(config: Config, distributed: DistributedContext, weights: Path | None, prefix: str) -> Transformer:
     """A new transformer, or one with the weights that another stage left."""
-    torch.manual_seed(machine.seed)
+    torch.manual_seed(distributed.seed)
     model = Transformer(config)
     if weights is not None:
         found = checkpoint.tensors(weights, prefix)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
-    return model.to(machine.device, memory_format=torch.channels_last)
+    return model.to(distributed.device, memory_format=torch.channels_last)

@@ -32,7 +32,7 @@ from world_model.config import Stage
 from world_model.hardware import cores, cpu_name
 from world_model.training.muon import Muon
 
-HIDDEN = re.compile(r"layers\.\d+\.(?!offset)|local\.(first|(relief\.)?blocks\.\d+\.(first|second|seen|column))\.")
+HIDDEN = re.compile(r"layers\.\d+\.(?!offset)|local\.(first|(relief\.)?blocks\.\d+\.(first|second|to_column|column))\.")
 FULL_DISK = 2**20
 """Fewer free bytes than this when a write failed: that is why it failed."""
 CHECKPOINT_SECONDS = 180
@@ -62,7 +62,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class Machine:
+class DistributedContext:
     """Where training runs: this process among its peers, its device, and the precision of its products; ``measured``
     says, for people, why it is that one."""
 
@@ -90,32 +90,32 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
 
-class Draw:
+class StepNoise:
     """The random numbers of one step. Each call draws for the whole batch and keeps this process's share."""
 
-    def __init__(self, machine: Machine, step: int, salt: int, batch: int, share: float = 0.0):
+    def __init__(self, distributed: DistributedContext, step: int, salt: int, batch: int, share: float = 0.0):
         self.step, self.share = step, share  # ... how much of the stage is done
-        self.machine, self.batch, self.local = machine, batch, batch // machine.processes
-        self.generator = torch.Generator(machine.device)
-        self.generator.manual_seed(((machine.seed * 1_000_003 + step) * 1_009 + salt) % 2**63)
+        self.distributed, self.batch, self.local = distributed, batch, batch // distributed.processes
+        self.generator = torch.Generator(distributed.device)
+        self.generator.manual_seed(((distributed.seed * 1_000_003 + step) * 1_009 + salt) % 2**63)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal [local batch, *shape]."""
-        return self._mine(torch.randn((self.batch, *shape), generator=self.generator, device=self.machine.device))
+        return self._mine(torch.randn((self.batch, *shape), generator=self.generator, device=self.distributed.device))
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), [local batch, *shape]."""
-        return self._mine(torch.rand((self.batch, *shape), generator=self.generator, device=self.machine.device))
+        return self._mine(torch.rand((self.batch, *shape), generator=self.generator, device=self.distributed.device))
 
     def shared(self, count: int) -> int:
         """One integer in [0, count), the same for every clip and process."""
-        return int(torch.randint(count, (1,), generator=self.generator, device=self.machine.device))
+        return int(torch.randint(count, (1,), generator=self.generator, device=self.distributed.device))
 
     def _mine(self, drawn: Tensor) -> Tensor:
-        return drawn[self.machine.rank * self.local : (self.machine.rank + 1) * self.local]
+        return drawn[self.distributed.rank * self.local : (self.distributed.rank + 1) * self.local]
 
 
-Loss = Callable[[Draw], tuple[Tensor, dict[str, float | Tensor]]]
+Loss = Callable[[StepNoise], tuple[Tensor, dict[str, float | Tensor]]]
 
 
 @dataclass
@@ -163,26 +163,26 @@ class TrainingStage(Protocol):
 
 def train(
     stage: TrainingStage,
-    machine: Machine,
+    distributed: DistributedContext,
     folder: Path,
-    lineage: dict[str, str] | None = None,
+    provenance: dict[str, str] | None = None,
     budget: Budget | None = None,
 ) -> dict[str, float]:
     """Run a stage to its last step or to the end of its budget, from its newest checkpoint in ``folder`` if there is
-    one. ``lineage`` says what it is made of, and is kept with it. Returns the last logs. SIGTERM or SIGINT ends it
+    one. ``provenance`` says what it is made of, and is kept with it. Returns the last logs. SIGTERM or SIGINT ends it
     after the step at hand, as the end of a budget does, and raises Stopped."""
-    settings, lineage, budget = stage.settings, lineage or {}, budget or Budget()
-    if settings.batch % machine.processes:
+    settings, provenance, budget = stage.settings, provenance or {}, budget or Budget()
+    if settings.batch % distributed.processes:
         raise TrainingError(
-            f"batch {settings.batch} of stage {stage.name} does not divide by {machine.processes} processes"
+            f"batch {settings.batch} of stage {stage.name} does not divide by {distributed.processes} processes"
         )
-    done, logs, stop = _resume(stage, folder / "resume.pt", machine), {}, 0.0
+    done, logs, stop = _resume(stage, folder / "resume.pt", distributed), {}, 0.0
     if done < settings.steps:
-        with _signals() as signalled, _Display(stage, machine, folder, done, budget) as display:
-            done, logs, stop = _steps(stage, machine, folder, lineage, display, signalled)
-    if machine.first:
-        stage.finish(folder, {"stage": stage.name, "steps": str(done), **lineage})
-    barrier(machine)
+        with _signals() as signalled, _Display(stage, distributed, folder, done, budget) as display:
+            done, logs, stop = _steps(stage, distributed, folder, provenance, display, signalled)
+    if distributed.first:
+        stage.finish(folder, {"stage": stage.name, "steps": str(done), **provenance})
+    barrier(distributed)
     logs = {key: float(value) for key, value in logs.items()}
     if stop:
         raise Stopped(logs)
@@ -190,23 +190,28 @@ def train(
 
 
 def _steps(
-    stage: TrainingStage, machine: Machine, folder: Path, lineage: dict[str, str], display: _Display, signalled: list
+    stage: TrainingStage,
+    distributed: DistributedContext,
+    folder: Path,
+    provenance: dict[str, str],
+    display: _Display,
+    signalled: list,
 ) -> tuple[int, dict, float]:
     """Step until the last, the end of the budget or a signal. Returns how many steps are done, the last logs, and
     whether it was a signal. What would be lost is saved before anything is shown."""
     settings, budget, done, logs = stage.settings, display.budget, display.start, {}
-    (gone,), look_seconds, stop = _agreed(machine, budget.share(0.0)), 0.0, 0.0
+    (gone,), look_seconds, stop = _agreed(distributed, budget.share(0.0)), 0.0, 0.0
     looked = last = False
     if done == 0:
-        _save(stage, folder / "resume.pt", 0, machine, lineage)
+        _save(stage, folder / "resume.pt", 0, distributed, provenance)
     saved = time.perf_counter()
     while not last:
         began = time.perf_counter()
-        now = _step(stage, machine, done, gone)
+        now = _step(stage, distributed, done, gone)
         logs, done, clock = logs | now, done + 1, time.perf_counter()
         dear = budget.left < (look_seconds / 2 if looked else LOOK_STEPS * (clock - began))
         gone, unsaved, stop, dear = _agreed(
-            machine, budget.share(look_seconds + clock - began), clock - saved, bool(signalled), dear
+            distributed, budget.share(look_seconds + clock - began), clock - saved, bool(signalled), dear
         )
         last = done == settings.steps or gone >= 1 or bool(stop)
         display.show(done, now, last)
@@ -214,22 +219,22 @@ def _steps(
             done % settings.sample_every == 0 or last or (gone >= LOOKED_AFTER and not looked)
         )
         if look or last or done % settings.checkpoint_every == 0 or unsaved > CHECKPOINT_SECONDS:
-            _save(stage, folder / "resume.pt", done, machine, lineage)
+            _save(stage, folder / "resume.pt", done, distributed, provenance)
             saved = time.perf_counter()
-        if look and machine.first:
-            look_seconds = _look(stage, machine, folder, done)
+        if look and distributed.first:
+            look_seconds = _look(stage, distributed, folder, done)
         looked = looked or look
     return done, logs, stop
 
 
-def _look(stage: TrainingStage, machine: Machine, folder: Path, done: int) -> float:
+def _look(stage: TrainingStage, distributed: DistributedContext, folder: Path, done: int) -> float:
     """Show what the stage makes by now; how many seconds that took. That it cannot be shown is no reason to stop."""
     began = time.perf_counter()
     try:
         stage.sample(folder, done)
     except Exception as error:  # a full disk, a codec, a film that is open elsewhere
         words = escape(f"{stage.name}: no sample at step {done:,}: {error or type(error).__name__}; training goes on")
-        machine.console.print(f"[yellow]{words}[/yellow]", soft_wrap=True)
+        distributed.console.print(f"[yellow]{words}[/yellow]", soft_wrap=True)
     return time.perf_counter() - began
 
 
@@ -251,32 +256,34 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _agreed(machine: Machine, *numbers: float) -> list[float]:
+def _agreed(distributed: DistributedContext, *numbers: float) -> list[float]:
     """The largest of each number over all processes, which must save, show and stop alike."""
-    if machine.processes == 1:
+    if distributed.processes == 1:
         return list(numbers)
-    agreed = torch.tensor([float(number) for number in numbers], device=machine.device)
+    agreed = torch.tensor([float(number) for number in numbers], device=distributed.device)
     dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return agreed.tolist()
 
 
-def profile(stage: TrainingStage, machine: Machine) -> None:
+def profile(stage: TrainingStage, distributed: DistributedContext) -> None:
     """Print where the time of a few steps goes, after one that warms up. Leaves nothing behind."""
-    _step(stage, machine, 0, 0.0)
+    _step(stage, distributed, 0, 0.0)
     with torch.profiler.profile() as seen:
         for step in range(1, 1 + PROFILED):
-            _step(stage, machine, step, 0.0)
-    if machine.first:
-        by = "self_device_time_total" if machine.device.type == "cuda" else "self_cpu_time_total"
-        machine.console.out(f"{stage.name}: {PROFILED} steps\n{seen.key_averages().table(sort_by=by, row_limit=12)}")
+            _step(stage, distributed, step, 0.0)
+    if distributed.first:
+        by = "self_device_time_total" if distributed.device.type == "cuda" else "self_cpu_time_total"
+        distributed.console.out(
+            f"{stage.name}: {PROFILED} steps\n{seen.key_averages().table(sort_by=by, row_limit=12)}"
+        )
 
 
-def _step(stage: TrainingStage, machine: Machine, step: int, gone: float) -> dict:
+def _step(stage: TrainingStage, distributed: DistributedContext, step: int, gone: float) -> dict:
     """Every update whose turn it is; then the average, if what it follows has moved. ``gone``: of the budget."""
     logs, share = {}, max(gone, step / stage.settings.steps)
     for salt, (name, update) in enumerate(stage.updates.items()):
         if step % update.every == 0:
-            now = _update(stage, update, machine, step, salt, share)
+            now = _update(stage, update, distributed, step, salt, share)
             logs |= {f"{name}/{key}": value for key, value in now.items()}
     ships = next(iter(stage.updates.values()))
     if step % ships.every == 0:
@@ -284,12 +291,14 @@ def _step(stage: TrainingStage, machine: Machine, step: int, gone: float) -> dic
     return logs
 
 
-def _update(stage: TrainingStage, update: Update, machine: Machine, step: int, salt: int, share: float) -> dict:
+def _update(
+    stage: TrainingStage, update: Update, distributed: DistributedContext, step: int, salt: int, share: float
+) -> dict:
     """One optimizer step; the gradient is the mean over the global batch."""
-    loss, logs = update.loss(Draw(machine, step, salt, stage.settings.batch, share))
+    loss, logs = update.loss(StepNoise(distributed, step, salt, stage.settings.batch, share))
     loss.backward()
     parameters = [p for p in update.network.parameters() if p.grad is not None]
-    _average_gradients(parameters, machine)
+    _average_gradients(parameters, distributed)
     norm = nn.utils.clip_grad_norm_(parameters, stage.settings.clip_norm)
     if not torch.isfinite(norm):
         raise TrainingError(
@@ -337,10 +346,10 @@ def product_seconds(rows: int, kind: torch.dtype, device: torch.device | str = "
     return min(taken)
 
 
-def product_rate(machine: Machine) -> float:
+def product_rate(distributed: DistributedContext) -> float:
     """Floating-point operations a second of a large matrix product, in the precision that is trained in."""
-    kind, rows = torch.bfloat16 if machine.bfloat16 else torch.float32, ROWS[machine.device.type]
-    return 2 * rows**3 / product_seconds(rows, kind, machine.device)
+    kind, rows = torch.bfloat16 if distributed.bfloat16 else torch.float32, ROWS[distributed.device.type]
+    return 2 * rows**3 / product_seconds(rows, kind, distributed.device)
 
 
 def average_of(network: nn.Module) -> nn.Module:
@@ -357,27 +366,27 @@ def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> 
             mean.lerp_(value, 1 - keep)
 
 
-def _average_gradients(parameters: list[nn.Parameter], machine: Machine) -> None:
+def _average_gradients(parameters: list[nn.Parameter], distributed: DistributedContext) -> None:
     """Mean over processes in one message: these networks are small, and rollouts call forward many times a step."""
-    if machine.processes == 1:
+    if distributed.processes == 1:
         return
     flat = torch.cat([p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
-    flat /= machine.processes
+    flat /= distributed.processes
     for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad.copy_(grad.view_as(p))
 
 
-def barrier(machine: Machine) -> None:
-    if machine.processes > 1:
+def barrier(distributed: DistributedContext) -> None:
+    if distributed.processes > 1:
         dist.barrier()
 
 
-def _resume(stage: TrainingStage, path: Path, machine: Machine) -> int:
+def _resume(stage: TrainingStage, path: Path, distributed: DistributedContext) -> int:
     """Load the newest state of this stage; the step to go on from."""
     if not path.is_file():
         return 0
-    state = read_state(path, machine.device)
+    state = read_state(path, distributed.device)
     try:
         stage.average.load_state_dict(state["average"])
         for name, update in stage.updates.items():
@@ -385,11 +394,13 @@ def _resume(stage: TrainingStage, path: Path, machine: Machine) -> int:
             for optimizer, saved in zip(update.optimizers, state["optimizers"][name], strict=True):
                 optimizer.load_state_dict(saved)
         if state.get("state"):
-            stage.restore({n: part.chunk(machine.processes)[machine.rank] for n, part in state["state"].items()})
+            stage.restore(
+                {n: part.chunk(distributed.processes)[distributed.rank] for n, part in state["state"].items()}
+            )
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise TrainingError(f"{path}: is not a checkpoint of this {stage.name}. {FORGET}") from error
-    if machine.first:
-        machine.console.print(f"{stage.name}: resumed at step {state['step']:,}")
+    if distributed.first:
+        distributed.console.print(f"{stage.name}: resumed at step {state['step']:,}")
     return state["step"]
 
 
@@ -402,21 +413,23 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> dict:
     if (
         not isinstance(state, dict)
         or not isinstance(state.get("step"), int)
-        or not isinstance(state.get("lineage", {}), dict)
+        or not isinstance(state.get("provenance", {}), dict)
     ):
         raise TrainingError(f"{path}: holds something else than a checkpoint. {FORGET}")
     return state
 
 
-def _save(stage: TrainingStage, path: Path, step: int, machine: Machine, lineage: dict[str, str]) -> None:
+def _save(
+    stage: TrainingStage, path: Path, step: int, distributed: DistributedContext, provenance: dict[str, str]
+) -> None:
     """Everything that a resumed run needs; complete before it gets its name. All processes call it together."""
-    outlives = {name: _gathered(part, machine) for name, part in getattr(stage, "state", dict)().items()}
-    if not machine.first:
+    outlives = {name: _gathered(part, distributed) for name, part in getattr(stage, "state", dict)().items()}
+    if not distributed.first:
         return
     state = {
         "step": step,
         "state": outlives,
-        "lineage": lineage,
+        "provenance": provenance,
         "average": stage.average.state_dict(),
         "networks": {name: update.network.state_dict() for name, update in stage.updates.items()},
         "optimizers": {name: [o.state_dict() for o in update.optimizers] for name, update in stage.updates.items()},
@@ -433,12 +446,12 @@ def _save(stage: TrainingStage, path: Path, step: int, machine: Machine, lineage
     os.replace(path.with_suffix(".partial"), path)
 
 
-def _gathered(part: Tensor, machine: Machine) -> Tensor:
+def _gathered(part: Tensor, distributed: DistributedContext) -> Tensor:
     """What all processes hold of a tensor, along its first dimension."""
-    if machine.processes == 1:
+    if distributed.processes == 1:
         return part
     part = part.contiguous()
-    parts = [torch.empty_like(part) for _ in range(machine.processes)]
+    parts = [torch.empty_like(part) for _ in range(distributed.processes)]
     dist.all_gather(parts, part)
     return torch.cat(parts)
 
@@ -446,8 +459,8 @@ def _gathered(part: Tensor, machine: Machine) -> Tensor:
 class _Display:
     """Progress, throughput and time left on the terminal; every number in TensorBoard. Only the first process shows."""
 
-    def __init__(self, stage: TrainingStage, machine: Machine, folder: Path, start: int, budget: Budget):
-        self.stage, self.machine, self.start, self.budget = stage, machine, start, budget
+    def __init__(self, stage: TrainingStage, distributed: DistributedContext, folder: Path, start: int, budget: Budget):
+        self.stage, self.distributed, self.start, self.budget = stage, distributed, start, budget
         self.began = self.warm = self.said = time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
@@ -456,10 +469,10 @@ class _Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        terminal = machine.console.is_terminal
-        self.progress = Progress(*columns, console=machine.console, disable=not (machine.first and terminal))
+        terminal = distributed.console.is_terminal
+        self.progress = Progress(*columns, console=distributed.console, disable=not (distributed.first and terminal))
         self.task = self.progress.add_task(stage.name, total=stage.settings.steps, completed=start, note="")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start) if machine.first else None
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start) if distributed.first else None
         self.shown: dict[str, float] = {}
 
     def __enter__(self) -> _Display:
@@ -477,10 +490,10 @@ class _Display:
         now = time.perf_counter()
         if done == self.start + 1:
             self.warm = now  # the first step compiles and allocates: it foretells nothing
-        if done == self.start + PREDICTED_AFTER and self.machine.first:
+        if done == self.start + PREDICTED_AFTER and self.distributed.first:
             self._predict(done)
         line = last or now - self.said > LINE_SECONDS
-        if not self.machine.first or not (done % 10 == 1 or line):
+        if not self.distributed.first or not (done % 10 == 1 or line):
             return
         numbers = {key: float(value) for key, value in logs.items()}
         rate = (done - self.start) * self.stage.settings.batch / (now - self.began)
@@ -490,9 +503,9 @@ class _Display:
         losses = "  ".join(f"{key} {value:.4f}" for key, value in self.shown.items() if key.endswith("loss"))
         note = f"{rate:.0f}/s  {losses}  {self._left(done, now)}"
         self.progress.update(self.task, note=note)
-        if line and not self.machine.console.is_terminal:
+        if line and not self.distributed.console.is_terminal:
             self.said = now
-            self.machine.console.print(f"{self.stage.name} {done:,}/{self.stage.settings.steps:,}  {note}")
+            self.distributed.console.print(f"{self.stage.name} {done:,}/{self.stage.settings.steps:,}  {note}")
 
     def _left(self, done: int, now: float) -> str:
         """The time to the stage's end: what its budget leaves, if that is less than its steps will take."""
@@ -504,10 +517,10 @@ class _Display:
         """Say how long the stage will take, and what its budget will leave of it."""
         now, steps, budget = time.perf_counter(), self.stage.settings.steps, self.budget
         each = (now - self.warm) / (PREDICTED_AFTER - 1)
-        say, left = self.machine.console.print, (steps - done) * each
+        say, left = self.distributed.console.print, (steps - done) * each
         say(f"{self.stage.name}: {_words(left)} to its end at step {steps:,}")
         if work := getattr(self.stage, "flops", 0.0):
-            share = work / each / product_rate(self.machine)
+            share = work / each / product_rate(self.distributed)
             say(f"{self.stage.name}: {work / each:.3g} operations a second, {share:.0%} of what matrix products reach")
         if (has := max(0.0, budget.left)) < left:
             say(f"[yellow]{self.stage.name}: more than the {_words(has)} it has; it will stop near step "

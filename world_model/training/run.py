@@ -24,8 +24,8 @@ from rich.progress import track
 from world_model import checkpoint
 from world_model.config import Config, Stage, load
 from world_model.episode.dataset import (
+    DatasetSplit,
     Episode,
-    Footage,
     encode_session,
     frames_taught,
     keep_episodes,
@@ -37,9 +37,18 @@ from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
 from world_model.training.assemble import Made, assemble
 from world_model.training.autoencoder import AutoencoderTraining
-from world_model.training.clips import Material
-from world_model.training.lineage import RESUME, check, kept, lineage_of, rooms_trained
-from world_model.training.loop import Budget, Machine, Stopped, TrainingError, barrier, product_seconds, profile, train
+from world_model.training.clips import TrainingData
+from world_model.training.loop import (
+    Budget,
+    DistributedContext,
+    Stopped,
+    TrainingError,
+    barrier,
+    product_seconds,
+    profile,
+    train,
+)
+from world_model.training.provenance import RESUME, check, kept, provenance_of, rooms_trained
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
 from world_model.training.student_rollout import StudentRolloutTraining
@@ -82,23 +91,23 @@ def run(choices: Choices, environment: dict[str, str], began: float | None = Non
     ``began``: when the command did, by ``perf_counter``."""
     began = began or time.perf_counter()
     config = scaled(load(choices.config), choices.steps_scale)
-    footage = Footage.open(choices.data, config, choices.generated)
+    dataset = DatasetSplit.open(choices.data, config, choices.generated)
     out = choices.out or Path("runs") / choices.config.stem
     choices = _with_its_world(choices, out)
-    machine = open_machine(choices, environment)
+    distributed = open_machine(choices, environment)
     try:
-        training = Run(config, machine, footage, out, _prepare(choices, config, out, machine))
+        training = Run(config, distributed, dataset, out, _prepare(choices, config, out, distributed))
         names = _stages(choices, config)
         if choices.profile:
             training.profile(names)
-        elif training.stages(names, *_times(choices, began)) and machine.first:
-            machine.console.print(f"the time is up; go on: {_next_command(choices, out)}", soft_wrap=True)
+        elif training.stages(names, *_times(choices, began)) and distributed.first:
+            distributed.console.print(f"the time is up; go on: {_next_command(choices, out)}", soft_wrap=True)
     except KeyboardInterrupt:
-        if machine.first:
-            machine.console.print(f"stopped; go on: {_next_command(choices, out)}", soft_wrap=True)
+        if distributed.first:
+            distributed.console.print(f"stopped; go on: {_next_command(choices, out)}", soft_wrap=True)
         raise
     finally:
-        if machine.processes > 1:
+        if distributed.processes > 1:
             dist.destroy_process_group()
     return out
 
@@ -106,9 +115,11 @@ def run(choices: Choices, environment: dict[str, str], began: float | None = Non
 class Run:
     """One training run: its folder, and the stages that fill it."""
 
-    def __init__(self, config: Config, machine: Machine, footage: Footage, out: Path, base: Path | None):
-        self.config, self.machine, self.footage, self.out, self.base = config, machine, footage, out, base
-        self._material: Material | None = None
+    def __init__(
+        self, config: Config, distributed: DistributedContext, dataset: DatasetSplit, out: Path, base: Path | None
+    ):
+        self.config, self.distributed, self.dataset, self.out, self.base = config, distributed, dataset, out, base
+        self._material: TrainingData | None = None
 
     def stages(self, names: tuple[str, ...], ends: float | None = None, graphs: bool = True) -> bool:
         """Run the stages in order; afterwards, if there is a student, make the folder playable and write the report.
@@ -120,7 +131,7 @@ class Run:
         self._say_what_it_trains_on()
         report, left, stopped = {}, self._unfinished(names), None
         self._check_footage(left)
-        if self.machine.first:
+        if self.distributed.first:
             (self.out / BEGUN_FROM).write_text(str(self.base.resolve()) if self.base else "")
         for index, name in enumerate(left):
             began = time.perf_counter()
@@ -133,9 +144,9 @@ class Run:
                 report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
             if stopped:
                 break
-        if self.machine.first:
+        if self.distributed.first:
             self._assemble(report, graphs and not stopped)
-        barrier(self.machine)
+        barrier(self.distributed)
         if stopped:
             raise stopped
         return any(not self._is_finished(name) for name in names)
@@ -145,14 +156,14 @@ class Run:
         if not (folder / RESUME).is_file():
             networks = [str(path) for maker, path in upstream.items() if maker != "autoencoder"]
             self._say(f"{name}: no checkpoint, begins from {' and '.join(networks) or 'random weights'}")
-        lineage = lineage_of(name, self.config, self.footage, upstream.values())
-        about = lineage | {checkpoint.ROOMS: rooms_trained(self.footage, upstream.values())}
-        return train(getattr(self, f"_{name}")(), self.machine, folder, about, budget)
+        provenance = provenance_of(name, self.config, self.dataset, upstream.values())
+        about = provenance | {checkpoint.ROOMS: rooms_trained(self.dataset, upstream.values())}
+        return train(getattr(self, f"_{name}")(), self.distributed, folder, about, budget)
 
     def profile(self, names: tuple[str, ...]) -> None:
         """Print where the time of a few steps of each stage goes, and train nothing."""
         for name in names:
-            profile(getattr(self, f"_{name}")(), self.machine)
+            profile(getattr(self, f"_{name}")(), self.distributed)
 
     def _unfinished(self, names: tuple[str, ...]) -> list[str]:
         """The stages that are to be trained. Raises TrainingError, before any work, for one that lacks what it begins
@@ -164,7 +175,7 @@ class Run:
                     raise TrainingError(
                         f"{path}: not there, and {name} begins from it. Train {maker} first, or --resume a run with one"
                     )
-            self._check_lineage(name, left)
+            self._check_provenance(name, left)
             if self._is_finished(name):
                 self._say(f"{name}: finished before; more steps or another --out would train it")
             else:
@@ -176,8 +187,8 @@ class Run:
         one that lost a picture of its place."""
         if not set(names) - {"autoencoder"}:
             return
-        roll, sessions = self.config.rolling, self.footage.train
-        for session in (*sessions, *self.footage.held_out):
+        roll, sessions = self.config.rolling, self.dataset.train
+        for session in (*sessions, *self.dataset.held_out):
             sinks = len(session.anchors) or len(session)
             if sinks < roll.sink_frames:
                 raise TrainingError(
@@ -188,7 +199,7 @@ class Run:
             if (wanted := self.config.clip_blocks(name) * roll.frames_per_block) > longest:
                 raise TrainingError(f"{name}: no session is as long as a clip of {wanted} frames: record longer ones")
 
-    def _check_lineage(self, name: str, left: list[str]) -> None:
+    def _check_provenance(self, name: str, left: list[str]) -> None:
         """Hold what is kept of a stage to what it would be made of now; those in ``left`` are yet to be trained."""
         folder, upstream, finished = self.out / name, self._upstream(name), self._is_finished(name)
         if (found := kept(folder)) is None:
@@ -197,12 +208,12 @@ class Run:
             raise TrainingError(
                 f"{folder}: finished, but {before[0]} before it is not. Delete it to train it after that"
             )
-        lineage = lineage_of(name, self.config, self.footage, upstream.values())
-        if not finished and self.base is None and found[1].get("upstream") != lineage["upstream"]:
+        provenance = provenance_of(name, self.config, self.dataset, upstream.values())
+        if not finished and self.base is None and found[1].get("upstream") != provenance["upstream"]:
             # A budget ends stages early, and going on trains those before this one further: no change of mind.
             self._say(f"{name}: goes on, from newer weights of the stages before it")
-            del lineage["upstream"]
-        check(folder, lineage, found[1])
+            del provenance["upstream"]
+        check(folder, provenance, found[1])
 
     def _is_finished(self, name: str) -> bool:
         found = kept(self.out / name)
@@ -232,55 +243,55 @@ class Run:
         return {stage: self.out / stage / checkpoint.WEIGHTS for stage in before}
 
     def _autoencoder(self) -> AutoencoderTraining:
-        frames = sample_frames(self.footage.train, FRAME_LIMIT, self._watch)
-        shown = sample_frames(self.footage.held_out or self.footage.train, 256, self._watch)
-        return AutoencoderTraining(self.config, self.machine, frames, shown)
+        frames = sample_frames(self.dataset.train, FRAME_LIMIT, self._watch)
+        shown = sample_frames(self.dataset.held_out or self.dataset.train, 256, self._watch)
+        return AutoencoderTraining(self.config, self.distributed, frames, shown)
 
     def _teacher(self) -> TeacherTraining:
-        return TeacherTraining(self.material)
+        return TeacherTraining(self.data)
 
     def _student_init(self) -> StudentInitTraining:
         if self.base is not None:
-            return StudentInitTraining(self.material, self.base / checkpoint.WEIGHTS, "student")
-        return StudentInitTraining(self.material, self._weights("teacher"))
+            return StudentInitTraining(self.data, self.base / checkpoint.WEIGHTS, "student")
+        return StudentInitTraining(self.data, self._weights("teacher"))
 
     def _student_rollout(self) -> StudentRolloutTraining:
-        return StudentRolloutTraining(self.material, self._student("student_rollout"))
+        return StudentRolloutTraining(self.data, self._student("student_rollout"))
 
     def _student_dmd(self) -> StudentDmdTraining:
-        return StudentDmdTraining(self.material, self._student("student_dmd"), self._weights("teacher"))
+        return StudentDmdTraining(self.data, self._student("student_dmd"), self._weights("teacher"))
 
     @property
-    def material(self) -> Material:
+    def data(self) -> TrainingData:
         """The encoded data; encoded once for all stages."""
         if self._material is None:
             codec = make_codec(self.config)
             if self.config.codec.kind == "autoencoder":
                 found = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
                 codec.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
-            codec = codec.to(self.machine.device, memory_format=torch.channels_last).eval()
+            codec = codec.to(self.distributed.device, memory_format=torch.channels_last).eval()
             train_set, held_out = (self._encode(codec, part) for part in ("train", "held_out"))
-            self._material = Material(self.config, self.machine, codec, train_set, held_out)
+            self._material = TrainingData(self.config, self.distributed, codec, train_set, held_out)
         return self._material
 
     def _encode(self, codec: Codec, part: str) -> list[Episode]:
-        """The sessions of a part of the footage, encoded by the first process and mapped by all."""
+        """The sessions of a part of the data set, encoded by the first process and mapped by all."""
 
         @torch.no_grad()
         def encode(frames: np.ndarray) -> np.ndarray:
-            with self.machine.precision():
+            with self.distributed.precision():
                 parts = torch.from_numpy(frames).split(128)
                 return torch.cat(
-                    [codec.encode(to_network(p.to(self.machine.device))).float().cpu() for p in parts]
+                    [codec.encode(to_network(p.to(self.distributed.device))).float().cpu() for p in parts]
                 ).numpy()
 
-        sessions, path = getattr(self.footage, part), self.out / "latents" / part
+        sessions, path = getattr(self.dataset, part), self.out / "latents" / part
         weights = "" if self.config.codec.kind == "patches" else checkpoint.digest(self._weights("autoencoder"))
-        key = key_of(sessions, self.config.codec, self.config.rolling, weights, self.machine.bfloat16)
-        if self.machine.first:
+        key = key_of(sessions, self.config.codec, self.config.rolling, weights, self.distributed.bfloat16)
+        if self.distributed.first:
             watched = self._watch(sessions, "encoding sessions")
             keep_episodes(path, key, (encode_session(session, self.config, encode) for session in watched))
-        barrier(self.machine)
+        barrier(self.distributed)
         if (found := kept_episodes(path, key)) is None:
             raise TrainingError(f"{path}: cannot be read; delete it and --resume")
         return found
@@ -308,8 +319,8 @@ class Run:
         newest = next((path for path in students if path.is_file()), None)
         if newest is not None:
             codec = self._weights("autoencoder") if self.config.codec.kind == "autoencoder" else None
-            made = Made(self.config, self.footage, codec, newest, report)
-            assemble(self.out, made, self.machine.hardware, graphs)
+            made = Made(self.config, self.dataset, codec, newest, report)
+            assemble(self.out, made, self.distributed.hardware, graphs)
             if not graphs:
                 again = shlex.join(["python", "-m", "world_model.play.export", str(self.out)])
                 self._say(f"no time for the ONNX graphs: PyTorch plays it. To have them: {again}")
@@ -318,34 +329,35 @@ class Run:
     def _print_report(self, report: dict, playable: bool) -> None:
         for name, values in report.items():
             shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-            self.machine.console.print(f"[bold]{name}[/bold]  {shown}")
+            self.distributed.console.print(f"[bold]{name}[/bold]  {shown}")
         play = f"; play it: python play.py --checkpoint {self.out}" if playable else ""
-        self.machine.console.print(f"written to {self.out}{play}")
+        self.distributed.console.print(f"written to {self.out}{play}")
 
     def _say(self, words: str) -> None:
-        if self.machine.first:
-            self.machine.console.print(words, soft_wrap=True)
+        if self.distributed.first:
+            self.distributed.console.print(words, soft_wrap=True)
 
     def _say_what_it_trains_on(self) -> None:
-        if not self.machine.first:
+        runs_on = self.distributed
+        if not runs_on.first:
             return
-        say = self.machine.console.print
-        sessions, held = self.footage.train, self.footage.held_out
-        say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {self.footage.words}; "
-            f"{self.machine.device}, {'bfloat16' if self.machine.bfloat16 else 'float32'}{self.machine.measured}, "
-            f"{self.machine.processes} process(es)")  # fmt: skip
+        say = runs_on.console.print
+        sessions, held = self.dataset.train, self.dataset.held_out
+        say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {self.dataset.words}; "
+            f"{runs_on.device}, {'bfloat16' if runs_on.bfloat16 else 'float32'}{runs_on.measured}, "
+            f"{runs_on.processes} process(es)")  # fmt: skip
         damaged = [
             f"{session.path}: {session.damage[0]}; its {len(session)} readable frames are used"
             for session in (*sessions, *held)
             if session.damage
         ]
-        for words, lines in (("left out", self.footage.skipped), ("damaged", damaged)):
+        for words, lines in (("left out", self.dataset.skipped), ("damaged", damaged)):
             shown = lines[:5] + [f"{len(lines) - 5} more"] * (len(lines) > 5)
             for line in shown:
                 say(f"[yellow]{words}[/yellow] {escape(line)}", soft_wrap=True)
 
     def _watch(self, items: Iterable, what: str) -> Iterable:
-        return track(list(items), what, console=self.machine.console, disable=not self.machine.first)
+        return track(list(items), what, console=self.distributed.console, disable=not self.distributed.first)
 
 
 def scaled(config: Config, share: float) -> Config:
@@ -360,7 +372,7 @@ def scaled(config: Config, share: float) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=stages)})
 
 
-def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
+def open_machine(choices: Choices, environment: dict[str, str]) -> DistributedContext:
     """This process's device, precision and place among torchrun's processes."""
     rank, processes = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
     cuda = choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available())
@@ -375,7 +387,9 @@ def open_machine(choices: Choices, environment: dict[str, str]) -> Machine:
     bfloat16, measured = choices.precision == "bfloat16", ""
     if choices.precision == "auto":
         bfloat16, measured = (True, "") if cuda else _faster(processes)
-    return Machine(device, bfloat16, cuda and choices.compile, rank, processes, choices.seed, Console(), measured)
+    return DistributedContext(
+        device, bfloat16, cuda and choices.compile, rank, processes, choices.seed, Console(), measured
+    )
 
 
 def _faster(processes: int) -> tuple[bool, str]:
@@ -427,7 +441,7 @@ def _with_its_world(choices: Choices, out: Path) -> Choices:
     return replace(choices, resume=file.read_text(errors="replace") or True)
 
 
-def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> Path | None:
+def _prepare(choices: Choices, config: Config, out: Path, distributed: DistributedContext) -> Path | None:
     """Check what the run starts from, make its folder, and return the trained world to start from, if any."""
     base = Path(choices.resume) if isinstance(choices.resume, str) else None
     if base is not None:
@@ -439,7 +453,7 @@ def _prepare(choices: Choices, config: Config, out: Path, machine: Machine) -> P
                 )
     if choices.resume is True and not any((out / name).exists() for name in (BEGUN_FROM, *STAGES)):
         raise TrainingError(f"{out}: holds no run to go on with. Leave out --resume to begin one, or give its --out")
-    if choices.resume is None and machine.first and not choices.profile:
+    if choices.resume is None and distributed.first and not choices.profile:
         begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices, config)]
         if begun:
             raise TrainingError(

@@ -21,8 +21,15 @@ from world_model.model import rolling
 from world_model.model.noise import renoise, shifted
 from world_model.model.teacher_view import view_clip
 from world_model.model.transformer import Transformer
-from world_model.training.clips import Material, TransformerStage, batch_of, load_transformer, still_held, velocity_loss
-from world_model.training.loop import Draw, Update, optimizers_for
+from world_model.training.clips import (
+    TrainingData,
+    TransformerStage,
+    batch_of,
+    load_transformer,
+    still_held,
+    velocity_loss,
+)
+from world_model.training.loop import StepNoise, Update, optimizers_for
 from world_model.training.student_init import prime_from_clip, show_rollout
 
 
@@ -42,24 +49,24 @@ class Scored:
 class StudentDmdTraining(TransformerStage):
     name, prefix = "student_dmd", "student"
 
-    def __init__(self, material: Material, student: Path, teacher: Path):
-        shape, settings = material.config.rolling, material.config.training
+    def __init__(self, data: TrainingData, student: Path, teacher: Path):
+        shape, settings = data.config.rolling, data.config.training
         self.lead, self.ticks = shape.recent_blocks + 1, settings.student_dmd.rollout_windows * shape.window_blocks
         self.past = max(1, settings.teacher.clip_blocks - shape.window_blocks)
-        super().__init__(material)
-        config, machine, s = self.config, self.machine, self.settings
-        self.take(load_transformer(config, machine, student, "student"), self.student_loss, False, s.critic_steps)
-        self.teacher = load_transformer(config, machine, teacher, "teacher").requires_grad_(False).eval()
-        self.critic = load_transformer(config, machine, teacher, "teacher")
-        if machine.compile:
+        super().__init__(data)
+        config, distributed, s = self.config, self.distributed, self.settings
+        self.take(load_transformer(config, distributed, student, "student"), self.student_loss, False, s.critic_steps)
+        self.teacher = load_transformer(config, distributed, teacher, "teacher").requires_grad_(False).eval()
+        self.critic = load_transformer(config, distributed, teacher, "teacher")
+        if distributed.compile:
             self.teacher.compile_run()
             self.critic.compile_run()
         optimizers = optimizers_for(self.critic, s.critic_learning_rate, s.weight_decay, muon=False)
         self.updates["critic"] = Update(self.critic, self.critic_loss, optimizers)
 
-    def student_loss(self, draw: Draw) -> tuple[Tensor, dict]:
-        scored = self.rollout(draw, learn=True)
-        gradient = dmd_gradient(scored.window, *self._score(scored, draw))
+    def student_loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
+        scored = self.rollout(step_noise, learn=True)
+        gradient = dmd_gradient(scored.window, *self._score(scored, step_noise))
         matching = 0.5 * (scored.window - (scored.window - gradient).detach()).square().mean()
         error = (scored.window - scored.true) * scored.owed[:, :, None, None, None, None]
         regression = error.square().mean()
@@ -73,30 +80,32 @@ class StudentDmdTraining(TransformerStage):
         }
         return matching + weight * regression, logs
 
-    def critic_loss(self, draw: Draw) -> tuple[Tensor, dict]:
+    def critic_loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         with torch.no_grad():
-            scored = self.rollout(draw, learn=False)
-        x, sigma, real = self._noised(scored, draw)
-        with self.machine.precision():
+            scored = self.rollout(step_noise, learn=False)
+        x, sigma, real = self._noised(scored, step_noise)
+        with self.distributed.precision():
             x0 = self._seen(self.critic, scored, x, sigma, scored.actions)
         flat = real.flatten(1, 2)
         return velocity_loss(x0.flatten(1, 2), flat, sigma[:, : flat.shape[1]]).mean(), {}
 
-    def rollout(self, draw: Draw, learn: bool) -> Scored:
+    def rollout(self, step_noise: StepNoise, learn: bool) -> Scored:
         """Play from recorded starts under recorded keys; the windows to be scored, all in one batch."""
-        sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
-        with torch.no_grad(), self.machine.precision():
-            state = prime_from_clip(self.model, self.rolling, sinks, latents, actions, draw)
-        walk = self._roll if draw.shared(1000) < 1000 * self.settings.rolling_share else self._block_by_block
-        return walk(draw, learn, state, sinks, latents, actions)
+        sinks, latents, actions = batch_of(self.clips, step_noise, self.distributed.device)
+        with torch.no_grad(), self.distributed.precision():
+            state = prime_from_clip(self.model, self.rolling, sinks, latents, actions, step_noise)
+        roll_out = self._roll if step_noise.shared(1000) < 1000 * self.settings.rolling_share else self._block_by_block
+        return roll_out(step_noise, learn, state, sinks, latents, actions)
 
-    def _roll(self, draw: Draw, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor) -> Scored:
-        size, phase = self.rolling.window_blocks, draw.shared(self.rolling.window_blocks)
+    def _roll(
+        self, step_noise: StepNoise, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor
+    ) -> Scored:
+        size, phase = self.rolling.window_blocks, step_noise.shared(self.rolling.window_blocks)
         shown, windows = [latents[:, index] for index in range(self.lead)], []
         for at in range(self.lead, self.lead + self.ticks):
             chosen = (at - self.lead) % size == phase
-            with torch.set_grad_enabled(learn and chosen), self.machine.precision():
-                noise = draw.normal(size, *latents.shape[2:])
+            with torch.set_grad_enabled(learn and chosen), self.distributed.precision():
+                noise = step_noise.normal(size, *latents.shape[2:])
                 state, x0, _ = rolling.tick(self.model, self.rolling, state, actions[:, at], noise)
             if chosen:
                 held = actions[:, at : at + 1].expand(-1, size, -1)
@@ -105,15 +114,17 @@ class StudentDmdTraining(TransformerStage):
         return _together(windows)
 
     def _block_by_block(
-        self, draw: Draw, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor
+        self, step_noise: StepNoise, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor
     ) -> Scored:
         size = self.rolling.window_blocks
-        last_level = 1 + draw.shared(size)
+        last_level = 1 + step_noise.shared(size)
         shown, made, windows = [latents[:, index] for index in range(self.lead)], [], []
         for at in range(self.lead, self.lead + self.ticks):
-            with torch.set_grad_enabled(learn), self.machine.precision():
-                noise = draw.normal(size, *latents.shape[2:])
-                state, x0 = rolling.block(self.model, self.rolling, state, actions[:, at], noise, last_level)
+            with torch.set_grad_enabled(learn), self.distributed.precision():
+                noise = step_noise.normal(size, *latents.shape[2:])
+                state, x0 = rolling.autoregressive_step(
+                    self.model, self.rolling, state, actions[:, at], noise, last_level
+                )
             made.append(x0.float())
             if len(made) == size:
                 first = at - size + 1
@@ -132,10 +143,10 @@ class StudentDmdTraining(TransformerStage):
         same = still_held(actions[:, at : at + size], held)
         return Scored(sinks, torch.stack(shown[-past:], 1), x0, under, latents[:, at : at + size], same)
 
-    def _score(self, scored: Scored, draw: Draw) -> tuple[Tensor, Tensor]:
+    def _score(self, scored: Scored, step_noise: StepNoise) -> tuple[Tensor, Tensor]:
         """x0 [m, K, B, C, h, w] of the windows by critic and by (guided) teacher, at one noise level a clip."""
-        with torch.no_grad(), self.machine.precision():
-            x, sigma, _ = self._noised(scored, draw)
+        with torch.no_grad(), self.distributed.precision():
+            x, sigma, _ = self._noised(scored, step_noise)
             fake = self._seen(self.critic, scored, x, sigma, scored.actions).float()
             real = self._seen(self.teacher, scored, x, sigma, scored.actions).float()
             if self.settings.guidance != 1:
@@ -144,13 +155,15 @@ class StudentDmdTraining(TransformerStage):
                 real = free + self.settings.guidance * (real - free)
         return fake, real
 
-    def _noised(self, scored: Scored, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, scored: Scored, step_noise: StepNoise) -> tuple[Tensor, Tensor, Tensor]:
         """Past and window at one noise share a clip: x [m, F, C, h, w], sigma [m, F], and the clean window."""
         clean = torch.cat([scored.past, scored.window.detach()], 1).flatten(1, 2)
-        share = shifted(draw.uniform(), self.rolling.shift).clamp(self.settings.score_low, self.settings.score_high)
+        share = shifted(step_noise.uniform(), self.rolling.shift).clamp(
+            self.settings.score_low, self.settings.score_high
+        )
         repeats = len(clean) // len(share)
         sigma = share.repeat(repeats)[:, None].expand(-1, clean.shape[1])
-        noise = torch.cat([draw.normal(*clean.shape[1:]) for _ in range(repeats)])
+        noise = torch.cat([step_noise.normal(*clean.shape[1:]) for _ in range(repeats)])
         return renoise(clean, noise, sigma[:, :, None, None, None]), sigma, scored.window.detach()
 
     def _seen(self, model: Transformer, scored: Scored, x: Tensor, sigma: Tensor, actions: Tensor) -> Tensor:
@@ -160,7 +173,7 @@ class StudentDmdTraining(TransformerStage):
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
-        show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+        show_rollout(self.average, self.data, folder / f"sample_{step:06d}.mp4")
 
 
 def dmd_gradient(sample: Tensor, fake: Tensor, real: Tensor) -> Tensor:

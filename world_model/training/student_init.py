@@ -20,9 +20,9 @@ from torch import Tensor
 from world_model.config import Rolling
 from world_model.model import context, rolling
 from world_model.model.noise import renoise, sigmas
-from world_model.model.transformer import Known, Transformer
+from world_model.model.transformer import Conditioning, Transformer
 from world_model.training.clips import (
-    Material,
+    TrainingData,
     TransformerStage,
     batch_of,
     forget,
@@ -30,7 +30,7 @@ from world_model.training.clips import (
     still_held,
     velocity_loss,
 )
-from world_model.training.loop import Draw
+from world_model.training.loop import StepNoise
 
 SAMPLE_BLOCKS = 80
 
@@ -38,54 +38,57 @@ SAMPLE_BLOCKS = 80
 class StudentInitTraining(TransformerStage):
     name, prefix = "student_init", "student"
 
-    def __init__(self, material: Material, weights: Path, prefix: str = "teacher"):
+    def __init__(self, data: TrainingData, weights: Path, prefix: str = "teacher"):
         """``weights`` holds the teacher, or with ``prefix`` student, a student to teach further."""
-        super().__init__(material)
+        super().__init__(data)
         self.starts = window_starts(self.rolling, self.settings.clip_blocks, self.settings.windows)
-        self.take(load_transformer(self.config, self.machine, weights, prefix), self.loss, muon=True)
+        self.take(load_transformer(self.config, self.distributed, weights, prefix), self.loss, muon=True)
 
-    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
-        sinks, latents, actions = batch_of(self.clips, draw, self.machine.device)
-        actions = forget(actions, self.settings.drop_action, draw)
+    def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
+        sinks, latents, actions = batch_of(self.clips, step_noise, self.distributed.device)
+        actions = forget(actions, self.settings.drop_action, step_noise)
         shape, per_block, size = self.rolling, self.rolling.frames_per_block, self.rolling.window_blocks
         # Added, not blended in: an untold blend shrinks the past, and the student learns to undo that, a gain above one
         # that a long game multiplies up to white.
-        past = latents + self.settings.context_noise * draw.uniform(1, 1, 1, 1, 1) * draw.normal(*latents.shape[1:])
-        seen = torch.cat([latents[:, index] for index in self._window_indices(draw)], 1)
+        past = latents + self.settings.context_noise * step_noise.uniform(1, 1, 1, 1, 1) * step_noise.normal(
+            *latents.shape[1:]
+        )
+        noised = torch.cat([latents[:, index] for index in self._window_indices(step_noise)], 1)
         real = torch.cat([latents[:, start : start + size] for start in self.starts], 1)
         levels = torch.tensor(sigmas(size, shape.shift)[1:], device=real.device).repeat(len(self.starts))
-        windows = renoise(seen, draw.normal(*real.shape[1:]), levels[:, None, None, None, None])
+        windows = renoise(noised, step_noise.normal(*real.shape[1:]), levels[:, None, None, None, None])
         held = torch.cat([actions[:, start : start + 1].expand(-1, size, -1) for start in self.starts], 1)
         layout = context.packed(per_block, shape.sink_blocks, shape.recent_blocks, latents.shape[1], self.starts, size)
         x = torch.cat([sinks, past.flatten(1, 2), windows.flatten(1, 2)], 1)
         sigma = torch.cat([levels.new_zeros(x.shape[1] - len(levels) * per_block), levels.repeat_interleave(per_block)])
         unknown = actions.new_full((len(x), sinks.shape[1], actions.shape[-1]), torch.nan)
-        acted = torch.cat([unknown, torch.cat([actions, held], 1).repeat_interleave(per_block, 1)], 1)
+        frame_actions = torch.cat([unknown, torch.cat([actions, held], 1).repeat_interleave(per_block, 1)], 1)
         count = real.shape[1] * per_block
         last = torch.cat([past[:, start - 1, -1:].expand(-1, size * per_block, -1, -1, -1) for start in self.starts], 1)
-        was = torch.cat([actions[:, start - 1 : start].expand(-1, size * per_block, -1) for start in self.starts], 1)
-        with self.machine.precision():
-            x0, *_ = self.model(x, sigma.expand(len(x), -1), acted, layout, known=Known(last, was, sinks))
+        actions_before = [actions[:, start - 1 : start].expand(-1, size * per_block, -1) for start in self.starts]
+        conditioning = Conditioning(last, torch.cat(actions_before, 1), sinks)
+        with self.distributed.precision():
+            x0, *_ = self.model(x, sigma.expand(len(x), -1), frame_actions, layout, conditioning=conditioning)
         losses = velocity_loss(x0, real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
         losses = losses.unflatten(1, (len(self.starts), size, per_block))
-        ahead = torch.cat([actions[:, start : start + size] for start in self.starts], 1)
-        owed = still_held(*(acts.unflatten(1, losses.shape[1:3]) for acts in (ahead, held)))
+        true_actions = torch.cat([actions[:, start : start + size] for start in self.starts], 1)
+        owed = still_held(*(acts.unflatten(1, losses.shape[1:3]) for acts in (true_actions, held)))
         return (losses * owed[..., None]).mean(), {"first_block": losses[:, :, 0].detach().mean()}
 
-    def _window_indices(self, draw: Draw) -> list[Tensor]:
+    def _window_indices(self, step_noise: StepNoise) -> list[Tensor]:
         """For each start the block numbers [K] whose latents are noised into the window; one draw for the batch."""
         size, last = self.rolling.window_blocks, self.settings.clip_blocks - 1
         indices = []
         for start in self.starts:
-            stale = draw.shared(1000) < 1000 * self.settings.stale_share
-            offset = draw.shared(2 * size - 1) - (size - 1) if stale else 0
+            stale = step_noise.shared(1000) < 1000 * self.settings.stale_share
+            offset = step_noise.shared(2 * size - 1) - (size - 1) if stale else 0
             blocks = torch.arange(start, start + size) + offset
-            indices.append(blocks.clamp(start - 1, last).to(self.machine.device))
+            indices.append(blocks.clamp(start - 1, last).to(self.distributed.device))
         return indices
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
-        show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+        show_rollout(self.average, self.data, folder / f"sample_{step:06d}.mp4")
 
 
 def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
@@ -96,26 +99,26 @@ def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
     return tuple(sorted(set(spread)))
 
 
-def show_rollout(model: Transformer, material: Material, path: Path) -> None:
+def show_rollout(model: Transformer, data: TrainingData, path: Path) -> None:
     """Roll from a held-out start under the recorded keys, with play's own step, and film it beside what happened."""
-    machine = material.machine
-    shape = material.config.rolling
+    distributed = data.distributed
+    shape = data.config.rolling
     lead = shape.recent_blocks + 1
-    sinks, latents, actions = material.held_out_clip(lead + SAMPLE_BLOCKS)
-    draw = Draw(machine, 0, 98, machine.processes)
-    state = prime_from_clip(model, shape, sinks, latents, actions, draw)
+    sinks, latents, actions = data.held_out_clip(lead + SAMPLE_BLOCKS)
+    step_noise = StepNoise(distributed, 0, 98, distributed.processes)
+    state = prime_from_clip(model, shape, sinks, latents, actions, step_noise)
     made = []
     for at in range(lead, latents.shape[1]):
-        noise = draw.normal(shape.window_blocks, *latents.shape[2:])[:1]
+        noise = step_noise.normal(shape.window_blocks, *latents.shape[2:])[:1]
         state, latent = rolling.step(model, shape, state, actions[:, at], noise)
         made.append(latent)
-    material.show(path, latents[0, lead:], torch.stack(made, 1)[0], actions[0, lead:])
+    data.show(path, latents[0, lead:], torch.stack(made, 1)[0], actions[0, lead:])
 
 
 def prime_from_clip(
-    model: Transformer, shape: Rolling, sinks: Tensor, latents: Tensor, actions: Tensor, draw: Draw
+    model: Transformer, shape: Rolling, sinks: Tensor, latents: Tensor, actions: Tensor, step_noise: StepNoise
 ) -> rolling.State:
     """Prime on a clip's first R+1 blocks."""
     lead = shape.recent_blocks + 1
-    noise = draw.normal(shape.window_blocks, *latents.shape[2:])[: len(latents)]
+    noise = step_noise.normal(shape.window_blocks, *latents.shape[2:])[: len(latents)]
     return rolling.prime(model, shape, sinks, latents[:, :lead], actions[:, :lead], noise)

@@ -5,10 +5,10 @@ every tick learns: the world is deterministic, so the recording holds what shoul
 count while the held key stayed held. A game returns to a recording when it strays past a bound, or after a random
 length whose mean grows from one tick (which is teacher forcing) to many. Half of those that strayed are played again
 from a few ticks before: what fails is practised most. No gradient crosses a tick. The pool is part of a checkpoint, and
-chance comes from ``Draw`` alone: a run that was killed goes on as if it had not been.
+chance comes from ``StepNoise`` alone: a run that was killed goes on as if it had not been.
 
-The loss is the surprise of the head's mixture (``head.py``). It is next to nothing wherever the picture stays, so what
-is small and moves needs no weight of its own.
+The loss is the negative log-likelihood (nll) of the head's mixture (``head.py``). It is next to nothing wherever the
+picture stays, so what is small and moves needs no weight of its own.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from world_model.model import rolling
 from world_model.model.rolling import State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
-from world_model.training.clips import Material, TransformerStage, load_transformer
-from world_model.training.loop import Draw
+from world_model.training.clips import TrainingData, TransformerStage, load_transformer
+from world_model.training.loop import StepNoise
 from world_model.training.student_init import show_rollout
 
 CHANGED = 0.2
@@ -51,8 +51,8 @@ LATER = 0.5
 """Weight of the window's later blocks: they are only guesses to start the next tick from."""
 PALETTE_EPISODES, PALETTE_EVERY = 200, 16
 """Sessions, and one in how many of their frames, in which the palette's colours are counted."""
-RESINK = 4
-"""Every how many steps the sinks are written anew, so that what writes them learns too."""
+SINKS_EVERY = 4
+"""Steps from one prefill of the sinks to the next, so that what encodes them learns, too."""
 GAMES = ("which", "at", "left", "strayed")
 """Of each game: the recording that it is held to, its next block there, the ticks it still has, whether it strayed."""
 BATCHED = ("keys", "values")
@@ -62,48 +62,48 @@ BATCHED = ("keys", "values")
 class StudentRolloutTraining(TransformerStage):
     name, prefix = "student_rollout", "student"
 
-    def __init__(self, material: Material, weights: Path | None):
-        self.material, self.config, self.machine = material, material.config, material.machine
+    def __init__(self, data: TrainingData, weights: Path | None):
+        self.data, self.config, self.distributed = data, data.config, data.distributed
         self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
-        self.starts = Starts(material.train, self.lead, self.rolling.window_blocks, per_block)
-        if isinstance(self.config.head, ViewSize) and not (self.starts.posed and self.starts.deep):
+        self.start_sampler = StartSampler(data.train, self.lead, self.rolling.window_blocks, per_block)
+        if isinstance(self.config.head, ViewSize) and not (self.start_sampler.posed and self.start_sampler.deep):
             raise DataError("head.kind view learns from where each frame was seen, and from how far away what the "
                             "anchors show is, and these recordings do not say both: record a game whose info holds a "
                             "pose and which has a spot() and depths()")  # fmt: skip
         self.pool: State | None = None
         self.rounds = self.settings.pool // self.settings.batch  # steps until a game's next turn
-        count = self.rounds * (self.settings.batch // self.machine.processes)
+        count = self.rounds * (self.settings.batch // self.distributed.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
         self.strayed = np.zeros(count, bool)
         self.length = 1.0
-        model = load_transformer(self.config, self.machine, weights, self.prefix)
+        model = load_transformer(self.config, self.distributed, weights, self.prefix)
         if weights is None and isinstance(self.config.head, PickSize):
-            colours = colours_drawn(material.train, self.config.head.palette, self.config.codec.unfold)
+            colours = colours_drawn(data.train, self.config.head.palette, self.config.codec.unfold)
             model.local.palette.copy_(torch.from_numpy(colours))
-        self.flops = tick_flops(model, self.config) * self.settings.batch / self.machine.processes
+        self.flops = tick_flops(model, self.config) * self.settings.batch / self.distributed.processes
         self.take(model, self.loss, muon=True)
 
-    def loss(self, draw: Draw) -> tuple[Tensor, dict]:
-        games = np.arange(draw.local) * self.rounds + draw.step % self.rounds
-        self.length = self.settings.length ** min(1.0, draw.share / self.settings.grow)  # from 1, geometrically
-        self._return(games, draw)
+    def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
+        games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
+        self.length = self.settings.length ** min(1.0, step_noise.share / self.settings.grow)  # from 1, geometrically
+        self._return(games, step_noise)
         true, actions, poses = self._cut(games, 0, self.rolling.window_blocks)
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
-        with self.machine.precision():
-            noise = draw.normal(*true.shape[1:])
-            if draw.step % RESINK == RESINK - 1:
-                state = rolling.resink(self.model, self.rolling, state, state["sinks"])
-            told = {} if poses is None else {"ahead": poses}
-            moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, told)
+        with self.distributed.precision():
+            noise = step_noise.normal(*true.shape[1:])
+            if step_noise.step % SINKS_EVERY == SINKS_EVERY - 1:
+                state = rolling.replace_sinks(self.model, self.rolling, state, state["sinks"])
+            extra = {} if poses is None else {"window_poses": poses}
+            moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         wrong = self._keep(games, moved, x0, true)
         held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
         held[:, 1:] *= LATER
-        elements, choice = self.model.local.surprise(outputs, true.flatten(1, 2), state["sinks"])
-        surprise = (elements + choice).unflatten(1, true.shape[1:3])
-        loss = (surprise.mean(2) * held).mean()
+        elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
+        nll = (elements + choice).unflatten(1, true.shape[1:3])
+        loss = (nll.mean(2) * held).mean()
         if isinstance(self.config.head, ViewSize):
-            loss = loss + self._place(games, state["relief"], draw).mean()
+            loss = loss + self._place(games, state["relief"], step_noise).mean()
         logs = {
             "elements": elements[:, 0].mean().detach(),
             "choice": choice[:, 0].mean().detach(),
@@ -113,11 +113,11 @@ class StudentRolloutTraining(TransformerStage):
         }
         return loss, logs
 
-    def _place(self, games: np.ndarray, relief: Tensor, draw: Draw) -> Tensor:
+    def _place(self, games: np.ndarray, relief: Tensor, step_noise: StepNoise) -> Tensor:
         """What is wrong [n] with moves in other frames of these games' recordings, and with the relief, where it was
         made with gradient. Neither needs a picture, so that both learn from many times as many frames."""
-        which, chance = self.which[games], _chances(draw, OTHERS * 3).reshape(-1, 3)
-        told = map(self.starts.told, which.repeat(OTHERS), chance)
+        which, chance = self.which[games], _chances(step_noise, OTHERS * 3).reshape(-1, 3)
+        told = map(self.start_sampler.told, which.repeat(OTHERS), chance)
         poses, actions = (self._tensor(np.stack(part)) for part in zip(*told, strict=True))
         sigma = rolling.sigmas(self.rolling.window_blocks, self.rolling.shift)[1]
         _, condition = self.model.condition(torch.full_like(poses[:, 1:, 0], sigma), actions[:, 1:], 0)
@@ -126,7 +126,7 @@ class StudentRolloutTraining(TransformerStage):
         wrong = strayed.unflatten(0, (-1, OTHERS)).mean(1)
         if not relief.requires_grad:
             return wrong
-        return wrong + missed(relief, self._tensor(np.stack([self.starts.episodes[i].depths for i in which])))
+        return wrong + missed(relief, self._tensor(np.stack([self.start_sampler.episodes[i].depths for i in which])))
 
     @torch.no_grad()
     def _keep(self, games: np.ndarray, state: State, x0: Tensor, true: Tensor) -> Tensor:
@@ -136,32 +136,32 @@ class StudentRolloutTraining(TransformerStage):
                 self.pool[name][_at(name, games)] = value.detach().to(self.pool[name].dtype)
         wrong = ((x0[:, 0].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
         self.at[games] += 1
-        lengths = np.array([len(self.starts.actions[i]) for i in self.which[games]])
+        lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
         self.strayed[games] = wrong.cpu().numpy() > self.settings.stray_cells
         over = self.strayed[games] | (self.at[games] + self.rolling.window_blocks > lengths)
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
 
     @torch.no_grad()
-    def _return(self, games: np.ndarray, draw: Draw) -> None:
+    def _return(self, games: np.ndarray, step_noise: StepNoise) -> None:
         """Begin those of these games anew from recordings that are over. Chance is drawn for all of them: which are
         over is another matter on another process."""
-        chance = _chances(draw, 7)
-        noise = draw.normal(self.rolling.window_blocks, self.rolling.frames_per_block, *self.config.latent_shape)
+        chance = _chances(step_noise, 7)
+        noise = step_noise.normal(self.rolling.window_blocks, self.rolling.frames_per_block, *self.config.latent_shape)
         over = self.left[games] <= 0
         if not over.any():
             return
         games, chance, noise = games[over], chance[over], noise[torch.from_numpy(over)]
         before = min(BEFORE_EVENT, math.ceil(self.length))
-        which, at = self.starts.take(chance[:, :4], self.settings.event_share, before)
+        which, at = self.start_sampler.take(chance[:, :4], self.settings.event_share, before)
         again = self.strayed[games] & (chance[:, 4] < AGAIN)
         earlier = self.at[games] - 1 - (chance[:, 5] * before).astype(int)
         self.which[games] = np.where(again, self.which[games], which)
         self.at[games] = np.where(again, np.maximum(earlier, self.lead), at)
         self.left[games] = _geometric(chance[:, 6], self.length)
         frames, actions, poses = self._cut(games, -self.lead, 0)
-        sinks = torch.from_numpy(np.stack([self.starts.episodes[i].sinks for i in self.which[games]])).float()
-        with self.machine.precision():
+        sinks = torch.from_numpy(np.stack([self.start_sampler.episodes[i].sinks for i in self.which[games]])).float()
+        with self.distributed.precision():
             primed = rolling.prime(self.model, self.rolling, sinks.to(frames.device), frames, actions, noise)
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
         if "pose" in primed:
@@ -176,18 +176,18 @@ class StudentRolloutTraining(TransformerStage):
         [n, T, B, C, h, w], the actions that made them [n, T, keys] and, where all recordings say them, poses
         [n, T, 8]."""
         starts = zip(self.which[games], self.at[games], strict=True)
-        cuts = [self.starts.cut(which, at + first, at + end) for which, at in starts]
+        cuts = [self.start_sampler.cut(which, at + first, at + end) for which, at in starts]
         frames, actions, *poses = (self._tensor(np.stack(part)) for part in zip(*cuts, strict=True))
         return frames, actions, poses[0] if poses else None
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.machine.device).float()
+        return torch.from_numpy(array).to(self.distributed.device).float()
 
     def state(self) -> dict[str, Tensor]:
         """The games in progress, along the first dimension; a process has those of its positions in the batch."""
         if self.pool is None:
             return {}
-        known = {name: torch.from_numpy(getattr(self, name)).to(self.machine.device) for name in GAMES}
+        known = {name: torch.from_numpy(getattr(self, name)).to(self.distributed.device) for name in GAMES}
         return known | {name: part.movedim(1, 0) if name in BATCHED else part for name, part in self.pool.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -198,7 +198,7 @@ class StudentRolloutTraining(TransformerStage):
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
-        show_rollout(self.average, self.material, folder / f"sample_{step:06d}.mp4")
+        show_rollout(self.average, self.data, folder / f"sample_{step:06d}.mp4")
 
 
 @torch.no_grad()
@@ -216,7 +216,7 @@ def tick_flops(model: Transformer, config: Config) -> float:
     return 3.0 * counter.get_total_flops()
 
 
-class Starts:
+class StartSampler:
     """Where games may begin in recordings: anywhere, or shortly before an event, when most of a frame changes,
     something comes or goes, or keys lead elsewhere than they mostly do.
 
@@ -315,9 +315,9 @@ def _strange_moves(episodes: list[Episode]) -> list[np.ndarray]:
     return [np.flatnonzero(part[1:] & ~part[:-1]) + 1 for part in np.split(strange, ends[:-1])]
 
 
-def _chances(draw: Draw, count: int) -> np.ndarray:
+def _chances(step_noise: StepNoise, count: int) -> np.ndarray:
     """Uniform on [0, 1), float64 [local batch, count]."""
-    return draw.uniform(count).cpu().numpy().astype(np.float64)
+    return step_noise.uniform(count).cpu().numpy().astype(np.float64)
 
 
 def _geometric(chance: np.ndarray, mean: float) -> np.ndarray:

@@ -1,19 +1,15 @@
-"""Time as a person may turn it: the moments behind the present, and saved ones that outlive the program.
+"""The moments behind a game's present, for going back in time.
 
 A state is a frame source's ``get_state()``: a flat dictionary of arrays, from which ``set_state`` continues exactly.
 """
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import gymnasium
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 State = dict[str, np.ndarray]
 
@@ -21,17 +17,9 @@ BUDGET = 256 * 2**20
 """Bytes of states that are kept: at 20 ticks a second some eight minutes of the neural keep, four of the arena."""
 EVERY = 20
 """Moments from one kept state to the next."""
-SAVES = Path("saves")
-HEADER = "rollplay"
-SAME = ("source", "world", "checkpoint")
-"""What a source says of itself that a saved state of it must agree with."""
 
 
-class SaveError(ValueError):
-    """A state that cannot be saved or gone back to; the message is for the person."""
-
-
-class Past:
+class RewindBuffer:
     """The moments behind a game's present, as many as ``budget`` bytes of states hold.
 
     A tick follows from the state before it and its keys: one state in ``EVERY`` is kept, with the keys of the ticks
@@ -120,37 +108,6 @@ class _Segment:
     @property
     def newest(self) -> State:
         return self.replayed[-1] if self.replayed else self.state
-
-
-def save(path: Path, state: State, provenance: dict) -> None:
-    """Write a state and whose it is; complete before it gets its name. SaveError for a disk that will not have it."""
-    words = {name: str(array) for name, array in state.items() if array.dtype.kind == "U"}
-    arrays = {name: np.array(array, order="C") for name, array in state.items() if name not in words}
-    about = {"words": words, **{name: provenance.get(name) for name in SAME}}
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, {HEADER: json.dumps(about)})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise SaveError(f"{path}: cannot be written ({error})") from error
-
-
-def load(path: Path, provenance: dict) -> State:
-    """The state in a file. SaveError for none, a damaged one, and one of another game or of other weights."""
-    try:
-        with safe_open(path, "numpy") as file:
-            about = json.loads((file.metadata() or {})[HEADER])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        words = {name: np.array(text) for name, text in about["words"].items()}
-        differs = [name for name in SAME if about[name] != provenance.get(name)]
-    except FileNotFoundError as error:
-        raise SaveError("nothing is saved here yet: F5 saves") from error
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise SaveError(f"{path}: no saved game, or a damaged one") from error
-    if differs:
-        raise SaveError(f"{path}: was saved in another game (another {' and '.join(differs)})")
-    return arrays | words
 
 
 def _equal(array: np.ndarray, other: np.ndarray | None) -> bool:

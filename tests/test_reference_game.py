@@ -33,13 +33,17 @@ def test_the_real_game_plays_the_same_keys_from_the_same_place(neural):
     plan = {3: down("d"), 8: turn[0], 11: turn[1], 16: down("v"), 26: turn[0], 29: turn[1], 36: down("escape")}
     screen = play(neural, plan)
     begins = next(i for i, hud in enumerate(screen.huds) if hud.beside is not None)
-    truths = [hud.beside[1] for hud in screen.huds[begins:]]
-    assert begins in (17, 18) and all(truth is not None for truth in truths) and any(h.rewound for h in screen.huds)
+    references = [hud.beside[1] for hud in screen.huds[begins:]]
+    assert (
+        begins in (17, 18)
+        and all(reference is not None for reference in references)
+        and any(h.rewound for h in screen.huds)
+    )
     assert not any(np.array_equal(frame, screen.shown[0]) for frame in screen.shown[begins:]), "the room goes on"
-    assert not np.array_equal(truths[0], truths[4])
-    apart = [cells_apart(made, real).mean() for made, real in zip(screen.shown[begins:], truths, strict=True)]
+    assert not np.array_equal(references[0], references[4])
+    apart = [cells_apart(made, real).mean() for made, real in zip(screen.shown[begins:], references, strict=True)]
     assert max(apart[:6]) < 0.02 and np.mean(apart) < 0.05
-    fixed = [cells_apart(made, truths[0]).mean() for made in screen.shown[begins:]]
+    fixed = [cells_apart(made, references[0]).mean() for made in screen.shown[begins:]]
     assert np.mean(fixed) > np.mean(apart)
 
 

@@ -14,8 +14,9 @@ from test_play import Counter
 
 from game.actions import ARENA_KEYS
 from game.play.keyboard import Event
-from game.play.past import HEADER, Past, SaveError, load, save
 from game.play.player import Options, Player
+from game.play.rewind import RewindBuffer
+from game.play.saves import HEADER, SaveError, load, save
 from game.record.recorder import Recorder
 from game.record.replay import Replay, Verdict
 from game.worlds.sources import real_game
@@ -63,21 +64,21 @@ def test_200_ticks_back_and_forth_are_bit_equal(neural):
     """From three beginnings; one state in 20 is kept, and few moments of going back wait for more than a tick."""
     for game in (Counted(keep()), Counted(neural)):
         keys = np.random.default_rng(0).integers(0, 2, (TICKS, len(game.metadata["keys"])), dtype=np.int8)
-        past, frames, costs = Past(game), [], []
+        rewind, frames, costs = RewindBuffer(game), [], []
         for tick, action in enumerate(keys):
             if tick in (0, 50, 131):
                 game.reset(seed=tick)
-                past.begin()
+                rewind.begin()
                 frames.append(game.render())
             frames.append(game.step(action)[0])
-            past.tick(action)
-        assert len(past) == TICKS + 2 and game.states == 3 + 2 + 4 + 3
+            rewind.tick(action)
+        assert len(rewind) == TICKS + 2 and game.states == 3 + 2 + 4 + 3
         for frame in frames[-2::-1]:
             before = game.ticks
-            assert past.back() and np.array_equal(game.render(), frame)
+            assert rewind.back() and np.array_equal(game.render(), frame)
             costs.append(game.ticks - before)
         assert max(costs) <= 20 and sum(cost > 1 for cost in costs) <= 6
-        assert not past.back() and len(past) == 0
+        assert not rewind.back() and len(rewind) == 0
         again = [game.step(action)[0] for action in keys[:50]]
         assert all(map(np.array_equal, again, frames[1:51]))
 
@@ -100,16 +101,16 @@ class Slow(gymnasium.Env):
 
 
 def test_the_budget_holds_and_what_does_not_change_is_kept_once():
-    past = Past(game := Slow(), budget=4_000)
+    rewind = RewindBuffer(game := Slow(), budget=4_000)
     game.reset()
-    past.begin()
+    rewind.begin()
     for _ in range(110):
         game.step(None)
-        past.tick(np.zeros(1, np.int8))
-    assert len(past) == 70  # to tick 40, in four states
-    assert past.back() and game.tick == 109
-    past.clear()
-    assert len(past) == 0 and not past.back()
+        rewind.tick(np.zeros(1, np.int8))
+    assert len(rewind) == 70  # to tick 40, in four states
+    assert rewind.back() and game.tick == 109
+    rewind.clear()
+    assert len(rewind) == 0 and not rewind.back()
 
 
 def play(source, plan, recording=None) -> Script:

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import gymnasium
 import numpy as np
 
-from game.play.past import Past
+from game.play.rewind import RewindBuffer
 from game.worlds.sources import asked
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
 
-class Truth:
+class ReferenceGame:
     """The real game of a neural one. ``follow`` it from where that one began, ``step`` it with the same keys, and take
     it ``back`` with it; False where it was not there yet.
 
@@ -25,7 +25,7 @@ class Truth:
         if config is None:
             raise WorldError("This is the real game")
         self._neural, self._game = neural, open_game(config.world)
-        self._past = Past(self._game)
+        self._rewind_buffer = RewindBuffer(self._game)
 
     def follow(self, played: Iterable[np.ndarray] | None) -> None:
         """To where the keys of every tick since the neural game began lead; None where they are not known."""
@@ -35,17 +35,17 @@ class Truth:
             raise WorldError("There is no real game of this map")
         if played is None:
             raise WorldError("The real game cannot follow to this moment; Home begins this room again")
-        self._past.clear()
-        self._past.begin()
+        self._rewind_buffer.clear()
+        self._rewind_buffer.begin()
         for action in played:
             self.step(action)
 
     def step(self, action: np.ndarray) -> None:
         self.frame = self._game.step(action)[0]
-        self._past.tick(action)
+        self._rewind_buffer.tick(action)
 
     def back(self) -> bool:
-        there = self._past.back()
+        there = self._rewind_buffer.back()
         self.frame = self._game.render()
         return there
 

@@ -13,49 +13,49 @@ from pathlib import Path
 
 from world_model import checkpoint
 from world_model.config import Config
-from world_model.episode.dataset import Footage, room_of
+from world_model.episode.dataset import DatasetSplit, room_of
 from world_model.training.loop import TrainingError, read_state
 
 HABITS = {"steps", "checkpoint_every", "sample_every"}
 """Settings that change how long a stage trains and what it shows, not what it is: more steps go on where it stopped."""
 SHAPES = {"name": True, "world": True, "codec": True}
 RESUME = "resume.pt"
-Lineage = dict[str, str]
+Provenance = dict[str, str]
 
 
-def lineage_of(stage: str, config: Config, footage: Footage, upstream: Iterable[Path]) -> Lineage:
+def provenance_of(stage: str, config: Config, dataset: DatasetSplit, upstream: Iterable[Path]) -> Provenance:
     """Digests by what they are of; weights that another stage has yet to make do not count."""
     shapes = SHAPES if stage == "autoencoder" else SHAPES | {"transformer": True, "head": True, "rolling": True}
     settings = getattr(config.training, stage).model_dump(exclude=HABITS)
     scored = config.training.teacher.clip_blocks if stage == "student_dmd" else 0  # windows as long as its clips
     parts = [config.model_dump(include=shapes), settings, scored]
-    sessions = sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in footage.train)
+    sessions = sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in dataset.train)
     weights = [checkpoint.digest(path) for path in upstream if path.is_file()]
     return {"configuration": _digest(parts), "recordings": _digest(sessions), "upstream": _digest(weights)}
 
 
-def rooms_trained(footage: Footage, upstream: Iterable[Path]) -> str:
+def rooms_trained(dataset: DatasetSplit, upstream: Iterable[Path]) -> str:
     """The rooms that a stage's weights have seen (``checkpoint.ROOMS``), with those of the weights it begins from."""
-    seeds = {room_of(session) for session in footage.train}
+    seeds = {room_of(session) for session in dataset.train}
     rooms = {checkpoint.UNKNOWN if seed is None else str(seed) for seed in seeds}
     for path in upstream:
         rooms |= set(checkpoint.describe(path)[1].get(checkpoint.ROOMS, checkpoint.UNKNOWN).split())
     return " ".join(sorted(rooms))
 
 
-def kept(folder: Path) -> tuple[int, Lineage] | None:
-    """How many steps made the weights in a stage's folder, 0 before it has any, and its lineage; None if not begun."""
+def kept(folder: Path) -> tuple[int, Provenance] | None:
+    """Steps that made the weights in a stage's folder, 0 before it has any, and its provenance; None if not begun."""
     if (folder / checkpoint.WEIGHTS).is_file():
         about = checkpoint.describe(folder / checkpoint.WEIGHTS)[1]
         if not str(about.get("steps")).isdecimal():
             raise TrainingError(f"{folder}: its weights do not say how many steps made them. Give another --out")
         return int(about["steps"]), about
     if (folder / RESUME).is_file():
-        return 0, read_state(folder / RESUME).get("lineage", {})
+        return 0, read_state(folder / RESUME).get("provenance", {})
     return None
 
 
-def check(folder: Path, made_of: Lineage, then: Lineage) -> None:
+def check(folder: Path, made_of: Provenance, then: Provenance) -> None:
     """Raises TrainingError when what is kept in ``folder`` is made of something else than what it would be now."""
     if not made_of.keys() <= then.keys():
         raise TrainingError(f"{folder}: does not say what it is made of, another version left it. Give another --out")

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from game.draw import plan as planning
-from game.draw.board import Board
+from game.draw.map_canvas import MapCanvas
 from game.draw.plan import Plan, PlanError
 from game.play.keyboard import Event
 from game.worlds.keep_rooms import SCREEN
@@ -24,7 +24,7 @@ Pictures = np.ndarray
 """uint8 [n, H, W, 3], as ``anchors`` gives them and ``NeuralGame.redraw`` takes them."""
 
 
-class DeskError(ValueError):
+class MapEditorError(ValueError):
     """What cannot be done to this game's map; the message is for the person."""
 
 
@@ -35,39 +35,39 @@ def drawable(source: gymnasium.Env) -> bool:
     return bool(fits) and game.anchors().shape == (4, SCREEN, SCREEN, 3)
 
 
-class Desk:
-    """``board`` is the one that is drawn on, None while it is closed. ``say`` shows the person a line."""
+class MapEditor:
+    """``canvas`` is the one that is drawn on, None while it is closed. ``say`` shows the person a line."""
 
     def __init__(self, source: gymnasium.Env, say):
         self._source, self._say = source, say
-        self.board: Board | None = None
+        self.canvas: MapCanvas | None = None
         self._teleports, self._dropped = 0, ""
 
     def look_around(self) -> None:
-        """The game is in another place, or in another time: so is the board."""
-        if self.board is not None and not np.array_equal(self._pictures(), self.board.pictures):
-            self.board = self._new_board()
+        """The game is in another place, or in another time: so is the canvas."""
+        if self.canvas is not None and not np.array_equal(self._pictures(), self.canvas.pictures):
+            self.canvas = self._new_canvas()
 
     def toggle(self) -> None:
-        """Open the board, or close it."""
-        self.board = None if self.board is not None else self._new_board()
+        """Open the canvas, or close it."""
+        self.canvas = None if self.canvas is not None else self._new_canvas()
 
     def touch(self, event: Event) -> None:
-        """The mouse on the board, or a picture that is dropped on the window."""
+        """The mouse on the canvas, or a picture that is dropped on the window."""
         if event.kind == "drop":
             self._dropped = event.key
-        elif self.board is None:
+        elif self.canvas is None:
             return
         elif event.kind in ("press", "erase"):
-            self.board.press(*event.where, erases=event.kind == "erase")
+            self.canvas.press(*event.where, erases=event.kind == "erase")
         elif event.kind == "drag":
-            self.board.drag(*event.where)
+            self.canvas.drag(*event.where)
         elif event.kind == "let_go":
-            self.board.let_go()
+            self.canvas.let_go()
 
     def drawn(self) -> Pictures | None:
         """What was drawn since the last call, if anything."""
-        return self.board.pictures if self.board is not None and self.board.take_change() else None
+        return self.canvas.pictures if self.canvas is not None and self.canvas.take_change() else None
 
     def elsewhere(self, seed: int) -> Pictures:
         """The next place's map, for a game that began with ``seed``."""
@@ -89,17 +89,17 @@ class Desk:
         try:
             pictures[nearest(frame, pictures)] = planning.read([Path(self._dropped)], pictures.shape[1:3])[0]
         except PlanError as error:
-            raise DeskError(str(error)) from error
+            raise MapEditorError(str(error)) from error
         return pictures
 
-    def _new_board(self) -> Board:
+    def _new_canvas(self) -> MapCanvas:
         """For the map as it is: a keep's own tiles where it is a keep's, its pictures elsewhere."""
         pictures = self._keep()
         scene = str(asked(self._source, "provenance", {}).get("scene"))
         plan = Plan.of_seed(int(scene)) if scene.isdecimal() else None
         if plan is None or not np.array_equal(plan.pictures(), pictures):
             plan = Plan.of_pictures(pictures)
-        return Board(plan, self._save)
+        return MapCanvas(plan, self._save)
 
     def _save(self, pictures: Pictures) -> None:
         names = (MAPS / str(number) for number in itertools.count())
@@ -120,4 +120,4 @@ class Desk:
 
     def _need(self, fits: bool, words: str) -> None:
         if not fits:
-            raise DeskError(words)
+            raise MapEditorError(words)

@@ -27,7 +27,7 @@ class Remembered(gymnasium.Wrapper):
         return answer
 
 
-class BotHands:
+class BotController:
     """A bot at the keyboard. Its key events are said to have come at a random instant since the last sample, as a
     person's do: a bot that pressed exactly at the sample would make the latency look better than it is."""
 
@@ -49,7 +49,7 @@ class BotHands:
         return Sample(action, (arrival,) if changed else ())
 
 
-class RecordedHands:
+class RecordedController:
     """The keys of a session, tick by tick."""
 
     def __init__(self, session: Session):

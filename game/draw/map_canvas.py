@@ -1,6 +1,6 @@
-"""The board that a map is drawn on with the mouse, beside the game that is played in it.
+"""The canvas that a map is drawn on with the mouse, beside the game that is played in it.
 
-Places are in units of the board's side, from its top left corner, so that a window of any size has the same board.
+Places are in units of the canvas's side, from its top left corner, so that a window of any size has the same canvas.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOM, GAP, EDGE, BUTTON, LINE = 0.39, 0.012, 0.02, 0.155, 0.06
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in units of the board's side."""
+    """A rectangle in units of the canvas's side."""
 
     x: float
     y: float
@@ -44,7 +44,7 @@ ROOM_BOXES = tuple(Box(EDGE + i % 2 * (ROOM + GAP), EDGE + i // 2 * (ROOM + GAP)
 BUTTONS = _buttons()
 
 
-class Board:
+class MapCanvas:
     """What the mouse does to a plan: ``press``, ``drag``, ``let_go`` at (x, y); ``take_change`` says whether to look.
 
     ``kind`` is what is put down, ``room`` what mirror and colours act on; ``save`` is called with the pictures.
@@ -110,7 +110,7 @@ class Board:
 
 
 def tile_at(x: float, y: float) -> Tile | None:
-    """The tile under a place of the board."""
+    """The tile under a place of the canvas."""
     for room, box in enumerate(ROOM_BOXES):
         if box.holds(x, y):
             return room, int((y - box.y) / box.height * SIDE), int((x - box.x) / box.width * SIDE)

@@ -1,4 +1,4 @@
-"""What is measured: a neural game, the real one, and the walks that both take, made once for all measures."""
+"""What is measured: a neural game, the real one, and the rollouts that both take, made once for all measures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NotMeasured(Exception):
 class Suite:
     """How much is measured: lengths in seconds of play, counts in rooms, frames or steps.
 
-    A walk is kept whole up to ``seconds[-1]``; of what follows, only windows round ``late_seconds`` and a glimpse
+    A rollout is kept whole up to ``seconds[-1]``; of what follows, only windows round ``late_seconds`` and a glimpse
     every ``late_glimpse`` seconds, for an hour of frames fits no memory.
     """
 
@@ -78,8 +78,8 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
-    """One long walk of both games from the start of a room.
+class PairedRollout:
+    """One long rollout of both games from the start of a room.
 
     keys int8 [T, k]; real [T + 1, H, W, 3], the first is the reset frame; made [T, H, W, 3]: ``made[t]`` and
     ``real[t + 1]`` are what ``keys[t]`` led to; told: what the real game said beside each of ``real``. late: windows by
@@ -91,12 +91,12 @@ class Walk:
     real: np.ndarray
     made: np.ndarray
     fps: int
-    told: list[dict] = field(default_factory=list)
+    infos: list[dict] = field(default_factory=list)
     late: dict[int, Pair] = field(default_factory=dict)
     glimpses: dict[int, Pair] = field(default_factory=dict)
 
     def has(self, second: int) -> bool:
-        """Whether the walk has a window at a moment."""
+        """Whether the rollout has a window at a moment."""
         return second in self.late or (second + HALF_WINDOW) * self.fps <= len(self.made)
 
     def window(self, second: int) -> Pair:
@@ -112,7 +112,7 @@ class Walk:
 
 
 @dataclass
-class Subject:
+class EvaluationContext:
     """What is measured: the neural game, the real one, and the rooms they meet in (seeds of the real game)."""
 
     neural: NeuralGame
@@ -137,24 +137,24 @@ class Subject:
         A game without anchors stands still for as long as a start scene of it is (``scenes.py``): its first frames are
         the sinks, and those after them fill the context.
         """
-        frame, told = self.real.reset(seed=room)
+        frame, infos = self.real.reset(seed=room)
         frames, roll, still = [frame], self.config.rolling, np.zeros(self.config.action_size, np.int8)
         ahead = 0 if self._anchored else roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block - 1
         for _ in range(ahead):
-            frame, *_, told = self.real.step(still)
+            frame, *_, infos = self.real.step(still)
             frames.append(frame)
-        return np.stack(frames), told
+        return np.stack(frames), infos
 
     @property
     def _anchored(self) -> bool:
         return hasattr(self.real.unwrapped, "anchors")
 
     def _meet(self, room: int) -> tuple[np.ndarray, dict]:
-        frames, told = self.begin(room)
+        frames, infos = self.begin(room)
         sinks = 0 if self._anchored else self.config.rolling.sink_frames
         anchors = self.real.unwrapped.anchors() if self._anchored else frames[:sinks]
         self.neural.reset(seed=room, options={"anchors": anchors, "frames": frames[sinks:]})
-        return frames[-1], told
+        return frames[-1], infos
 
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:
         """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is what it begins with."""
@@ -166,20 +166,20 @@ class Subject:
         return np.stack([self.neural.step(key)[0] for key in keys])
 
     def keys(self, room: int, ticks: int, salt: int = 0) -> np.ndarray:
-        """Keys int8 [ticks, k] for a walk in a room; another ``salt``, another walk."""
+        """Keys int8 [ticks, k] for a rollout in a room; another ``salt``, another rollout."""
         return sticky_keys(room + 1_000_003 * (self.suite.seed + salt), ticks, self.config.action_size)
 
     @cached_property
-    def walks(self) -> list[Walk]:
-        """One long walk in each room, made once and shared by every measure."""
+    def rollouts(self) -> list[PairedRollout]:
+        """One long rollout in each room, made once and shared by every measure."""
         rooms = self.watch(list(enumerate(self.rooms)), "walking")
-        return [self._walk(room, self.suite.late_seconds if i < self.suite.late_rooms else ()) for i, room in rooms]
+        return [self._paired(room, self.suite.late_seconds if i < self.suite.late_rooms else ()) for i, room in rooms]
 
-    def _walk(self, room: int, late: tuple[int, ...]) -> Walk:
+    def _paired(self, room: int, late: tuple[int, ...]) -> PairedRollout:
         fps, whole = self.config.world.fps, (self.suite.seconds[-1] + HALF_WINDOW) * self.config.world.fps
         keys = self.keys(room, max([whole, *((second + HALF_WINDOW) * fps for second in late)]))
         first, info = self._meet(room)
-        real, made, told, glimpses = [first], [], [info], {}
+        real, made, infos, glimpses = [first], [], [info], {}
         windows = {second: ([], []) for second in late}
         before = (real[0], real[0])
         for tick, key in enumerate(keys):
@@ -189,7 +189,7 @@ class Subject:
             if tick < whole:
                 real.append(pair[0])
                 made.append(pair[1])
-                told.append(info)
+                infos.append(info)
             for middle, window in windows.items():
                 if -HALF_WINDOW * fps <= tick - middle * fps < HALF_WINDOW * fps:
                     window[0].append(pair[0])
@@ -198,4 +198,4 @@ class Subject:
                 glimpses[second] = Pair(np.stack([before[0], pair[0]]), np.stack([before[1], pair[1]]))
             before = pair
         kept = {second: Pair(*map(np.stack, window)) for second, window in windows.items()}
-        return Walk(room, keys[:whole], np.stack(real), np.stack(made), fps, told, kept, glimpses)
+        return PairedRollout(room, keys[:whole], np.stack(real), np.stack(made), fps, infos, kept, glimpses)
