@@ -42,13 +42,13 @@ def test_dmd_moves_a_toy_student_to_its_target():
     student_steps = torch.optim.Adam(student.parameters(), 1e-3, betas=(0.0, 0.99))
     critic_steps = torch.optim.Adam(critic.parameters(), 2e-3)
 
-    def step_noise(count: int) -> torch.Tensor:
+    def sampled(count: int) -> torch.Tensor:
         return student(torch.cat([torch.randn(count, 2), torch.ones(count, 1)], 1))
 
     real = target(1000, generator)
-    before = energy_distance(step_noise(1000).detach(), real)
+    before = energy_distance(sampled(1000).detach(), real)
     for step in range(1500):
-        sample, sigma = step_noise(256), torch.rand(256, 1) * 0.96 + 0.02
+        sample, sigma = sampled(256), torch.rand(256, 1) * 0.96 + 0.02
         x = renoise(sample.detach(), torch.randn(256, 2), sigma)
         loss = ((critic(torch.cat([x, sigma], 1)) - sample.detach()) / sigma.clamp(min=0.2)).square().mean()
         critic_steps.zero_grad()
@@ -60,7 +60,7 @@ def test_dmd_moves_a_toy_student_to_its_target():
             student_steps.zero_grad()
             (0.5 * (sample - (sample - gradient).detach()).square().mean()).backward()
             student_steps.step()
-    made = step_noise(1000).detach()
+    made = sampled(1000).detach()
     after = energy_distance(made, real)
     near = torch.cdist(made, MODES).argmin(1)
     assert before > 1.0 and after < 0.1, (before, after)

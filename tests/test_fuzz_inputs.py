@@ -56,7 +56,7 @@ def outcome(program, words: list[str], capsys, strange: str) -> None:
 @contextmanager
 def no_training():
     """train.py up to its first step, and without comparing matrix products."""
-    checks = patch.object(Run, "stages", lambda run, names, ends=None: run._check_footage(run._unfinished(names)))
+    checks = patch.object(Run, "stages", lambda run, names, *_: run._check_footage(run._unfinished(names)))
     with checks, patch("world_model.training.run._faster", lambda processes: (False, "")):
         yield
 
@@ -71,19 +71,19 @@ def paths(data, at=()) -> list[tuple]:
 
 
 @st.composite
-def configurations(step_noise) -> dict:
+def configurations(draw) -> dict:
     """A configuration with one to three changes: another value, one key less, one more."""
-    data = yaml.safe_load((CONFIGS / step_noise(st.sampled_from(["tiny.yaml", "tiny_keep.yaml"]))).read_text())
-    for _ in range(step_noise(st.integers(1, 3))):
-        *way, last = step_noise(st.sampled_from(paths(data)))
+    data = yaml.safe_load((CONFIGS / draw(st.sampled_from(["tiny.yaml", "tiny_keep.yaml"]))).read_text())
+    for _ in range(draw(st.integers(1, 3))):
+        *way, last = draw(st.sampled_from(paths(data)))
         inside = data
         for key in way:
             inside = inside[key]
-        change = step_noise(st.sampled_from(["change", "change", "change", "remove", "add"]))
+        change = draw(st.sampled_from(["change", "change", "change", "remove", "add"]))
         if change == "remove":
             del inside[last]
         else:
-            inside[f"{last}2" if change == "add" else last] = deepcopy(step_noise(st.sampled_from(STRANGE)))
+            inside[f"{last}2" if change == "add" else last] = deepcopy(draw(st.sampled_from(STRANGE)))
     return data
 
 
@@ -151,10 +151,10 @@ def test_strange_flags_of_play_are_used_or_refused(data, tmp_path, capsys, monke
               "--serve": ["x", "-1", "70000"], "--host": PLACES, "--video": [*PLACES, "a.mp4"]}  # fmt: skip
     plain = {"--help", "--engine", "--verify", "--pixels", "--headless", "--draw"}
     assert flags_of(play) == plain | set(values) | set(short)
-    words = data.step_noise(words_of(flags_of(play) - set(short), values))
+    words = data.draw(words_of(flags_of(play) - set(short), values))
     for flag, some in few.items():
-        words += [flag, data.step_noise(some)] if flag == "--frames" or data.step_noise(st.integers(0, 3)) == 0 else []
-    words += data.step_noise(st.sampled_from([[], ["--headless", "--bot", "masher"]]))
+        words += [flag, data.draw(some)] if flag == "--frames" or data.draw(st.integers(0, 3)) == 0 else []
+    words += data.draw(st.sampled_from([[], ["--headless", "--bot", "masher"]]))
     outcome(play, words, capsys, "flags")
 
 
@@ -166,9 +166,9 @@ def test_strange_flags_of_train_are_used_or_refused(data, tiny_data, tmp_path, c
               "--resume": [str(WORLDS / "arena"), str(WORLDS / "keep"), *PLACES], "--seed": NUMBERS,
               "--minutes": NUMBERS, "--steps-scale": NUMBERS, "--device": ["cpu", "cuda"],
               "--stage": ["teacher", "student_dmd", "all"], "--precision": ["float32", "bfloat16"]}  # fmt: skip
-    assert flags_of(train) == set(values) | {"--help", "--generated", "--profile"}
+    assert flags_of(train) == set(values) | {"--help", "--generated", "--profile", "--no-compile"}
     base = ["--config", values["--config"][0], "--data", str(tiny_data)]
-    words = base + data.step_noise(words_of(flags_of(train) - {"--profile"}, values))
+    words = base + data.draw(words_of(flags_of(train) - {"--profile"}, values))
     with no_training():
         outcome(train, words, capsys, "flags")
 
