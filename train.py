@@ -17,6 +17,7 @@ examples
   python train.py --config configs/keep.yaml --data mine --out runs/mine --resume assets/worlds/keep --minutes 30
                                                                                  teach a trained world your own play
   torchrun --nproc_per_node=4 train.py --config configs/keep.yaml --data recordings
+  python train.py --new-world ALE/Pong-v5                                        a world of somebody else's game
   python play.py --checkpoint runs/keep                                          play what came out
 
 Recordings are made by play.py: --engine --record FOLDER yours, --engine --bot mix --headless --record FOLDER a bot's.
@@ -37,8 +38,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="train.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--config", type=Path, required=True, help="the world's YAML, such as configs/arena.yaml")
-    p.add_argument("--data", type=Path, required=True, help="a folder of recorded sessions")
+    p.add_argument("--config", type=Path, help="the world's YAML, such as configs/arena.yaml")
+    p.add_argument("--data", type=Path, help="a folder of recorded sessions")
+    p.add_argument("--new-world", metavar="ID", help="write configs/<name>.yaml for a Gymnasium game; train nothing")
+    p.add_argument("--name", help="with --new-world: the world's name (from the id)")
     stages = ["autoencoder", "teacher", "student_init", "student_rollout", "student_dmd", "all"]
     p.add_argument("--stage", default="all", choices=stages, help="one that the YAML has (default: all)")
     p.add_argument("--out", type=Path, help="where everything goes (default: runs/<the configuration's file name>)")
@@ -92,6 +95,11 @@ def _seed(text: str) -> int:
 def main() -> int:
     began = time.perf_counter()
     arguments = parser().parse_args()
+    new, name = arguments.__dict__.pop("new_world"), arguments.__dict__.pop("name")
+    if new:
+        return _new_world(new, name)
+    if not (arguments.config and arguments.data):
+        parser().error("--config and --data say what to train (or --new-world ID what to begin)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from world_model.checkpoint import CheckpointError
@@ -113,6 +121,17 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130  # how to go on is said, once there is something to go on with
+    return 0
+
+
+def _new_world(env: str, name: str | None) -> int:
+    from game.worlds.new_world import new_world
+
+    try:
+        print(new_world(env, name))
+    except (ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -5,6 +5,7 @@ Imports nothing heavy: the classes load when an environment is made.
 
 NEURAL = "world_model.play.neural_game:NeuralGame"
 WORLDS = {
+    "rollplay/Adapted-v0": ("game.worlds.adapter:Adapted", {}),
     "rollplay/Keep-v0": ("game.worlds.keep:Keep", {}),
     "rollplay/NeuralKeep-v0": (NEURAL, {"world": "keep"}),
     "rollplay/Arena-v0": ("game.worlds.arena:Arena", {}),

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -26,6 +36,35 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Table = dict[str, int | float | tuple[float, ...]]
+"""Held keys, such as "w" or "a+space" ("" for none), and the action, or a number of it, that each combination is."""
+
+
+class Game(Strict):
+    """How somebody else's Gymnasium game becomes a world; ``game/worlds/adapter.py`` alone reads it."""
+
+    module: str | None = Field(  # weights of strangers import nothing
+        None, exclude=True, pattern=r"^\w+(\.\w+)*$", description="to import first, where it is what registers the id"
+    )
+    kwargs: dict[str, JsonValue] = Field({}, description="what the game is made with")
+    picture: str | None = Field(
+        None, description="observation, render, or an entry of a Dict; if not said, the first of these that is one"
+    )
+    crop: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(
+        (0, 0, 0, 0), description="pixels cut off at the top, bottom, left and right"
+    )
+    scale: int = Field(1, gt=0, le=64, description="the game's pixels a side of one of the world's")
+    filter: Literal["area", "nearest"] = Field("area", description="their mean, or one of them")
+    skip: int = Field(1, gt=0, le=1000, description="the game's steps a tick")
+    actions: Table | tuple[Table, ...] | None = Field(
+        None, description="one table of whole actions, or one for each number of an action; if not said, the game's own"
+    )
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return (self.actions,) if isinstance(self.actions, dict) else self.actions or ()
+
+
 class World(Strict):
     """What the player and the recordings share: the game, its picture and its keys."""
 
@@ -34,6 +73,9 @@ class World(Strict):
     width: int = Field(gt=0, le=4096, description="pixels")
     fps: int = Field(gt=0, description="ticks per second")
     keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
+    game: Game | None = Field(
+        None, exclude_if=lambda game: game is None, description="where the game is not made to be a world"
+    )
     map: tuple[int, int] | None = Field(None, description="rows and columns, where the sinks are a map of the place")
     stands_for: dict[str, str] = Field(  # a keyboard is the person's: no weights tell of it
         {}, exclude=True, description="keys of a keyboard, and the one of the world's that each is"
@@ -45,6 +87,14 @@ class World(Strict):
             raise ValueError(f"keys: {self.keys} names a key twice")
         if unknown := set(self.stands_for.values()) - set(self.keys):
             raise ValueError(f"stands_for: {', '.join(sorted(unknown))} is none of the world's keys {self.keys}")
+        return self
+
+    @model_validator(mode="after")
+    def _actions_are_of_the_keys(self):
+        for table in self.game.tables if self.game else ():
+            held = {key for combination in table for key in combination.split("+") if key}
+            if unknown := held - set(self.keys):
+                raise ValueError(f"game.actions: {', '.join(sorted(unknown))} is none of the world's keys {self.keys}")
         return self
 
 

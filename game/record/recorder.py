@@ -163,7 +163,8 @@ class Recorder(gymnasium.Wrapper):
 
     def _meta(self, anchors: int, depths: bool) -> SessionMeta:
         provenance = asked(self.env, "provenance", {})
-        env_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+        spec_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+        env_id = provenance.get("env", spec_id)
         height, width, _ = self.env.observation_space.shape
         return SessionMeta(
             world=self.world,

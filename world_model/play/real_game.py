@@ -9,21 +9,31 @@ import gymnasium
 from world_model.config import World
 from world_model.play.runtime import WorldError
 
+ADAPTED = "rollplay/Adapted-v0"
+"""The game of a world that says how somebody else's game becomes one (``world.game``)."""
 PLUGINS = "gymnasium.envs"
 """The entry points by which a package names its games. Gymnasium loads them below 1.0, and no longer since."""
 
 
 def open_game(world: World) -> gymnasium.Env:
-    """The world's own game at the world's size; any Gymnasium environment that takes height and width.
+    """The world's own game at the world's size: adapted if the world says how, else one that takes height and width.
 
-    Where the id is not known yet, the installed packages that say that they have its namespace are asked for it.
     Raises WorldError where there is no such game, or it is not made in this size.
     """
-    if world.env not in gymnasium.registry:
-        for plugin in entry_points(group=PLUGINS, name=world.env.partition("/")[0]):
-            plugin.load()()
+    env = ADAPTED if world.game else world.env
+    options = {"world": world} if world.game else {"height": world.height, "width": world.width}
     try:
-        return gymnasium.make(world.env, disable_env_checker=True, height=world.height, width=world.width)
+        load_plugins(env)
+        return gymnasium.make(env, disable_env_checker=True, **options)
+    except WorldError:
+        raise
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
         size = f"{world.height}x{world.width}"
         raise WorldError(f"world.env {world.env!r}: no such game at {size} ({' '.join(str(error).split())})") from error
+
+
+def load_plugins(env: str) -> None:
+    """Where an id is not known yet, the installed packages that say that they have its namespace are asked for it."""
+    if env not in gymnasium.registry:
+        for plugin in entry_points(group=PLUGINS, name=env.partition("/")[0]):
+            plugin.load()()

@@ -1,0 +1,351 @@
+"""Somebody else's Gymnasium game as one of our frame sources. Nothing else knows how various such games are.
+
+In come a world's ``env`` and ``game`` (``world_model/config.py``: Game), with any picture and any actions. Out go uint8
+[H, W, 3] of the world's size for one bit a key, and ``get_state`` only where it is exact. Keys: ``adapter_keys.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from game.worlds.adapter_keys import Controls, suggested
+from world_model.config import Game, World
+from world_model.play.actions import checked
+from world_model.play.real_game import load_plugins
+from world_model.play.runtime import WorldError
+
+FAMILIES = {
+    "ALE/": ("ale_py", "ale-py"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "Vizdoom": ("vizdoom.gymnasium_wrapper", "vizdoom"),
+}
+"""Ids that begin so are registered by whoever imports this module, and the module is in this package."""
+LEAST = 16
+"""Pixels a side: a smaller array is a description and no picture, such as MiniGrid's 7x7 of objects and colours."""
+OBSERVATION, RENDER = "observation", "render"
+
+State = dict[str, np.ndarray]
+
+
+class GameError(WorldError):
+    """A game that is no world, or no longer; the message is for the person."""
+
+
+class Adapted(gymnasium.Env):
+    """``rollplay/Adapted-v0``: the game of a world whose YAML has a ``game``.
+
+    Observation: uint8 [height, width, 3]. Action: one bit a key, in the order of ``metadata["keys"]``; a tick is
+    ``game.skip`` steps of the game, or none where the keys held are no action: a game that waits for its player.
+    Reward (the sum over a tick's steps), terminated and truncated are the game's, and ``info["game"]`` is its info.
+    ``anchors`` are its own or the first frame of the episode. ``get_state`` and ``set_state`` are there where the game
+    can be copied exactly, which is tried once when it is opened.
+    Raises GameError for a game that cannot be a world, and for one that fails while it is played.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def __init__(self, world: World):
+        self._world, self._settings = world, world.game or Game()
+        self._game, self._picture = opened(world.env, self._settings)
+        place = {} if world.map is None else {"map": world.map}
+        self.metadata = self.metadata | place | {"render_fps": world.fps, "keys": world.keys}
+        self.observation_space = spaces.Box(0, 255, (world.height, world.width, 3), np.uint8)
+        self.action_space = spaces.MultiBinary(len(world.keys))
+        try:
+            actions = self._settings.actions or suggested(self._game)[1]
+            self._controls = Controls(self._game.action_space, actions, world.keys)
+        except ValueError as error:
+            raise GameError(f"world.game.actions of {world.env}: {error}") from error
+        self._size: tuple[int, ...] | None = None
+        if self._proven():
+            self.get_state, self.set_state = self._get_state, self._set_state
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        observation, info = self._ask(self._game.reset, seed=self._seed, options=options)
+        self._frame = self._first = self._seen(observation)
+        return self._frame, {"game": info}
+
+    def step(self, action):
+        held = checked(action, self._world.keys)
+        chosen, reward, ends, info = self._controls.action(held), 0.0, (False, False), {}
+        observation = None
+        for _ in range(0 if chosen is None else self._settings.skip):
+            observation, gained, *ends, info = self._ask(self._game.step, chosen)
+            reward += float(gained)
+            if any(ends):
+                break
+        if chosen is not None:
+            self._frame = self._seen(observation)
+        return self._frame, reward, bool(ends[0]), bool(ends[1]), {"game": info}
+
+    def render(self):
+        return self._frame
+
+    def anchors(self) -> np.ndarray:
+        """uint8 [n, H, W, 3]: the game's pictures of the place, or else the first frame of the episode."""
+        if hasattr(self._game.unwrapped, "anchors"):
+            return np.stack([fitted(picture, self._world) for picture in self._ask(self._game.unwrapped.anchors)])
+        return self._first[None]
+
+    def provenance(self) -> dict:
+        """Where these frames come from, for a recording's metadata."""
+        return {"source": self._world.env, "env": self._world.env, "seed": self._seed}
+
+    def close(self) -> None:
+        self._game.close()
+
+    def _get_state(self) -> State:
+        """A snapshot: flat arrays; continuing from it is exact."""
+        return self._moments.take() | {"seed": np.array(self._seed), "first": self._first, "frame": self._frame}
+
+    def _set_state(self, state: State) -> None:
+        """Continue from ``get_state``'s answer. ValueError for anything that is no such answer."""
+        wanted, frame = set(self._get_state()), self.observation_space
+        if set(state) != wanted or not (state["frame"] in frame and state["first"] in frame):
+            raise ValueError(f"a state of {self._world.env} has the arrays {', '.join(sorted(wanted))}")
+        try:
+            self._moments.go_to(state)
+            self._seed = int(state["seed"])
+        except Exception as error:  # the game's own code looks at it
+            raise ValueError(f"no state of {self._world.env}: {error}") from error
+        self._first, self._frame = state["first"], state["frame"]
+
+    def _ask(self, verb: Callable, *arguments, **options) -> Any:
+        """What the game answers; whatever goes wrong inside it is a line."""
+        try:
+            return verb(*arguments, **options)
+        except Exception as error:  # anybody's code
+            raise GameError(f"{self._world.env} failed: {_line(error)}") from error
+
+    def _seen(self, observation) -> np.ndarray:
+        """The frame of what the game shows now."""
+        picture = _checked(self._ask(_look, self._game, observation, self._picture), self._world.env)
+        size = picture.shape
+        if self._size not in (None, size):
+            raise GameError(f"{self._world.env}: its picture was {self._size} and is now {size}; a world has one size")
+        self._size = size
+        return fitted(picture, self._world)
+
+    def _proven(self) -> Moments | None:
+        """The first way of copying the game that a few ticks prove to be exact."""
+        game, keys = self._game, np.random.default_rng(0).integers(0, 2, (4, len(self._world.keys)))
+        for way in (Cloned, Own, Copied):
+            self._game = game
+            self.reset(seed=0)
+            if self._holds(way, keys):
+                break
+        else:
+            self._game, self._moments = game, None
+        self._np_random = None  # whoever gives no seed is to be surprised
+        return self._moments
+
+    def _holds(self, way: type[Moments], keys: np.ndarray) -> bool:
+        """Whether ``keys`` make the same of a moment again and again."""
+        try:
+            self._moments = way(self)
+            self.step(keys[0])
+            state = self._get_state()
+            runs = [self._run(state, keys) for _ in range(3)]  # the first may have changed what the others begin from
+        except Exception:  # games refuse to be copied in every way there is
+            return False
+        return all(np.array_equal(runs[0], run) for run in runs)
+
+    def _run(self, state: State, keys: np.ndarray) -> np.ndarray:
+        """Every pixel and reward of a few ticks from ``state``, as long as the episode goes on."""
+        self._set_state(state)
+        seen = []
+        for held in keys:
+            frame, reward, *ends, _ = self.step(held)
+            seen.append([*frame.ravel(), reward])
+            if any(ends):
+                break
+        return np.array(seen)
+
+
+# ---------------------------------------------------------------- opening
+
+
+def opened(env_id: str, settings: Game) -> tuple[gymnasium.Env, str]:
+    """The game as it is, and where its picture is: "observation", "render", or a name in a Dict. GameError."""
+    if settings.picture == RENDER:
+        return _made(env_id, settings, render_mode="rgb_array"), RENDER
+    game = _made(env_id, settings)
+    where, space = settings.picture or _where(game.observation_space), game.observation_space
+    if where == OBSERVATION or (isinstance(space, spaces.Dict) and where in space.spaces):
+        return game, where
+    draws = "rgb_array" in game.metadata.get("render_modes", ())
+    game.close()
+    if where or not draws:
+        wanted = f"world.game.picture {where!r} is not there" if where else "no picture, and it draws none"
+        raise GameError(f"{env_id}: {wanted}; it observes {space}")
+    return _made(env_id, settings, render_mode="rgb_array"), RENDER
+
+
+def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
+    start, (module, package) = next(((s, f) for s, f in FAMILIES.items() if env_id.startswith(s)), ("", ("", "")))
+    try:
+        if ":" in env_id:
+            raise ValueError("an id names no module; world.game.module does")
+        for name in filter(None, (settings.module, module)):
+            importlib.import_module(name)
+        load_plugins(env_id)
+        return gymnasium.make(env_id, disable_env_checker=True, **options, **settings.kwargs)
+    except ModuleNotFoundError as error:
+        install = package if start else error.name
+        raise GameError(f"world.env {env_id!r}: {error.name} is not installed: pip install {install}") from error
+    except gymnasium.error.UnregisteredEnv as error:
+        own = "" if start else ". A game of your own: world.game.module names the module that registers it"
+        raise GameError(f"world.env {env_id!r}: no such game: {_line(error)}{own}") from error
+    except Exception as error:  # anybody's constructor
+        raise GameError(f"world.env {env_id!r} cannot be made: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{error or type(error).__name__}".split())
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _where(space: spaces.Space) -> str | None:
+    """Where in an observation a picture is; the largest in a Dict."""
+    if _is_picture(space, LEAST):
+        return OBSERVATION
+    parts = space.spaces if isinstance(space, spaces.Dict) else {}
+    inside = {name: part for name, part in parts.items() if _is_picture(part, LEAST)}
+    return max(inside, key=lambda name: np.prod(inside[name].shape[:2]), default=None)
+
+
+def _is_picture(of: Any, least: int) -> bool:
+    """Whether a space or an array is of uint8 pictures: grey [H, W], [H, W, 1], RGB or RGBA [H, W, 3 or 4]."""
+    shape = getattr(of, "shape", None) or ()
+    channels = shape[2] if len(shape) == 3 else 1 if len(shape) == 2 else 0
+    return getattr(of, "dtype", None) == np.uint8 and channels in (1, 3, 4) and min(shape[:2]) >= least
+
+
+def _look(game: gymnasium.Env, observation: Any, where: str) -> np.ndarray:
+    if where == RENDER:
+        return game.render()
+    return observation if where == OBSERVATION else observation[where]
+
+
+def fitted(picture: np.ndarray, world: World) -> np.ndarray:
+    """A picture at the world's size: cropped, scaled down by a whole number, with black around it. GameError."""
+    settings = world.game or Game()
+    picture = shrunk(picture, settings)
+    height, width = picture.shape[:2]
+    spare = world.height - height, world.width - width
+    if min(spare) < 0 or not picture.size:
+        told = f"{height}x{width} after world.game.crop and scale, the world is {world.height}x{world.width}"
+        raise GameError(f"{world.env}: its picture is {told}; crop or scale it to fit")
+    frame = np.zeros((world.height, world.width, 3), np.uint8)
+    top, left = (side // 2 for side in spare)
+    frame[top : top + height, left : left + width] = picture
+    return frame
+
+
+def shrunk(picture: np.ndarray, settings: Game) -> np.ndarray:
+    """RGB, cropped and scaled; what is left over at the bottom and right of whole pixels is left out."""
+    picture = np.atleast_3d(picture)[..., :3]
+    top, bottom, left, right = settings.crop
+    picture = picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
+    height, width = (side // settings.scale for side in picture.shape[:2])
+    picture = picture[: height * settings.scale, : width * settings.scale]
+    if settings.filter == "nearest" or not picture.size:
+        picture = picture[:: settings.scale, :: settings.scale]
+    elif settings.scale > 1:
+        picture = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_AREA)
+    return np.broadcast_to(np.atleast_3d(picture), (*picture.shape[:2], 3))
+
+
+def seen_size(game: gymnasium.Env, env_id: str, where: str) -> tuple[int, int]:
+    """Height and width of what a game shows at the start of an episode. GameError where that is no picture."""
+    try:
+        observation, _ = game.reset(seed=0)
+        picture = _look(game, observation, where)
+    except Exception as error:  # anybody's code
+        raise GameError(f"{env_id} failed: {_line(error)}") from error
+    return _checked(picture, env_id).shape[:2]
+
+
+def _checked(picture: Any, env_id: str) -> np.ndarray:
+    if not _is_picture(picture, 1):
+        kind, size = getattr(picture, "dtype", type(picture).__name__), np.shape(picture)
+        raise GameError(f"{env_id}: shows {kind} {size}, and a picture is uint8 [H, W, 3]")
+    return picture
+
+
+# ---------------------------------------------------------------- moments
+
+
+class Moments:
+    """One way of coming back to a moment of a game: ``take`` gives flat arrays, ``go_to`` continues from them."""
+
+    def __init__(self, source: Adapted):
+        self._source, self._game = source, source._game.unwrapped
+
+    def take(self) -> State:
+        raise NotImplementedError
+
+    def go_to(self, state: State) -> None:
+        raise NotImplementedError
+
+
+class Cloned(Moments):
+    """``clone_state`` and ``restore_state``, as the Arcade Learning Environment has them: bytes of the emulator."""
+
+    def take(self) -> State:
+        clone = self._game.clone_state(include_rng=True)
+        self._kind = type(clone)
+        return {"clone": np.frombuffer(clone.serialize(), np.uint8)}
+
+    def go_to(self, state: State) -> None:
+        self._game.restore_state(self._kind(state["clone"].tobytes()))
+
+
+class Own(Moments):
+    """The game's ``get_state`` and ``set_state``, of arrays by name as ours are."""
+
+    def take(self) -> State:
+        return {f"own.{name}": np.asarray(array) for name, array in self._game.get_state().items()}
+
+    def go_to(self, state: State) -> None:
+        self._game.set_state({n.removeprefix("own."): array for n, array in state.items() if n.startswith("own.")})
+
+
+class Moment(np.ndarray):
+    """A copy of a game, as an array that takes about as many bytes: who keeps moments counts them."""
+
+    game: gymnasium.Env | None = None
+
+
+class Copied(Moments):
+    """A deep copy. It lasts as long as the program: what is read from a file is no game."""
+
+    def __init__(self, source: Adapted):
+        super().__init__(source)
+        self._bytes, self._taken = len(pickle.dumps(source._game)), 0
+
+    def take(self) -> State:
+        self._taken += 1  # no two moments are equal
+        moment = np.zeros(1 + self._bytes // 8, np.int64).view(Moment)
+        moment[0], moment.game = self._taken, copy.deepcopy(self._source._game)
+        return {"copy": moment}
+
+    def go_to(self, state: State) -> None:
+        if getattr(state["copy"], "game", None) is None:
+            raise ValueError("this game can be copied only while it runs, and the state was saved by another run")
+        self._source._game = copy.deepcopy(state["copy"].game)

@@ -1,0 +1,165 @@
+"""From a Gymnasium id to a world: asks the game what it shows and takes, and writes a YAML that explains itself.
+
+The model's part is one for all games: nothing in it describes this one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import gymnasium
+
+from game.worlds.adapter import GameError, opened, seen_size
+from game.worlds.adapter_keys import suggested
+from world_model import config as configuration
+from world_model.config import Game
+
+GRID = 16
+"""Pixels a token side of the model below (codec.stride * transformer.patch): the world's sides are multiples of it."""
+LONGEST, SHORTEST = 112, 48
+"""Pixels that a picture's longer side is scaled down to: what two cores denoise in a tick, and what is still seen."""
+FPS, FASTEST = 20, 30
+"""Ticks a second of a game that says none; a faster game than the other takes several steps a tick."""
+ATARI = 60
+"""Frames a second of the machine whose games are made with a ``frameskip``."""
+
+YAML = """\
+# {env}, as the game itself says it. Every line may be changed before the first recording; afterwards, what is recorded
+# and what is trained hold to it.
+name: {name}
+
+world:
+  env: {env}
+  height: {height}   # multiples of {grid}: codec.stride * transformer.patch
+  width: {width}
+  fps: {fps}   # ticks a second of play: {fps_why}
+  keys: {keys}   # names of a keyboard's keys, as pygame has them; one bit each in recordings
+  game:{module}
+    kwargs: {{}}   # what the game is made with{known}
+    picture: {picture}   # observation, render, or the name of an entry of a Dict
+    crop: [0, 0, 0, 0]   # the game's pixels cut off at the top, bottom, left and right, of {seen}
+    scale: {scale}   # the game's pixels a side of one of the world's: {shown}; what is missing to the size is black
+    filter: area   # their mean; nearest: one of them, for pixel art that stands on whole multiples
+    skip: {skip}   # the game's steps a tick, under the same keys
+    # Which keys are which action: {space}
+    # Keys held together that are no action are their largest part that is one.{idle}
+    actions:{actions}
+
+# The model: for any game, sized for two cores. More width and layers see more, and cost time in every tick.
+codec: {{kind: autoencoder, channels: 16, width: 32, stride: 8, depth: 2}}   # frame <-> latent; kind patches: none
+
+transformer: {{width: 192, layers: 6, heads: 6, patch: 2}}   # {tokens} tokens a frame
+
+# window_blocks: denoising steps a frame gets; sink_blocks: frames kept for ever, the first of an episode;
+# recent_blocks: frames remembered behind it.
+rolling: {{frames_per_block: 1, window_blocks: 3, sink_blocks: 1, recent_blocks: 6, shift: 5.0}}
+
+training:   # in this order; train.py --minutes shares out the time that there is
+  autoencoder: {{steps: 4000, batch: 32, learning_rate: 2.0e-3}}
+  teacher: {{steps: 8000, batch: 16, learning_rate: 1.0e-3, clip_blocks: 12}}
+  student_init: {{steps: 4000, batch: 16, learning_rate: 1.0e-3, clip_blocks: 16, windows: 3}}
+  student_dmd:
+    steps: 400
+    batch: 8
+    learning_rate: 1.0e-4
+    critic_learning_rate: 2.0e-4
+    critic_steps: 2
+    rollout_windows: 2
+    regression_weight: 0.5   # share of the recorded continuation
+    ema: 0.99
+"""
+
+NEXT = """\
+{path}: {env}, {width}x{height} at {fps} ticks a second, keys {keys}
+play and record it:  python play.py --engine --config {path} --record recordings/{name}
+train on that:       python train.py --config {path} --data recordings/{name} --minutes 60
+play what came out:  python play.py --checkpoint runs/{name}"""
+
+
+def new_world(env: str, name: str | None = None, folder: Path = configuration.CONFIGS) -> str:
+    """Write ``folder/<name>.yaml`` for the game ``env`` (``module:id`` for one that a module of yours registers); what
+    to do next, in words. Raises GameError or ConfigError; nothing is overwritten."""
+    module, _, env = env.rpartition(":")
+    name = name or re.sub(r"[^a-z0-9]+", "_", re.sub(r"-v\d+$", "", env.rpartition("/")[2]).lower())
+    path = folder / f"{name}.yaml"
+    if path.exists():
+        raise configuration.ConfigError(f"{path}: is there already; give another name with --name, or delete it")
+    said = _said(env, module) | {"env": env, "name": name}
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(YAML.format(**said))
+    try:
+        world = configuration.load(path).world
+    except configuration.ConfigError:
+        path.unlink()
+        raise
+    where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return NEXT.format(path=where, env=env, name=name, width=world.width, height=world.height, fps=world.fps,
+                       keys=" ".join(world.keys))  # fmt: skip
+
+
+def _said(env: str, module: str) -> dict[str, str | int]:
+    """What the template asks of the game."""
+    game, picture = opened(env, Game(module=module or None))
+    try:
+        keys, actions = suggested(game)
+        height, width = seen_size(game, env, picture)
+    except ValueError as error:
+        raise GameError(f"{env}: its actions: {error}" if not isinstance(error, GameError) else str(error)) from error
+    finally:
+        game.close()
+    scale = _scale(height, width)
+    shown = height // scale, width // scale
+    sides = [-(-side // GRID) * GRID for side in shown]
+    tables = (actions,) if isinstance(actions, dict) else actions
+    return _pace(game) | {
+        "module": f"\n    module: {module}   # registers the id" if module else "",
+        "height": sides[0], "width": sides[1], "grid": GRID, "tokens": sides[0] * sides[1] // GRID**2,
+        "keys": json.dumps(keys),
+        "known": _known(game),
+        "picture": picture, "seen": f"{height}x{width}", "scale": scale, "shown": f"{shown[0]}x{shown[1]}",
+        "space": " ".join(str(game.action_space).split()),
+        "idle": _idle(tables),
+        "actions": _written(actions),
+    }  # fmt: skip
+
+
+def _scale(height: int, width: int) -> int:
+    """The smallest that fits; rather one that divides both sides, if that leaves enough to see."""
+    longest = max(height, width)
+    least = -(-longest // LONGEST)
+    even = (k for k in range(least, longest // SHORTEST + 1) if not height % k and not width % k)
+    return next(even, least)
+
+
+def _pace(game: gymnasium.Env) -> dict[str, str | int]:
+    """Ticks a second, and steps a tick."""
+    frames, said = game.spec.kwargs.get("frameskip"), game.metadata.get("render_fps")
+    if isinstance(frames, int) and frames > 0:
+        steps, why = ATARI / frames, f"{ATARI} frames of the machine, {frames} a step"
+    else:
+        steps, why = (said, f"the game's own {said} steps") if said else (FPS, "the game says none")
+    skip = max(1, -(-int(steps) // FASTEST))
+    return {"fps": max(1, round(steps / skip)), "fps_why": why, "skip": skip}
+
+
+def _known(game: gymnasium.Env) -> str:
+    """The arguments that the id itself gives, which ``kwargs`` could say otherwise."""
+    own = {name: value for name, value in game.spec.kwargs.items() if name != "render_mode"}
+    return f"; its own: {' '.join(json.dumps(own, default=str).split())}" if own else ""
+
+
+def _idle(tables: tuple[configuration.Table, ...]) -> str:
+    if all("" in table for table in tables):
+        return ' "" is no key.'
+    return (
+        "\n    # No action is known to do nothing, so the game waits while no key is held. If it is not turn-based, say"
+        '\n    # which action that is, as in "": 0.'
+    )
+
+
+def _written(actions: configuration.Table | tuple[configuration.Table, ...]) -> str:
+    if isinstance(actions, dict):
+        return "".join(f"\n      {json.dumps(keys)}: {json.dumps(action)}" for keys, action in actions.items())
+    return "".join(f"\n      - {json.dumps(table)}" for table in actions)
