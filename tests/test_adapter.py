@@ -157,6 +157,11 @@ def test_crop_then_scale():
     assert first(**cropped | {"crop": (4, 4, 7, 1)}, filter="nearest")[1, 1].tolist() == [255] * 3
 
 
+def test_an_episode_that_begins_in_the_dark_has_no_picture_of_its_place():
+    source = open_game(world_of(height=16, width=8, crop=(20, 4, 8, 0), scale=2)).unwrapped
+    assert not source.reset(seed=1)[0].any() and source.anchors() is None
+
+
 def test_a_picture_larger_than_the_world_is_refused():
     assert "40x24 after world.game.crop and scale, the world is 32x32" in refusal(world_of(height=32))
 
@@ -228,6 +233,7 @@ def test_a_game_that_says_its_keys(said, keys, wanted, monkeypatch):
         ({"takes": Tuple([Discrete(2)]), "actions": None}, "no keys can stand for"),
         ({"takes": Discrete(99), "actions": None}, "no keys for so many"),
         ({"actions": {"": 0, "a": 3}}, '"a" is no action of Discrete'),
+        ({"actions": {"": 0, "a": 0.5}}, '"a" is no action of Discrete'),
         ({"actions": {"": 0, "a": (0.0, 1.0)}}, '"a" is no action of Discrete'),
         ({"takes": MultiBinary(2), "actions": ({"": 0, "a": 1},)}, '"" is no action of MultiBinary'),
         ({"takes": MultiBinary(1), "actions": ({"a": 1},)}, 'needs the combination ""'),

@@ -94,11 +94,12 @@ class Adapted(gymnasium.Env):
     def render(self):
         return self._frame
 
-    def anchors(self) -> np.ndarray:
-        """uint8 [n, H, W, 3]: the game's pictures of the place, or else the first frame of the episode."""
+    def anchors(self) -> np.ndarray | None:
+        """uint8 [n, H, W, 3]: the game's pictures of the place, or else the first frame of the episode, unless it is
+        black: that is a picture of nothing."""
         if hasattr(self._game.unwrapped, "anchors"):
             return np.stack([fitted(picture, self._world) for picture in self._ask(self._game.unwrapped.anchors)])
-        return self._first[None]
+        return self._first[None] if self._first.any() else None
 
     def provenance(self) -> dict:
         """Where these frames come from, for a recording's metadata."""
@@ -142,7 +143,8 @@ class Adapted(gymnasium.Env):
     def _proven(self) -> Moments | None:
         """The first way of copying the game that a few ticks prove to be exact."""
         game, keys = self._game, np.random.default_rng(0).integers(0, 2, (4, len(self._world.keys)))
-        for way in (Cloned, Own, Copied):
+        ways = [way for way in (Cloned, Own, Copied) if all(hasattr(game.unwrapped, verb) for verb in way.needs)]
+        for way in ways:
             self._game = game
             self.reset(seed=0)
             if self._holds(way, keys):
@@ -184,7 +186,7 @@ def opened(env_id: str, settings: Game) -> tuple[gymnasium.Env, str]:
         return _made(env_id, settings, render_mode="rgb_array"), RENDER
     game = _made(env_id, settings)
     where, space = settings.picture or _where(game.observation_space), game.observation_space
-    if where == OBSERVATION or (isinstance(space, spaces.Dict) and where in space.spaces):
+    if where in (space.spaces if isinstance(space, spaces.Dict) else (OBSERVATION,)):
         return game, where
     draws = "rgb_array" in game.metadata.get("render_modes", ())
     game.close()
@@ -208,7 +210,7 @@ def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
         raise GameError(f"world.env {env_id!r}: {error.name} is not installed: pip install {install}") from error
     except gymnasium.error.UnregisteredEnv as error:
         own = "" if start else ". A game of your own: world.game.module names the module that registers it"
-        raise GameError(f"world.env {env_id!r}: no such game: {_line(error)}{own}") from error
+        raise GameError(f"world.env {env_id!r}: no such game: {_line(error).rstrip('.')}{own}") from error
     except Exception as error:  # anybody's constructor
         raise GameError(f"world.env {env_id!r} cannot be made: {_line(error)}") from error
 
@@ -239,7 +241,7 @@ def _is_picture(of: Any, least: int) -> bool:
 def _look(game: gymnasium.Env, observation: Any, where: str) -> np.ndarray:
     if where == RENDER:
         return game.render()
-    return observation if where == OBSERVATION else observation[where]
+    return observation[where] if isinstance(observation, dict) else observation
 
 
 def fitted(picture: np.ndarray, world: World) -> np.ndarray:
@@ -292,7 +294,10 @@ def _checked(picture: Any, env_id: str) -> np.ndarray:
 
 
 class Moments:
-    """One way of coming back to a moment of a game: ``take`` gives flat arrays, ``go_to`` continues from them."""
+    """One way of coming back to a moment of a game that has the verbs which it ``needs``: ``take`` gives flat arrays,
+    ``go_to`` continues from them."""
+
+    needs: tuple[str, ...] = ()
 
     def __init__(self, source: Adapted):
         self._source, self._game = source, source._game.unwrapped
@@ -307,6 +312,8 @@ class Moments:
 class Cloned(Moments):
     """``clone_state`` and ``restore_state``, as the Arcade Learning Environment has them: bytes of the emulator."""
 
+    needs = "clone_state", "restore_state"
+
     def take(self) -> State:
         clone = self._game.clone_state(include_rng=True)
         self._kind = type(clone)
@@ -319,11 +326,13 @@ class Cloned(Moments):
 class Own(Moments):
     """The game's ``get_state`` and ``set_state``, of arrays by name as ours are."""
 
+    needs = "get_state", "set_state"
+
     def take(self) -> State:
-        return {f"own.{name}": np.asarray(array) for name, array in self._game.get_state().items()}
+        return {f"own.{name}": np.array(array) for name, array in self._game.get_state().items()}
 
     def go_to(self, state: State) -> None:
-        self._game.set_state({n.removeprefix("own."): array for n, array in state.items() if n.startswith("own.")})
+        self._game.set_state({n.removeprefix("own."): a.copy() for n, a in state.items() if n.startswith("own.")})
 
 
 class Moment(np.ndarray):

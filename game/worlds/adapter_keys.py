@@ -49,7 +49,7 @@ class Controls:
             return None
         value = parts[0] if self._whole else parts
         if isinstance(self._space, spaces.Discrete):
-            return int(value)
+            return value
         return np.asarray(value, self._space.dtype).reshape(self._space.shape)
 
     def _check(self, held: frozenset[str]) -> None:
@@ -84,8 +84,8 @@ def _own(game: gymnasium.Env) -> Table | None:
     names, table = _names(game), {}
     for pressed, action in said.items():
         keys = (pressed,) if isinstance(pressed, int) else pressed
-        idle = isinstance(action, int) and names[action : action + 1] == ["noop"]
-        value = int(action) if np.ndim(action) == 0 else tuple(float(number) for number in action)
+        value = tuple(np.ravel(action).tolist()) if np.ndim(action) else np.asarray(action).item()
+        idle = isinstance(value, int) and names[value : value + 1] == ["noop"]
         table["" if idle else "+".join(map(_key, keys))] = value
     return table
 

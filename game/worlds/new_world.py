@@ -58,11 +58,11 @@ rolling: {{frames_per_block: 1, window_blocks: 3, sink_blocks: 1, recent_blocks:
 
 training:   # in this order; train.py --minutes shares out the time that there is
   autoencoder: {{steps: 4000, batch: 32, learning_rate: 2.0e-3}}
-  teacher: {{steps: 8000, batch: 16, learning_rate: 1.0e-3, clip_blocks: 12}}
-  student_init: {{steps: 4000, batch: 16, learning_rate: 1.0e-3, clip_blocks: 16, windows: 3}}
+  teacher: {{steps: 8000, batch: 8, learning_rate: 1.0e-3, clip_blocks: 12}}
+  student_init: {{steps: 4000, batch: 8, learning_rate: 1.0e-3, clip_blocks: 16, windows: 3}}
   student_dmd:
     steps: 400
-    batch: 8
+    batch: 4
     learning_rate: 1.0e-4
     critic_learning_rate: 2.0e-4
     critic_steps: 2
