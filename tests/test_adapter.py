@@ -98,7 +98,7 @@ class Keyed(Dot):
 class Bare(Dot):
     """... which draws nothing."""
 
-    metadata = {}
+    metadata = {"render_modes": []}
 
 
 @pytest.fixture(scope="module", autouse=True)
