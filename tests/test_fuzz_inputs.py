@@ -165,7 +165,8 @@ def test_strange_flags_of_train_are_used_or_refused(data, tiny_data, tmp_path, c
     values = {"--config": [str(CONFIGS / "tiny.yaml"), *PLACES], "--data": [str(tiny_data), *PLACES], "--out": ["out"],
               "--resume": [str(WORLDS / "arena"), str(WORLDS / "keep"), *PLACES], "--seed": NUMBERS,
               "--minutes": NUMBERS, "--steps-scale": NUMBERS, "--device": ["cpu", "cuda"],
-              "--stage": ["teacher", "student_dmd", "all"], "--precision": ["float32", "bfloat16"]}  # fmt: skip
+              "--stage": ["teacher", "student_dmd", "all"], "--precision": ["float32", "bfloat16"],
+              "--new-world": ["", "x", "ALE/None-v0", "no_module:x"], "--name": PLACES}  # fmt: skip
     assert flags_of(train) == set(values) | {"--help", "--generated", "--profile", "--no-compile"}
     base = ["--config", values["--config"][0], "--data", str(tiny_data)]
     words = base + data.draw(words_of(flags_of(train) - {"--profile"}, values))
