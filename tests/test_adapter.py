@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 
 import gymnasium
 import numpy as np
@@ -261,6 +262,23 @@ def test_skipped_steps_add_up_and_stop_at_the_end():
     assert seen[0][4] == {"game": {"pose": "its own"}}  # its names cannot be taken for ours
 
 
+def test_an_episode_begins_when_its_picture_has_settled(tmp_path, monkeypatch):
+    draw = Dot.render
+    monkeypatch.setattr(Keyed, "said", {"": 0, "a": 1})
+    monkeypatch.setattr(Keyed, "render", lambda self: np.maximum(draw(self), 20 * max(0, 7 - self.steps)))
+    assert "--bot random --headless" in new_world("tests/Keyed-v0", "dot", tmp_path)
+    world = load(tmp_path / "dot.yaml").world
+    assert world.game.wait == 7
+    frame, _ = (source := open_game(world)).reset(seed=1)
+    assert dot_in(frame) == [[PLACE[0] + 4, PLACE[1] + 4 + 7]] and source.unwrapped._game.unwrapped.got == [0] * 7
+    assert np.array_equal(source.unwrapped.anchors(), frame[None])
+
+
+def test_an_episode_that_ends_while_it_is_waited_for():
+    with pytest.raises(GameError, match="ends within the 9 steps of game.wait"):
+        open_game(world_of(wait=9, ends_at=9)).reset(seed=1)
+
+
 # ---------------------------------------------------------------- state
 
 
@@ -311,7 +329,6 @@ def test_without_a_seed_episodes_differ_and_say_theirs():
     [
         ({"env": "tests/Nothing-v0"}, "no such game"),
         ({"env": "os:system"}, "names no module"),
-        ({"env": "Vizdoom-v0"}, "vizdoom is not installed: pip install vizdoom"),
         ({"module": "no_such_module"}, "no_such_module is not installed"),
         ({"unheard": 1}, "unexpected keyword argument 'unheard'"),
         ({"picture": "nowhere", "shows": "dict"}, "world.game.picture 'nowhere' is not there"),
@@ -322,6 +339,12 @@ def test_without_a_seed_episodes_differ_and_say_theirs():
 )
 def test_what_is_no_world_is_a_line(choices, words):
     assert words in refusal(world_of(**choices))
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    for module in ("vizdoom", "vizdoom.gymnasium_wrapper"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert re.search("vizdoom.* is not installed: pip install vizdoom$", refusal(world_of(env="VizdoomBasic-v1")))
 
 
 def test_a_game_that_fails_leaves_its_recording_whole(tmp_path):
@@ -373,18 +396,18 @@ def test_an_id_that_is_no_world_writes_nothing(env, words, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "package, env, size, keys",
+    "package, env, size, keys, wait",
     [
-        ("ale_py", "ALE/Pong-v5", (112, 80), ("space", "d", "a")),
-        ("minigrid", "MiniGrid-DoorKey-5x5-v0", (80, 80), ("a", "d", "w", "1", "2", "e", "3")),
-        ("Box2D", "CarRacing-v3", (96, 96), ("a", "d", "w", "s")),
+        ("ale_py", "ALE/Pong-v5", (112, 80), ("space", "d", "a"), 1),
+        ("minigrid", "MiniGrid-DoorKey-5x5-v0", (80, 80), ("a", "d", "w", "1", "2", "e", "3"), 0),
+        ("Box2D", "CarRacing-v3", (96, 96), ("a", "d", "w", "s"), 49),
     ],
 )
-def test_games_that_people_have(package, env, size, keys, tmp_path):
+def test_games_that_people_have(package, env, size, keys, wait, tmp_path):
     pytest.importorskip(package)
     new_world(env, "world", tmp_path)
     world = load(tmp_path / "world.yaml").world
-    assert (world.height, world.width) == size and world.keys == keys
+    assert (world.height, world.width) == size and (world.keys, world.game.wait) == (keys, wait)
     source, held = open_game(world), np.random.default_rng(0).integers(0, 2, (12, len(keys)))
 
     def played() -> np.ndarray:

@@ -56,6 +56,7 @@ class Game(Strict):
     scale: int = Field(1, gt=0, le=64, description="the game's pixels a side of one of the world's")
     filter: Literal["area", "nearest"] = Field("area", description="their mean, or one of them")
     skip: int = Field(1, gt=0, le=1000, description="the game's steps a tick")
+    wait: int = Field(0, ge=0, le=1000, description="the game's steps of no key before the first frame of an episode")
     actions: Table | tuple[Table, ...] | None = Field(
         None, description="one table of whole actions, or one for each number of an action; if not said, the game's own"
     )

@@ -10,6 +10,7 @@ import copy
 import importlib
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -32,6 +33,8 @@ FAMILIES = {
 """Ids that begin so are registered by whoever imports this module, and the module is in this package."""
 LEAST = 16
 """Pixels a side: a smaller array is a description and no picture, such as MiniGrid's 7x7 of objects and colours."""
+SETTLES = 60
+"""Steps within which a game's first pictures are looked at, and as many more that they are held against."""
 OBSERVATION, RENDER = "observation", "render"
 
 State = dict[str, np.ndarray]
@@ -75,21 +78,34 @@ class Adapted(gymnasium.Env):
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
         observation, info = self._ask(self._game.reset, seed=self._seed, options=options)
+        idle = self._controls.action(np.zeros(len(self._world.keys)))
+        if self._settings.wait and idle is not None:
+            observation, _, ends, info = self._steps(idle, self._settings.wait)
+            if any(ends):
+                raise GameError(
+                    f"{self._world.env}: its episode ends within the {self._settings.wait} steps of game.wait"
+                )
         self._frame = self._first = self._seen(observation)
         return self._frame, {"game": info}
 
     def step(self, action):
-        held = checked(action, self._world.keys)
-        chosen, reward, ends, info = self._controls.action(held), 0.0, (False, False), {}
-        observation = None
-        for _ in range(0 if chosen is None else self._settings.skip):
+        chosen = self._controls.action(checked(action, self._world.keys))
+        if chosen is None:
+            return self._frame, 0.0, False, False, {"game": {}}
+        observation, reward, ends, info = self._steps(chosen, self._settings.skip)
+        self._frame = self._seen(observation)
+        return self._frame, reward, bool(ends[0]), bool(ends[1]), {"game": info}
+
+    def _steps(self, chosen: Any, count: int) -> tuple[Any, float, list[bool], dict]:
+        """The game's steps under one action, fewer where its episode ends: the last observation, the reward of all,
+        how it ended, the last info."""
+        reward = 0.0
+        for _ in range(count):
             observation, gained, *ends, info = self._ask(self._game.step, chosen)
             reward += float(gained)
             if any(ends):
                 break
-        if chosen is not None:
-            self._frame = self._seen(observation)
-        return self._frame, reward, bool(ends[0]), bool(ends[1]), {"game": info}
+        return observation, reward, ends, info
 
     def render(self):
         return self._frame
@@ -281,6 +297,21 @@ def seen_size(game: gymnasium.Env, env_id: str, where: str) -> tuple[int, int]:
     except Exception as error:  # anybody's code
         raise GameError(f"{env_id} failed: {_line(error)}") from error
     return _checked(picture, env_id).shape[:2]
+
+
+def settles(game: gymnasium.Env, env_id: str, where: str, idle: Any) -> int:
+    """Steps of ``idle`` after which a game's first pictures change no more than later ones do: a palette is
+    set, a camera zooms in. 0 where the episode ends before that is known. GameError where the game fails."""
+    pictures, ends = [], [False]
+    try:
+        observation, _ = game.reset(seed=0)
+        while len(pictures) <= 2 * SETTLES and not any(ends):
+            pictures.append(_look(game, observation, where).astype(np.float32))
+            observation, _, *ends, _ = game.step(idle)
+    except Exception as error:  # anybody's code
+        raise GameError(f"{env_id} failed: {_line(error)}") from error
+    changes = np.array([np.abs(after - before).mean() for before, after in pairwise(pictures)])
+    return 0 if any(ends) else int(np.argmax(changes <= changes[SETTLES:].max()))
 
 
 def _checked(picture: Any, env_id: str) -> np.ndarray:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import gymnasium
+import numpy as np
 
-from game.worlds.adapter import GameError, opened, seen_size
-from game.worlds.adapter_keys import suggested
+from game.worlds.adapter import GameError, opened, seen_size, settles
+from game.worlds.adapter_keys import Controls, suggested
 from world_model import config as configuration
 from world_model.config import Game
 
@@ -43,6 +45,7 @@ world:
     scale: {scale}   # the game's pixels a side of one of the world's: {shown}; what is missing to the size is black
     filter: area   # their mean; nearest: one of them, for pixel art that stands on whole multiples
     skip: {skip}   # the game's steps a tick, under the same keys
+    wait: {wait}   # the game's steps of no key before an episode's first frame, the sink: {wait_why}
     # Which keys are which action: {space}
     # Keys held together that are no action are their largest part that is one.{idle}
     actions:{actions}
@@ -73,9 +76,10 @@ training:   # in this order; train.py --minutes shares out the time that there i
 
 NEXT = """\
 {path}: {env}, {width}x{height} at {fps} ticks a second, keys {keys}
-play and record it:  python play.py --engine --config {path} --record recordings/{name}
-train on that:       python train.py --config {path} --data recordings/{name} --minutes 60
-play what came out:  python play.py --checkpoint runs/{name}"""
+play and record it   python play.py --engine --config {path} --record recordings/{name}
+or let a bot         python play.py --engine --config {path} --record recordings/{name} --bot random --headless --sessions 20
+train on that        python train.py --config {path} --data recordings/{name} --minutes 60
+play what came out   python play.py --checkpoint runs/{name}"""  # noqa: E501
 
 
 def new_world(env: str, name: str | None = None, folder: Path = configuration.CONFIGS) -> str:
@@ -105,6 +109,8 @@ def _said(env: str, module: str) -> dict[str, str | int]:
     try:
         keys, actions = suggested(game)
         height, width = seen_size(game, env, picture)
+        idle = Controls(game.action_space, actions, keys).action(np.zeros(len(keys)))
+        pace = _pace(game) | _wait(game, env, picture, idle)
     except ValueError as error:
         raise GameError(f"{env}: its actions: {error}" if not isinstance(error, GameError) else str(error)) from error
     finally:
@@ -113,7 +119,7 @@ def _said(env: str, module: str) -> dict[str, str | int]:
     shown = height // scale, width // scale
     sides = [-(-side // GRID) * GRID for side in shown]
     tables = (actions,) if isinstance(actions, dict) else actions
-    return _pace(game) | {
+    return pace | {
         "module": f"\n    module: {module}   # registers the id" if module else "",
         "height": sides[0], "width": sides[1], "grid": GRID, "tokens": sides[0] * sides[1] // GRID**2,
         "keys": json.dumps(keys),
@@ -142,6 +148,17 @@ def _pace(game: gymnasium.Env) -> dict[str, str | int]:
         steps, why = (said, f"the game's own {said} steps") if said else (FPS, "the game says none")
     skip = max(1, -(-int(steps) // FASTEST))
     return {"fps": max(1, round(steps / skip)), "fps_why": why, "skip": skip}
+
+
+def _wait(game: gymnasium.Env, env: str, picture: str, idle: Any | None) -> dict[str, str | int]:
+    """Steps before the first frame."""
+    if idle is None:
+        return {"wait": 0, "wait_why": "it waits for its player"}
+    wait = settles(game, env, picture, idle)
+    return {
+        "wait": wait,
+        "wait_why": "what it shows until then is shown never again" if wait else "it begins as it goes on",
+    }
 
 
 def _known(game: gymnasium.Env) -> str:
