@@ -44,12 +44,12 @@ def paper() -> Config:
     return toy.load("paper_shape")
 
 
-def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=None, **settings) -> Session:
+def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=None, keys=None, **settings) -> Session:
     """A session of grey frames, each as bright as its number times ``step``; key 0 is held in every other frame."""
     step = settings.pop("step", 1)
     world = config.world
     meta = SessionMeta(
-        world=config.name, env=env or world.env, keys=world.keys, fps=fps or world.fps,
+        world=config.name, env=env or world.env, keys=keys or world.keys, fps=fps or world.fps,
         height=world.height, width=world.width,
         anchors=0 if anchors is None else len(anchors), seed=settings.pop("seed", 7),
         source=settings.pop("source", "engine"),
@@ -69,15 +69,17 @@ def encode(frames: np.ndarray) -> np.ndarray:
     return frames.mean((1, 2, 3))[:, None, None, None]
 
 
-def test_another_frame_rate_is_refused(tmp_path, tiny):
-    record(tmp_path / "fast", tiny, 20, fps=60)
-    with pytest.raises(DataError, match="recorded at 60 frames a second, the configuration wants 20"):
-        DatasetSplit.open(tmp_path, tiny)
-
-
-def test_another_game_is_refused(tmp_path, tiny):
-    record(tmp_path / "other", tiny, 20, env="rollplay/Keep-v0")
-    with pytest.raises(DataError, match="recorded from the game 'rollplay/Keep-v0', the configuration is for"):
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ({"fps": 60}, "recorded at 60 frames a second, the configuration wants 20"),
+        ({"env": "rollplay/Keep-v0"}, "recorded from the game 'rollplay/Keep-v0', the configuration is for"),
+        ({"keys": ("a", "d", "left", "right", "w", "s", "space", "e")}, "keys are a d left right .*wants w a s d"),
+    ],
+)
+def test_recordings_of_something_else_are_refused(said, words, tmp_path, tiny):
+    record(tmp_path / "other", tiny, 20, **said)
+    with pytest.raises(DataError, match=words):
         DatasetSplit.open(tmp_path, tiny)
 
 
