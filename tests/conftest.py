@@ -50,7 +50,13 @@ def exported(tmp_path_factory) -> Path:
     """The tiny configuration with random weights, graphs and scenes, to be read only."""
     import toy
 
-    return toy.exported(tmp_path_factory)
+    from world_model.play.export import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    toy.save(folder, toy.load("tiny"))
+    toy.add_scenes(folder, toy.load("tiny"))
+    export(folder)
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

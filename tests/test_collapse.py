@@ -1,4 +1,4 @@
-"""The collapse detector: collapses made on purpose from real arena video are found and named, real video is none."""
+"""The collapse detector finds collapses that are made from real arena video, and none in real video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND = 20
 
 
 def film(room: int, keys) -> Video:
-    """A walk in the real arena; ``keys``: the actions, or a bot with the number of ticks."""
+    """Video of the real arena; ``keys``: the actions, or a bot and the number of ticks."""
     arena = gymnasium.make("rollplay/Arena-v0", disable_env_checker=True, height=128, width=128)
     frame, info = arena.reset(seed=room)
     frames, held = [frame], [np.zeros(len(ARENA_KEYS), np.int8)]
@@ -39,7 +39,7 @@ def walk(bot: str, room: int, ticks: int = HEALTHY + 15 * SECOND) -> Video:
 
 
 def found(video: Video, frames: np.ndarray | None = None) -> list[str | None]:
-    """What is found at every tick."""
+    """The kind of collapse at every tick."""
     anchors, real, keys = video
     watch = Collapse(anchors)
     return [watch.look(frame, held) for frame, held in zip(real if frames is None else frames, keys, strict=True)]
@@ -89,21 +89,14 @@ def test_a_picture_that_blurs_little_by_little(walked):
 @pytest.mark.parametrize("walked", WALKS)
 @pytest.mark.parametrize("sink", [0, 2])
 def test_a_jump_back_to_a_sink(walked, sink):
-    video = walk(*walked)
-    start = next(t for t in range(HEALTHY, 600) if np.abs(video[1][t].astype(int) - video[0][sink]).mean() > 40)
-    frames = video[1].copy()
-    returned = frames.copy()
-    returned[start:] = film_from_sink(video, sink, start)
-    finding = found(video, returned)
+    """From ``start`` on the arena is played, under the same keys, from where the sink looks."""
+    anchors, frames, keys = video = walk(*walked)
+    start = next(t for t in range(HEALTHY, 600) if np.abs(frames[t].astype(int) - anchors[sink]).mean() > 40)
+    turn = [to_action(["left"])] * (20 * sink)
+    from_sink = film(walked[1], [*turn, *keys[start + 1 :]])[1][len(turn) :]
+    finding = found(video, np.concatenate([frames[:start], from_sink]))
     assert set(finding[:start]) == {None} and finding[start] == "snapped"
-    assert finding[start + 3 * SECOND] is None, "the jump is over; what follows lives"
-
-
-def film_from_sink(video: Video, sink: int, start: int) -> np.ndarray:
-    """What the arena shows when the keys from ``start`` on are played from a sink frame."""
-    room = next(room for bot, room in WALKS if walk(bot, room)[1] is video[1])
-    turned = [to_action(["left"])] * (20 * sink)
-    return film(room, [*turned, *video[2][start + 1 :]])[1][len(turned) :]
+    assert finding[start + 3 * SECOND] is None, "the jump is over"
 
 
 @pytest.mark.parametrize("walked", WALKS)
@@ -119,7 +112,7 @@ def test_colours_that_run_to_the_ends(walked):
 
 @pytest.mark.parametrize(("walked", "end"), [*zip(WALKS, (0, 110, 255), strict=True)])
 def test_a_picture_that_fades_to_one_colour(walked, end):
-    """Black, fog, white: nothing to see, whatever keys are held."""
+    """Black, fog, white."""
     video = walk(*walked)
 
     def faded(frame, since):
@@ -143,12 +136,12 @@ HEALTHY_WALKS = [
 
 @pytest.mark.parametrize(("bot", "room"), HEALTHY_WALKS)
 def test_living_video_is_no_collapse(bot, room):
-    """A minute each: walls at arm's length, stillness, and the lights off are in these."""
+    """A minute each, with near walls, stillness and lights off."""
     assert set(found(walk(bot, room, 60 * SECOND))) == {None}
 
 
 def test_the_walks_hold_what_could_be_taken_for_a_collapse():
-    """Otherwise the test above proves little: bare walls, dark rooms and long stillness do occur in them."""
+    """Bare walls, dark rooms and long stillness; otherwise the test above proves little."""
     films = [walk(bot, room, 60 * SECOND)[1] for bot, room in HEALTHY_WALKS]
     bare = sum(4 * int((frames[::4].std((1, 2)).mean(-1) < 4).sum()) for frames in films)
     dark = sum(4 * int((frames[::4].mean((1, 2, 3)) < 60).sum()) for frames in films)
@@ -195,7 +188,7 @@ def test_the_nearest_sink_is_that_of_the_last_healthy_frame():
 
 
 def test_a_state_continues_exactly():
-    """In the midst of a collapse: what was learned, the evidence and the scores all come back."""
+    """In the midst of a collapse."""
     video = walk(*WALKS[0])
     frames = spoilt(video, lambda frame, since: video[1][HEALTHY])
     whole, half, other = Collapse(video[0]), Collapse(video[0]), Collapse(video[0])
@@ -213,7 +206,7 @@ def test_a_state_continues_exactly():
 
 
 def test_a_restart_forgets_the_collapse_and_keeps_the_keys():
-    """W does nothing while the picture lives, as at a wall: that is learned."""
+    """W has no effect while the picture is healthy, as at a wall: that is learned."""
     anchors, frames, keys = walk("explorer", 101)
     watch = Collapse(anchors)
     for frame, held in [(frames[0], "")] * 2 + [(frames[0], "w")] * 5 + [(frames[-1], "s")]:

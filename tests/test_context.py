@@ -5,8 +5,8 @@ from world_model.model import context
 from world_model.model.context import SINK
 
 
-def blocks_seen(layout, query: int, per_block: int = 1) -> list[int]:
-    """Key blocks that a query block sees; every latent of a block must see the same."""
+def attended(layout, query: int, per_block: int = 1) -> list[int]:
+    """Key blocks that a query block attends to; all latents of a block must attend to the same."""
     rows = layout.mask[query * per_block : (query + 1) * per_block]
     columns = rows.reshape(per_block, -1, per_block)
     assert (columns == columns[:1, :, :1]).all()
@@ -16,26 +16,26 @@ def blocks_seen(layout, query: int, per_block: int = 1) -> list[int]:
 def test_teacher_looks_both_ways_and_sinks_only_at_sinks():
     layout = context.clip(2, 3)
     assert layout.cached == 0
-    assert [blocks_seen(layout, query) for query in range(5)] == [[0, 1], [0, 1]] + [[0, 1, 2, 3, 4]] * 3
+    assert [attended(layout, query) for query in range(5)] == [[0, 1], [0, 1]] + [[0, 1, 2, 3, 4]] * 3
     assert layout.times.tolist() == [SINK, SINK, 0, 1, 2]
 
 
 @pytest.mark.parametrize("per_block", [1, 3])
 def test_a_clean_block_looks_back_as_far_as_the_ring(per_block):
     layout = context.packed(per_block, 2, 3, 6, (), 0)
-    assert blocks_seen(layout, 0, per_block) == blocks_seen(layout, 1, per_block) == [0, 1]
-    assert blocks_seen(layout, 2, per_block) == [0, 1, 2]
-    assert blocks_seen(layout, 7, per_block) == [0, 1, 4, 5, 6, 7]
+    assert attended(layout, 0, per_block) == attended(layout, 1, per_block) == [0, 1]
+    assert attended(layout, 2, per_block) == [0, 1, 2]
+    assert attended(layout, 7, per_block) == [0, 1, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("per_block", [1, 3])
-def test_packed_windows_see_their_own_past_and_nobody_elses_future(per_block):
+def test_packed_windows_attend_to_their_own_past_only(per_block):
     layout = context.packed(per_block, 2, 3, 6, (2, 5), 4)
     first, second = [8, 9, 10, 11], [12, 13, 14, 15]
     for query in first:
-        assert blocks_seen(layout, query, per_block) == [0, 1, 2, 3, *first]
+        assert attended(layout, query, per_block) == [0, 1, 2, 3, *first]
     for query in second:
-        assert blocks_seen(layout, query, per_block) == [0, 1, 3, 4, 5, 6, *second]
+        assert attended(layout, query, per_block) == [0, 1, 3, 4, 5, 6, *second]
     times = layout.times.reshape(-1, per_block)[:, 0]
     assert times[first].tolist() == [block * per_block for block in (2, 3, 4, 5)]
 
@@ -45,13 +45,13 @@ def test_tick_shows_the_clean_block_everything_but_the_window(per_block):
     sinks, recent, window = 2, 3, 4
     layout = context.tick(per_block, sinks, recent, window)
     assert layout.cached == (sinks + recent) * per_block
-    assert blocks_seen(layout, 0, per_block) == [0, 1, 2, 3, 4, 5]
+    assert attended(layout, 0, per_block) == [0, 1, 2, 3, 4, 5]
     for query in range(1, 1 + window):
-        assert blocks_seen(layout, query, per_block) == list(range(10))
+        assert attended(layout, query, per_block) == list(range(10))
 
 
 def test_tick_and_packed_agree_on_distances():
-    """What a window sees, and how far away, is the same in training's layout and in play's."""
+    """What a window attends to, at which distances, is equal in the layouts of training and play."""
     packed, tick = context.packed(1, 2, 3, 6, (5,), 4), context.tick(1, 2, 3, 4)
     seen = packed.mask[-4:].any(0)
     distance = (packed.times[-4:, None] - packed.key_times[None])[:, seen]

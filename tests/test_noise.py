@@ -36,7 +36,7 @@ def test_noise_is_a_function_of_seed_and_tick():
 
 
 def test_noise_is_standard_normal_and_ticks_share_nothing():
-    draws = np.stack([seeded(1, tick, (4096,)) for tick in range(50)])
-    assert abs(draws.mean()) < 0.01 and abs(draws.std() - 1) < 0.01
-    assert len(np.unique(draws)) > 0.99 * draws.size  # a tick that ran into the next one would repeat its numbers
-    assert abs(np.corrcoef(draws) - np.eye(50)).max() < 0.1
+    samples = np.stack([seeded(1, tick, (4096,)) for tick in range(50)])
+    assert abs(samples.mean()) < 0.01 and abs(samples.std() - 1) < 0.01
+    assert len(np.unique(samples)) > 0.99 * samples.size  # a tick that ran into the next one would repeat its numbers
+    assert abs(np.corrcoef(samples) - np.eye(50)).max() < 0.1

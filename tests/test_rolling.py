@@ -1,4 +1,4 @@
-"""The one loop against the plain way of computing the same: everything ever shown, in one pass, without a cache."""
+"""The rolling window against the same computed in one pass over all frames, without a cache."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from world_model.model.noise import sigmas
 
 
 class Played:
-    """A student in float64, primed with random frames, and everything it was ever shown."""
+    """A student in float64 and random inputs to prime it with."""
 
     def __init__(self, name: str, batch: int = 2):
         self.config = toy.load(name)
@@ -38,34 +38,32 @@ class Played:
     def call(self, verb, state, *arguments, **options):
         return verb(self.model, self.roll, state, *arguments, **options)
 
-    def uncached(self, shown: list, acted: list, state: rolling.State, action: torch.Tensor) -> tuple:
+    def uncached(self, shown: list, actions: list, state: rolling.State, action: torch.Tensor) -> tuple:
         """x0 of a state's window [N, K, B, ...] after ``shown`` blocks, from all of them in one pass; head outputs."""
         window = state["window"]
         roll, count = self.roll, len(shown)
-        layout = context.packed(
-            roll.frames_per_block, roll.sink_blocks, roll.recent_blocks, count, (count,), roll.window_blocks
-        )
+        size, per_block = roll.window_blocks, roll.frames_per_block
+        layout = context.packed(per_block, roll.sink_blocks, roll.recent_blocks, count, (count,), size)
         x = torch.cat([self.sinks, torch.stack(shown, 1).flatten(1, 2), window.flatten(1, 2)], 1)
-        levels = torch.tensor(sigmas(roll.window_blocks, roll.shift)[1:]).double()
-        clean = torch.zeros(roll.sink_frames + count * roll.frames_per_block, dtype=torch.float64)
-        sigma = torch.cat([clean, levels.repeat_interleave(roll.frames_per_block)])
-        known = torch.cat([torch.stack(acted, 1), action[:, None].expand(-1, roll.window_blocks, -1)], 1)
+        levels = torch.tensor(sigmas(size, roll.shift)[1:]).double()
+        clean = torch.zeros(roll.sink_frames + count * per_block, dtype=torch.float64)
+        sigma = torch.cat([clean, levels.repeat_interleave(per_block)])
+        known = torch.cat([torch.stack(actions, 1), action[:, None].expand(-1, size, -1)], 1)
         unknown = torch.full((self.batch, roll.sink_frames, self.config.action_size), torch.nan, dtype=torch.float64)
-        acted_frames = torch.cat([unknown, known.repeat_interleave(roll.frames_per_block, 1)], 1)
-        was = acted[-1][:, None].expand(-1, roll.window_blocks * roll.frames_per_block, -1)
-        conditioning = Conditioning(
-            shown[-1][:, -1:], was, self.sinks, {name: state[name] for name in self.model.state_names}
-        )
-        x0, _, outputs = self.model(x, sigma.expand(self.batch, -1), acted_frames, layout, conditioning=conditioning)
+        frame_actions = torch.cat([unknown, known.repeat_interleave(per_block, 1)], 1)
+        last_action = actions[-1][:, None].expand(-1, size * per_block, -1)
+        of_head = {name: state[name] for name in self.model.state_names}
+        conditioning = Conditioning(shown[-1][:, -1:], last_action, self.sinks, of_head)
+        x0, _, outputs = self.model(x, sigma.expand(self.batch, -1), frame_actions, layout, conditioning=conditioning)
         return x0.unflatten(1, window.shape[1:3]), outputs
 
-    def learns(self, x0: torch.Tensor, outputs) -> torch.Tensor:
-        """What of a pass carries gradient: x0, or where a head picked it, the mixture logits it picked by."""
+    def differentiable(self, x0: torch.Tensor, outputs) -> torch.Tensor:
+        """The result of a pass that carries gradient: x0, or where a head picked it, the mixture logits."""
         return x0 if outputs is None else outputs.mixture_logits
 
-    def past(self, state) -> tuple[list, list]:
-        blocks = range(self.roll.recent_blocks + 1)
-        return [self.frames[:, i] for i in blocks], [self.actions[:, i] for i in blocks]
+    def past(self) -> tuple[list, list]:
+        """Blocks shown before play and their actions."""
+        return list(self.frames.unbind(1)), list(self.actions.unbind(1))
 
 
 @pytest.fixture(params=["tiny", "paper_shape", "tiny_keep", "tiny_view"])
@@ -75,16 +73,16 @@ def played(request) -> Played:
 
 @torch.no_grad()
 def test_cached_equals_uncached_past_every_eviction(played):
-    """Over more ticks than the ring is long, the tick's window equals the one that sees the whole game unabridged."""
+    """Over more ticks than the ring is long."""
     state = played.prime()
-    shown, acted = played.past(state)
+    shown, actions = played.past()
     for _ in range(played.roll.context_blocks + 2):
         action = played.keys()
-        expected, _ = played.uncached(shown, acted, state, action)
+        expected, _ = played.uncached(shown, actions, state, action)
         state, x0, _ = played.call(rolling.tick, state, action, played.blocks())
         torch.testing.assert_close(x0, expected, atol=1e-12, rtol=0)
         shown.append(x0[:, 0])
-        acted.append(action)
+        actions.append(action)
 
 
 def test_gradients_of_cached_equal_uncached(played):
@@ -93,9 +91,8 @@ def test_gradients_of_cached_equal_uncached(played):
     weights = [played.model.layers[0].qkv.weight, played.model.condition.sink, played.model.place]
     state = played.prime()
     state["window"] = state["window"].detach().requires_grad_()
-    _, *made = played.call(rolling.tick, state, action, played.blocks())
-    made = played.learns(*made)
-    expected = played.learns(*played.uncached(*played.past(state), state, action))
+    made = played.differentiable(*played.call(rolling.tick, state, action, played.blocks())[1:])
+    expected = played.differentiable(*played.uncached(*played.past(), state, action))
     weighting = torch.randn_like(made)
     for variable in (action, state["window"], *weights):
         got, want = (
@@ -108,7 +105,7 @@ def test_gradients_of_cached_equal_uncached(played):
 @torch.no_grad()
 def test_prime_noises_the_tail_to_every_level(played):
     state, roll = played.prime(), played.roll
-    last = played.frames[:, -1, -1:]  # what comes next is not known: it stays
+    last = played.frames[:, -1, -1:]  # the future is not known
     for index, sigma in enumerate(sigmas(roll.window_blocks, roll.shift)[1:]):
         expected = (1 - sigma) * last + sigma * played.noise[:, index]
         torch.testing.assert_close(state["window"][:, index], expected)
@@ -150,7 +147,7 @@ def test_sinks_stay_and_the_oldest_recent_leaves(played):
 
 @torch.no_grad()
 def test_other_sinks_in_mid_game_equal_priming_with_them(played):
-    """It replaces what belongs to the sinks and nothing else, and the frames that follow are of the other place."""
+    """Only what belongs to the sinks is replaced, and the next frames show the other place."""
     state, others = played.prime(), played.random(played.roll.sink_frames)
     moved = played.call(rolling.replace_sinks, state, others)
     primed = rolling.prime(played.model, played.roll, others, played.frames, played.actions, played.noise)
@@ -168,7 +165,7 @@ def test_other_sinks_in_mid_game_equal_priming_with_them(played):
 
 @torch.no_grad()
 def test_the_clean_block_never_sees_the_window(played):
-    """What is kept must not depend on guesses about the future."""
+    """What is cached must not depend on the window."""
     state, action, noise = played.prime(), played.keys(), played.blocks()
     other = state | {"window": torch.randn_like(state["window"])}
     one, shown = played.call(rolling.step, state, action, noise)
@@ -198,7 +195,7 @@ def test_the_window_sees_both_ways(played):
 
 @torch.no_grad()
 def test_state_is_all_there_is(played):
-    """Continuing from a copy is exact; a branch does not disturb what it left."""
+    """Continuing from a copy is exact; a branch leaves the state that it began from unchanged."""
     state = played.prime()
     moves = [(played.keys(), played.blocks()) for _ in range(4)]
 
@@ -220,18 +217,18 @@ def test_state_is_all_there_is(played):
 
 @torch.no_grad()
 def test_refill_window_makes_a_window_of_its_own(played):
-    """Re-forcing: the old window leaves no trace, the noise decides, the context stays."""
+    """It depends on the noise and not on the old window; the context stays."""
     state, action, roll = played.prime(), played.keys(), played.roll
     noise = played.random(roll.window_blocks, roll.window_blocks, roll.frames_per_block)
-    ramped = played.call(rolling.refill_window, state, action, noise)
+    refilled = played.call(rolling.refill_window, state, action, noise)
     other = played.call(rolling.refill_window, state | {"window": torch.zeros_like(state["window"])}, action, noise)
-    assert torch.equal(ramped["window"], other["window"])
-    assert torch.equal(ramped["window"][:, -1], noise[:, -1, roll.window_blocks - 1])
-    assert all(torch.equal(ramped[name], state[name]) for name in state if name != "window")
-    again = [played.call(rolling.step, ramped, action, played.noise)[1] for _ in range(2)]
+    assert torch.equal(refilled["window"], other["window"])
+    assert torch.equal(refilled["window"][:, -1], noise[:, -1, roll.window_blocks - 1])
+    assert all(torch.equal(refilled[name], state[name]) for name in state if name != "window")
+    again = [played.call(rolling.step, refilled, action, played.noise)[1] for _ in range(2)]
     assert torch.equal(*again)
     changed = played.call(rolling.refill_window, state, 1 - action, noise)
-    assert not torch.allclose(changed["window"][:, 0], ramped["window"][:, 0])
+    assert not torch.allclose(changed["window"][:, 0], refilled["window"][:, 0])
 
 
 @torch.no_grad()
@@ -286,11 +283,11 @@ def test_block_can_leave_at_every_level_with_one_gradient(name):
 
 
 def test_what_a_tick_keeps_carries_no_gradient(played):
-    """Primed without gradient, as rollouts are: the frame learns, the memory of it does not."""
+    """Primed without gradient, as rollouts are: x0 carries gradient, the new state does not."""
     with torch.no_grad():
         state = played.prime()
     state, *made = played.call(rolling.tick, state, played.keys(), played.blocks())
-    assert played.learns(*made).requires_grad
+    assert played.differentiable(*made).requires_grad
     assert not any(state[name].requires_grad for name in ("keys", "values", "clean"))
 
 

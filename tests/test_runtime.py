@@ -15,24 +15,19 @@ from world_model.play.runtime import GRAPHS, THREADS, TorchRuntime, WorldError, 
 SHAPE = toy.load("tiny")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return toy.exported(tmp_path_factory)
-
-
 @pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
+def copy(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
-def onnx_runtime(folder):
-    return load_runtime(folder, "onnx", "cpu")
+def onnx_runtime(exported):
+    return load_runtime(exported, "onnx", "cpu")
 
 
 @pytest.fixture(scope="module")
-def torch_runtime(folder):
-    return load_runtime(folder, "torch", "cpu")
+def torch_runtime(exported):
+    return load_runtime(exported, "torch", "cpu")
 
 
 def noise(counter: int, *more: int) -> np.ndarray:
@@ -72,12 +67,12 @@ def test_onnx_equals_torch_over_64_rolled_steps(onnx_runtime, torch_runtime):
     assert np.std(expected[40:] - expected[39:-1]) > 0.01  # it moves: equal stills would prove little
     np.testing.assert_allclose(latents, expected, atol=1e-4, rtol=0)
     assert np.abs(pictures.astype(int) - expected_pictures).max() <= 1
-    ours, theirs = onnx_runtime.to_numpy(state), torch_runtime.to_numpy(expected_state)
-    assert set(ours) == set(theirs) == {"keys", "values", "window", "clean", "clean_action", "sinks", "tick"}
-    for name in ours:
-        assert ours[name].shape == theirs[name].shape and ours[name].dtype == theirs[name].dtype
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4, rtol=0)
-    assert ours["tick"] == 64
+    arrays, expected_arrays = onnx_runtime.to_numpy(state), torch_runtime.to_numpy(expected_state)
+    assert set(arrays) == set(expected_arrays) == {"keys", "values", "window", "clean", "clean_action", "sinks", "tick"}
+    for name, array in arrays.items():
+        assert array.shape == expected_arrays[name].shape and array.dtype == expected_arrays[name].dtype
+        np.testing.assert_allclose(array, expected_arrays[name], atol=1e-4, rtol=0)
+    assert arrays["tick"] == 64
 
 
 def test_encoders_agree(onnx_runtime, torch_runtime):
@@ -89,9 +84,9 @@ def test_encoders_agree(onnx_runtime, torch_runtime):
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])
-def test_replays_are_bit_exact(folder, name):
+def test_replays_are_bit_exact(exported, name):
     """In another session object too; and from a snapshot in plain arrays."""
-    first, second = load_runtime(folder, name, "cpu"), load_runtime(folder, name, "cpu")
+    first, second = load_runtime(exported, name, "cpu"), load_runtime(exported, name, "cpu")
     latents, pictures, state = played(first, 60)
     again, pictures_again, state_again = played(second, 60)
     assert np.array_equal(latents, again) and np.array_equal(pictures, pictures_again)
@@ -103,9 +98,9 @@ def test_replays_are_bit_exact(folder, name):
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])
-def test_a_state_survives_what_is_done_with_it(folder, name):
+def test_a_state_survives_what_is_done_with_it(exported, name):
     """Branches leave the trunk alone, and a snapshot shares no memory with the game."""
-    runtime = load_runtime(folder, name, "cpu")
+    runtime = load_runtime(exported, name, "cpu")
     _, _, state = played(runtime, 3)
     saved = runtime.to_numpy(state)
     snapshot = {key: value.copy() for key, value in saved.items()}
@@ -118,12 +113,12 @@ def test_a_state_survives_what_is_done_with_it(folder, name):
         assert all(np.array_equal(now[key], snapshot[key]) for key in snapshot)
 
 
-def test_graphs_hold_no_weights(folder, copy):
+def test_graphs_hold_no_weights(exported, copy):
     """Their tensors are places in the weights file: other weights in those places need no new graphs."""
-    held = set(checkpoint.places(folder / WEIGHTS))
+    held = set(checkpoint.places(exported / WEIGHTS))
     pointed = set()
     for graph in GRAPHS:
-        model = onnx.load(folder / f"{graph}.onnx", load_external_data=False)
+        model = onnx.load(exported / f"{graph}.onnx", load_external_data=False)
         pointed |= {tensor.name for tensor in model.graph.initializer if tensor.external_data}
         inside = sum(len(tensor.raw_data) for tensor in model.graph.initializer if not tensor.external_data)
         assert inside < 2**16, f"{graph} carries {inside} bytes of its own"
@@ -137,33 +132,19 @@ def test_graphs_hold_no_weights(folder, copy):
     np.testing.assert_allclose(after, expected, atol=1e-4, rtol=0)
 
 
-def test_weights_of_another_shape_ask_for_new_graphs(copy):
-    other = SHAPE.model_copy(update={"rolling": SHAPE.rolling.model_copy(update={"sink_blocks": 3})})
-    toy.save(copy, other)
-    with pytest.raises(WorldError, match="python -m world_model.play.export"):
+@pytest.mark.parametrize("change", [{"sink_blocks": 3}, {"shift": 4.0}])
+def test_weights_of_another_shape_ask_for_new_graphs(copy, change):
+    """Another shift leaves every tensor's shape and place; only the levels differ, constants of the graphs."""
+    toy.save(copy, SHAPE.model_copy(update={"rolling": SHAPE.rolling.model_copy(update=change)}))
+    with pytest.raises(WorldError, match="made for other weights; .*python -m world_model.play.export"):
         played(load_runtime(copy, "onnx", "cpu"), 1)
 
 
-def test_weights_with_another_shift_ask_for_new_graphs(copy):
-    """Every tensor has its old shape and place; only the levels differ, which the graphs have inside."""
-    other = SHAPE.model_copy(update={"rolling": SHAPE.rolling.model_copy(update={"shift": 4.0})})
-    toy.save(copy, other)
-    with pytest.raises(WorldError, match="made for other weights"):
-        played(load_runtime(copy, "onnx", "cpu"), 1)
-
-
-def test_graphs_that_were_swapped_are_named(copy):
-    for old, new in (("step", "kept"), ("prime", "step"), ("kept", "prime")):
-        (copy / f"{old}.onnx").rename(copy / f"{new}.onnx")
-    with pytest.raises(WorldError, match=r"prime\.onnx: is another graph"):
-        primed(load_runtime(copy, "onnx", "cpu"))
-
-
-@pytest.mark.parametrize("other", ["refill_window", "replace_sinks"])
-def test_a_graph_of_the_same_names_is_still_another(copy, other):
-    """Both take what the step takes; fuzzing put them in its place."""
-    shutil.copy(copy / f"{other}.onnx", copy / "step.onnx")
-    with pytest.raises(WorldError, match=rf"step\.onnx: is another graph, {other}"):
+@pytest.mark.parametrize(("graph", "other"), [("prime", "step"), ("step", "refill_window"), ("step", "replace_sinks")])
+def test_a_graph_in_the_place_of_another_is_named(copy, graph, other):
+    """The last two take what the step takes; fuzzing put them in its place."""
+    shutil.copy(copy / f"{other}.onnx", copy / f"{graph}.onnx")
+    with pytest.raises(WorldError, match=rf"{graph}\.onnx: is another graph, {other}"):
         played(load_runtime(copy, "onnx", "cpu"), 1)
 
 
@@ -174,14 +155,11 @@ def test_a_missing_graph_is_named(copy, graph):
         load_runtime(copy, "onnx", "cpu")
 
 
-def test_without_graphs_auto_is_torch(copy):
-    (copy / "step.onnx").unlink()
-    made = load_runtime(copy, "auto", "cpu")
-    assert made.name == "torch" and made.description.endswith("CPU threads: no step.onnx")
-
-
-def test_with_graphs_auto_is_onnx(copy):
+def test_auto_is_onnx_with_graphs_and_torch_without(copy):
     assert load_runtime(copy, "auto", "cpu").name == "onnx"
+    (copy / "step.onnx").unlink()
+    runtime = load_runtime(copy, "auto", "cpu")
+    assert runtime.name == "torch" and runtime.description.endswith("CPU threads: no step.onnx")
 
 
 def test_a_graph_that_loads_and_cannot_be_run(copy):
@@ -189,9 +167,9 @@ def test_a_graph_that_loads_and_cannot_be_run(copy):
     runtime = load_runtime(copy, "onnx", "cpu")
     state = primed(runtime)
     state["clean"] = runtime.from_numpy({"clean": runtime.to_numpy(state)["clean"][..., :-1]})["clean"]
-    with pytest.raises(WorldError, match=r"step\.onnx: cannot be run \(.*\); write the graphs") as told:
+    with pytest.raises(WorldError, match=r"step\.onnx: cannot be run \(.*\); write the graphs") as raised:
         runtime.step(state, keys(0), noise(0))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_damaged_graph(copy):
@@ -210,52 +188,47 @@ def test_damaged_weights(copy, runtime):
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnx", "torch"])
-def test_a_gpu_that_is_not_there(folder, runtime, monkeypatch):
-    """The game plays on the CPU and says why; who asked for a GPU is refused."""
+def test_a_gpu_that_is_not_there(exported, runtime, monkeypatch):
+    """The game plays on the CPU and says why; ``cuda`` is refused."""
     monkeypatch.setattr("world_model.hardware.missing_driver", lambda: "libcuda.so.1 not found")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr("torch.version.cuda", "12.8")
-    made = load_runtime(folder, runtime)
+    made = load_runtime(exported, runtime)
     name = "PyTorch" if runtime == "torch" else "ONNX Runtime"
     assert made.description.startswith(f"{name} on ")
     assert made.description.endswith("CPU threads: no CUDA GPU that it can use (libcuda.so.1 not found)")
     with pytest.raises(WorldError, match=f"{name} .*no CUDA GPU.*--device cpu"):
-        load_runtime(folder, runtime, "cuda")
-    assert load_runtime(folder, runtime, "cpu").description.endswith("CPU threads")
+        load_runtime(exported, runtime, "cuda")
+    assert load_runtime(exported, runtime, "cpu").description.endswith("CPU threads")
 
 
-def test_a_driver_without_the_libraries(folder, monkeypatch, capfd):
+def test_a_driver_without_the_libraries(exported, monkeypatch, capfd):
     """A machine that looks as if CUDA worked until ONNX Runtime tries; where PyTorch sees the GPU, it plays there."""
-    if load_runtime(folder, "onnx").device == "cuda":
+    if load_runtime(exported, "onnx").device == "cuda":
         pytest.skip("CUDA works here")
     monkeypatch.setattr("world_model.hardware.missing_driver", lambda: "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert load_runtime(folder, "auto").name == "onnx"
-    assert "no CUDA GPU that it can use (" in load_runtime(folder, "onnx").description
+    assert load_runtime(exported, "auto").name == "onnx"
+    assert "no CUDA GPU that it can use (" in load_runtime(exported, "onnx").description
     with pytest.raises(WorldError, match="no CUDA GPU"):
-        load_runtime(folder, "onnx", "cuda")
+        load_runtime(exported, "onnx", "cuda")
     assert capfd.readouterr() == ("", "")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a large GPU")
     monkeypatch.setattr(TorchRuntime, "_loaded", lambda self, model, weights, prefix: model)
     for device in ("auto", "cuda"):
-        made = load_runtime(folder, "auto", device)
+        made = load_runtime(exported, "auto", device)
         assert (made.name, made.device) == ("torch", "cuda")
         assert made.description.startswith("PyTorch on a large GPU: ONNX Runtime finds no CUDA GPU that it can use (")
-    assert load_runtime(folder, "auto", "cpu").name == "onnx"
+    assert load_runtime(exported, "auto", "cpu").name == "onnx"
 
 
 @pytest.mark.parametrize("wrong", [{"runtime": "tensorflow"}, {"device": "tpu"}])
-def test_unknown_names(folder, wrong):
+def test_unknown_names(exported, wrong):
     with pytest.raises(WorldError, match="there are auto"):
-        load_runtime(folder, **wrong)
-
-
-def test_no_weights(tmp_path):
-    with pytest.raises(CheckpointError, match="no such weights"):
-        load_runtime(tmp_path)
+        load_runtime(exported, **wrong)
 
 
 def test_threads_are_capped(onnx_runtime):

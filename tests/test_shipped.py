@@ -18,10 +18,10 @@ each_world = pytest.mark.parametrize("world", SHIPPED)
 
 
 @each_world
-def test_the_world_is_small_enough_and_its_card_names_it(world):
+def test_the_world_is_small_enough_has_scenes_and_its_card_names_it(world):
     folder = WORLDS / world
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert size < 64 * 2**20
+    assert size < 64 * 2**20 and len(scenes.names(folder)) >= 8
     assert checkpoint.digest(folder / checkpoint.WEIGHTS) in (folder / "card.md").read_text()
 
 
@@ -31,11 +31,6 @@ def test_the_shipped_configuration_is_the_one_in_the_weights(world):
     beside = load(CONFIGS / f"{world}.yaml")
     for part in ("name", "world", "codec", "transformer", "head", "rolling"):
         assert getattr(inside, part) == getattr(beside, part), part
-
-
-@each_world
-def test_scenes_of_trained_and_of_unseen_rooms(world):
-    assert len(scenes.names(WORLDS / world)) >= 8
 
 
 @each_world

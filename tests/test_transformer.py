@@ -1,4 +1,4 @@
-"""What the transformer promises to the rolling loop, in float64 where a tolerance would hide something."""
+"""What the rolling window relies on in the transformer, mostly in float64."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import toy
 
 from world_model.model import context
 from world_model.model.context import Layout
+from world_model.model.transformer import timestep_features
 
 S, F = 4, 5
 
@@ -32,7 +33,7 @@ def test_shapes(model, inputs):
 
 
 def test_only_differences_of_time_matter(model, inputs):
-    """Twelve hours from now the same past gives the same future."""
+    """Times shifted by 1000 give the same x0, stretched times another."""
     near = context.clip(S, F)
     later = [(near.times + 1000 * (near.times >= 0)), (near.key_times + 1000 * (near.key_times >= 0))]
     out, shifted = model(*inputs, near)[0], model(*inputs, Layout(*later, near.mask))[0]
@@ -46,14 +47,14 @@ def test_nothing_passes_the_mask(model, inputs):
     layout = context.packed(1, S, 2, F, (), 0)  # the last frame sees sinks and the two before it
     x.requires_grad_()
     out, *_ = model(x, sigma, action, layout)
-    seen = torch.autograd.grad(out[:, -1].square().sum(), x)[0].abs().amax((0, 2, 3, 4)) > 0
-    # keys of the frames in between carry what those frames saw before: two layers reach twice as far
-    assert seen.tolist() == [True] * S + [True] * 5
+    reached = torch.autograd.grad(out[:, -1].square().sum(), x)[0].abs().amax((0, 2, 3, 4)) > 0
+    # keys of the frames in between carry what those attended to: two layers reach twice as far
+    assert reached.tolist() == [True] * S + [True] * 5
     one_layer = toy.models(toy.load("tiny"))[1].double()
     one_layer.layers = one_layer.layers[:1]
     out, *_ = one_layer(x, sigma, action, layout)
-    seen = torch.autograd.grad(out[:, -1].square().sum(), x)[0].abs().amax((0, 2, 3, 4)) > 0
-    assert seen.tolist() == [True] * S + [False, False, True, True, True]
+    reached = torch.autograd.grad(out[:, -1].square().sum(), x)[0].abs().amax((0, 2, 3, 4)) > 0
+    assert reached.tolist() == [True] * S + [False, False, True, True, True]
 
 
 def test_an_unknown_action_is_the_learned_null(model, inputs):
@@ -103,9 +104,7 @@ def test_a_cache_stands_for_its_frames(model, inputs):
     torch.testing.assert_close(new_keys, keys[..., split * model.tokens :, :], atol=1e-12, rtol=0)
 
 
-def test_bfloat16_keeps_noise_shares_apart(model, inputs):
-    """.999 and 1 are one number in bfloat16; the timestep features are made before rounding."""
-    from world_model.model.transformer import timestep_features
-
+def test_bfloat16_keeps_noise_shares_apart():
+    """.999 and 1 are one number in bfloat16; the timestep features are computed before rounding."""
     features = timestep_features(torch.tensor([0.999, 1.0])).to(torch.bfloat16)
     assert (features[0] - features[1]).abs().max() > 0.1

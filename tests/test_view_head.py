@@ -1,4 +1,4 @@
-"""The view head: where rays end, what sinks and last frame show from elsewhere, and what its nll says."""
+"""The view head: ray marching, views of sinks and last frame from other poses, moves, nll."""
 
 import json
 import math
@@ -28,8 +28,8 @@ def latents(frames: np.ndarray) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def walked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sinks [3, 4, C, h, w] of three rooms, what is seen [3, 13, C, h, w] in turning, walking and jumping, and the
-    poses [3, 13, 8]."""
+    """Sinks [3, 4, C, h, w] of three rooms, frames [3, 13, C, h, w] of turning, walking and jumping, and their poses
+    [3, 13, 8]."""
     batch = ArenaBatch(SIZE, SIZE)
     frames, poses, keys = [batch.reset([3, 12, 100])], [batch.poses()], np.zeros((3, 8), np.int8)
     spot = batch.poses()[:, :4]
@@ -38,8 +38,8 @@ def walked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         keys[:, LEFT], keys[:, AHEAD], keys[:, SPACE] = tick < 6, tick >= 6, tick == 8
         frames.append(batch.step(keys))
         poses.append(batch.poses())
-    told = [from_spot(np.stack(poses, 1)[room, :, :4], tuple(spot[room])) for room in range(3)]
-    return sinks, latents(np.stack(frames, 1)), torch.from_numpy(np.stack(told))
+    from_sinks = [from_spot(np.stack(poses, 1)[room, :, :4], tuple(spot[room])) for room in range(3)]
+    return sinks, latents(np.stack(frames, 1)), torch.from_numpy(np.stack(from_sinks))
 
 
 def head() -> ViewHead:
@@ -49,19 +49,20 @@ def head() -> ViewHead:
     return made
 
 
-def only(made: ViewHead, source: int) -> ViewHead:
-    """All shares on one source: 0 is the last frame, 1 are the sinks."""
+def always(made: ViewHead, source: int) -> ViewHead:
+    """All weight on one source: 0 is the last frame, 1 are the sinks."""
     made.out.bias.data.zero_()
     made.out.bias.data[source * ELEMENTS : (source + 1) * ELEMENTS] = 40.0
     return made
 
 
-def asked(made: ViewHead, last: torch.Tensor, sinks: torch.Tensor, pose: torch.Tensor, ahead: torch.Tensor | None):
-    """x0 [N, W, C, h, w] behind one last frame [N, C, h, w] seen from pose [N, 8], and the head's outputs."""
-    count, width = 1 if ahead is None else ahead.shape[1], ARENA.transformer.width
-    was = torch.zeros(len(last), count, ARENA.action_size)
-    extra = made.encode_sinks(sinks) | {"pose": pose} | ({} if ahead is None else {"window_poses": ahead})
-    conditioning = Conditioning(last[:, None], was, sinks, extra)
+def run_head(made: ViewHead, last: torch.Tensor, sinks: torch.Tensor, pose: torch.Tensor, poses: torch.Tensor | None):
+    """x0 [N, W, C, h, w] after a last frame [N, C, h, w] seen from pose [N, 8], and the head's outputs; poses
+    [N, W, 8]."""
+    count, width = 1 if poses is None else poses.shape[1], ARENA.transformer.width
+    last_action = torch.zeros(len(last), count, ARENA.action_size)
+    extra = made.encode_sinks(sinks) | {"pose": pose} | ({} if poses is None else {"window_poses": poses})
+    conditioning = Conditioning(last[:, None], last_action, sinks, extra)
     return made(conditioning, torch.zeros(len(last), count, 16, width), torch.zeros(len(last), count, width))
 
 
@@ -76,29 +77,27 @@ def painted(point: torch.Tensor) -> torch.Tensor:
 
 
 def to_wall(pose: torch.Tensor, size: int) -> torch.Tensor:
-    """How far straight ahead [N, W, size, size] the tower's walls, ``SIDE`` from its middle, are from poses."""
-    u, v = view_head._middles(size)[None, None], view_head._middles(size)[None, :, None]
+    """Depth [N, W, size, size] of the tower's walls, ``SIDE`` from its middle, seen from poses."""
+    u, v = _rays(size)
     (right, _, ahead), (x, _, z) = (
         view_head._points(pose, u, v, torch.tensor(s).reshape(1, 1, 1, 1)).unbind(2) for s in (1.0, 0.0)
     )
-    gone = torch.stack([(wall - a) / (b - a) for a, b in ((x, right), (z, ahead)) for wall in (SIDE, -SIDE)])
-    return gone.where(gone > 0, torch.inf).amin(0)
+    depth = torch.stack([(wall - a) / (b - a) for a, b in ((x, right), (z, ahead)) for wall in (SIDE, -SIDE)])
+    return depth.where(depth > 0, torch.inf).amin(0)
 
 
 def tower() -> tuple[torch.Tensor, torch.Tensor]:
     """Panoramas of its colours and of its relief."""
     quarters = torch.zeros(2, 4, 4)
     quarters[..., 3] = torch.arange(4) * math.pi / 2
-    u, v = view_head._middles(SIZE)[None, None], view_head._middles(SIZE)[None, :, None]
-    views = painted(view_head._points(quarters, u, v, to_wall(quarters, SIZE)))
+    views = painted(view_head._points(quarters, *_rays(SIZE), to_wall(quarters, SIZE)))
     return view_head.panorama(views), view_head.panorama(torch.full((2, 4, 1, CELLS, CELLS), 1 / SIDE))
 
 
 def test_rays_end_where_the_relief_is():
     _, relief = tower()
-    u = view_head._middles(CELLS)
-    found = view_head.march(relief, POSE, u[None, None], u[None, :, None])
-    torch.testing.assert_close(found, to_wall(POSE, CELLS), rtol=1e-3, atol=1e-3)
+    depth = view_head.march(relief, POSE, *_rays(CELLS))
+    torch.testing.assert_close(depth, to_wall(POSE, CELLS), rtol=1e-3, atol=1e-3)
     felt = view_head.march_around(relief, POSE[:, 0], torch.tensor([-0.6, math.pi / 2 - 0.6]), 0.0)
     torch.testing.assert_close(felt[0], 1 / torch.tensor([2.4, 2.7]), rtol=1e-3, atol=1e-3)
 
@@ -106,7 +105,7 @@ def test_rays_end_where_the_relief_is():
 def test_what_the_sinks_show_is_seen_from_elsewhere():
     atlas, relief = tower()
     seen, point, _ = head()._seen(atlas, relief, POSE)
-    true = painted(view_head._points(POSE, *_rays(), to_wall(POSE, SIZE)))
+    true = painted(view_head._points(POSE, *_rays(SIZE), to_wall(POSE, SIZE)))
     assert far(seen, true) < 0.05 < 0.3 < far(seen, true.flip(0))
     again = head()._remembered(true[:, 0], POSE, point, POSE)
     assert far(again, true) < 0.01, "seen from where it was seen, a frame is itself"
@@ -118,22 +117,20 @@ def test_nothing_is_walked_through_and_walls_are_slid_along():
     pose[:, 3] = -0.5  # to the right of straight ahead
     turn = torch.tensor([[[0.0, 0.14, 0, 0]]])
     assert torch.equal(made._stopped(made._felt(relief[:1], pose), walk), walk), "nothing is near"
-    went = []
+    path = []
     for _ in range(60):
         pose = view_head._moved(pose, made._stopped(made._felt(relief[:1], pose), turn))[:, 0]
-        went.append(pose[0, :2].tolist())
+        path.append(pose[0, :2].tolist())
     near = SIDE - view_head.BODY
-    ahead = next(tick for tick, (_, z) in enumerate(went) if z > near - 0.02)
-    assert went[ahead][0] < near - 0.3 and went[-1] == pytest.approx([near, near], abs=0.03), "along it, to the corner"
-    assert np.max(went) < near + 0.03
-    assert not made._stopped(made._felt(relief[:1], pose), torch.full((1, 1, 4), 0.009)).any(), (
-        "who stands does not creep"
-    )
+    arrival = next(tick for tick, (_, z) in enumerate(path) if z > near - 0.02)
+    assert path[arrival][0] < near - 0.3 and path[-1] == pytest.approx([near, near], abs=0.03), "to the corner"
+    assert np.max(path) < near + 0.03
+    assert not made._stopped(made._felt(relief[:1], pose), torch.full((1, 1, 4), 0.009)).any(), "small moves are none"
     inside = torch.tensor([[SIDE - 0.1, 0.0, 0, 0, 0, 0, 0, 0]])
     felt = made._felt(relief[:1], inside)
     assert made._stopped(felt, torch.tensor([[[0.1, 0.0, 0, 0]]])).abs().max() < 1e-3
     away = torch.tensor([[[-0.1, 0.1, 0, 0]]])
-    assert made._stopped(felt, away)[0, 0, 0] < -0.09, "nobody is held in a wall"
+    assert made._stopped(felt, away)[0, 0, 0] < -0.09, "moves out of a wall are free"
 
 
 def test_a_relief_is_held_to_the_depths_that_are_known():
@@ -158,23 +155,23 @@ def test_haze_darkens_what_is_farther_away():
     torch.testing.assert_close(made._nearer(closer, point, near, spot), seen, atol=1e-5, rtol=0)
 
 
-def _rays() -> tuple[torch.Tensor, torch.Tensor]:
-    u = view_head._middles(SIZE)
+def _rays(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    u = view_head._middles(size)
     return u[None, None], u[None, :, None]
 
 
 @torch.no_grad()
 def test_on_the_spot_the_sinks_are_the_real_view_in_every_direction(walked):
     sinks, frames, poses = walked
-    made = only(head(), 1)
+    made = always(head(), 1)
     for tick in (0, 3, 6):
-        x0, _ = asked(made, frames[:, 0], sinks, poses[:, 0], poses[:, tick : tick + 1])
+        x0, _ = run_head(made, frames[:, 0], sinks, poses[:, 0], poses[:, tick : tick + 1])
         assert far(x0[:, 0], frames[:, tick]) < 0.06
     assert far(frames[:, 3], frames[:, 6]) > 0.3
     for sink in range(4):  # a game that begins at a sink knows where it looks
         initial_state = made.initial_state(sinks, sinks[:, sink : sink + 1])["pose"]
         assert initial_state.shape == (3, POSE_NUMBERS)
-        x0, _ = asked(made, sinks[:, sink], sinks, initial_state, initial_state[:, None])
+        x0, _ = run_head(made, sinks[:, sink], sinks, initial_state, initial_state[:, None])
         torch.testing.assert_close(x0[:, 0], sinks[:, sink], atol=1e-3, rtol=0)
 
 
@@ -195,25 +192,25 @@ def test_it_goes_where_its_own_move_leads(walked):
     made = head()
     made.moves[-1].weight.data.zero_()
     made.moves[-1].bias.data.copy_(torch.tensor([0, 1.4, 0, -0.5]))
-    _, outputs = asked(made, frames[:, 3], sinks, poses[:, 3], None)
+    _, outputs = run_head(made, frames[:, 3], sinks, poses[:, 3], None)
     pose = made.commit(outputs)["pose"]
     torch.testing.assert_close(pose[:, 3], poses[:, 3, 3] - 0.05)
     heading = poses[:, 3, 3]
-    gone = torch.stack([-heading.sin(), heading.cos()], 1) * 0.14
-    torch.testing.assert_close(pose[:, :2], poses[:, 3, :2] + gone)
+    ahead = torch.stack([-heading.sin(), heading.cos()], 1) * 0.14
+    torch.testing.assert_close(pose[:, :2], poses[:, 3, :2] + ahead)
 
 
-def test_surprise_knows_the_light_the_move_and_the_better_source(walked):
+def test_nll_of_the_light_and_the_move(walked):
     sinks, frames, poses = walked
     made = head()
-    x0, outputs = asked(made, frames[:, 3], sinks, poses[:, 3], poses[:, 4:5])
+    x0, outputs = run_head(made, frames[:, 3], sinks, poses[:, 3], poses[:, 4:5])
     assert outputs.light.eq(0).all()
     _, near = made.nll(outputs, frames[:, 4:5], sinks)
     astray = outputs._replace(move=outputs.due + 1)
     assert (made.nll(astray, frames[:, 4:5], sinks)[1] > near + 50).all()
     gains = made.lights.data[0]
     dark = frames[:, 4:5] * gains[:3].mean() + gains[3:].mean()
-    _, outputs = asked(made, dark[:, 0], sinks, poses[:, 4], poses[:, 4:5])
+    _, outputs = run_head(made, dark[:, 0], sinks, poses[:, 4], poses[:, 4:5])
     assert outputs.light.eq(1).all(), "a dark frame is known to be dark, and stays so"
     assert x0.shape == frames[:, 4:5].shape
 
@@ -221,15 +218,10 @@ def test_surprise_knows_the_light_the_move_and_the_better_source(walked):
 def test_what_it_makes_learns_from_every_part(walked):
     sinks, frames, poses = walked
     made = ViewHead(ARENA, (4, 4))
-    _, outputs = asked(made, frames[:, 7], sinks, poses[:, 7], poses[:, 8:10])
+    _, outputs = run_head(made, frames[:, 7], sinks, poses[:, 7], poses[:, 8:10])
     sum(part.mean() for part in made.nll(outputs, frames[:, 8:10], sinks)).backward()
-    idle = (
-        "inside",
-        "spread.weight",
-        "last_action.weight",
-        "from_condition.weight",
-        "lights",
-    )  # of what was nothing here, and no night
+    # the inputs of these are zero here, and there is no other light
+    idle = ("inside", "spread.weight", "last_action.weight", "from_condition.weight", "lights")
     for name, weight in made.named_parameters():
         if not name.startswith("blocks") and name not in idle:
             assert weight.grad is not None and weight.grad.abs().max() > 0, name

@@ -1,4 +1,4 @@
-"""A world of random weights for the tests: tiny, and with nothing at zero, so that every path carries something."""
+"""Tiny models with random weights for the tests; no weight is zero, so that every path has an effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from world_model.config import Config
 from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play import scenes
-from world_model.play.export import export
 from world_model.training.loop import DistributedContext, StepNoise, train
 
 torch.set_num_threads(1)  # at these sizes a second thread only waits
@@ -28,14 +27,13 @@ def load(name: str) -> Config:
 
 def models(shape: Config, seed: int = 0) -> tuple[Codec, Transformer]:
     torch.manual_seed(seed)
-    pair = make_codec(shape), Transformer(shape)
-    for model in pair:
-        for parameter in model.parameters():
-            parameter.data += 0.05 * torch.randn_like(parameter)
+    codec, student = make_codec(shape), Transformer(shape)
+    for parameter in (*codec.parameters(), *student.parameters()):
+        parameter.data += 0.05 * torch.randn_like(parameter)
     if shape.codec.kind == "autoencoder":
-        pair[0].mean += 0.1
-        pair[0].deviation += 0.2
-    return pair
+        codec.mean += 0.1
+        codec.deviation += 0.2
+    return codec, student
 
 
 def save(folder: Path, shape: Config, seed: int = 0) -> None:
@@ -46,16 +44,6 @@ def save(folder: Path, shape: Config, seed: int = 0) -> None:
         for key, tensor in model.state_dict().items()
     }
     checkpoint.save(folder / checkpoint.WEIGHTS, tensors, shape, {"stage": "random"})
-
-
-def exported(tmp_path_factory) -> Path:
-    """The tiny configuration with random weights, graphs and scenes: made once a session, to be read only."""
-    folder = tmp_path_factory.getbasetemp() / "exported"
-    if not folder.exists():
-        save(folder, load("tiny"))
-        add_scenes(folder, load("tiny"))
-        export(folder)
-    return folder
 
 
 def add_scenes(folder: Path, shape: Config) -> None:
@@ -71,7 +59,8 @@ def pictures(rng: np.random.Generator, count: int, shape: Config) -> np.ndarray:
 
 
 def assert_resumes_alike(make, folder: Path) -> None:
-    """A stage, made by ``make``, that dies in its fifth step leaves what one that does not die does, bit for bit."""
+    """Weights of a stage, made by ``make``, that is interrupted in its fifth step and resumed equal those of one that
+    is not, bit for bit."""
     whole, stopped, resumed = make(), make(), make()
     train(whole, CPU, folder / "straight")
     first = next(iter(stopped.updates.values()))

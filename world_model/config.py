@@ -133,7 +133,16 @@ class AutoencoderSize(Strict):
         return 1
 
 
-class PickSize(Strict):
+class Head(Strict):
+    """What every head's configuration declares."""
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The arrays that the rolling state keeps for the head: shape of one game's by name; None is any size."""
+        return {}
+
+
+class PickSize(Head):
     """x0 is picked, element by element, from sources that are known exactly (``head.py``)."""
 
     kind: Literal["pick"] = "pick"
@@ -154,7 +163,7 @@ POSE_NUMBERS = 8
 much each of them last changed."""
 
 
-class ViewSize(Strict):
+class ViewSize(Head):
     """x0 is what four sinks all around and the last frame show, seen from elsewhere (``view_head.py``)."""
 
     kind: Literal["view"]
@@ -162,6 +171,10 @@ class ViewSize(Strict):
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
     relief: int = Field(gt=0, description="features a latent cell of what finds how far away the sinks' surfaces are")
     relief_blocks: int = Field(gt=0, description="its residual blocks of two 3x3 convolutions")
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        return {"relief": (4, 1, None, None), "pose": (POSE_NUMBERS,)}
 
 
 def _kind_of_head(data: object) -> str:

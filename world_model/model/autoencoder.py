@@ -1,8 +1,8 @@
 """Frame <-> latent: a small deterministic convolutional autoencoder.
 
-All work is done at a quarter of the picture's size or below (pixel-unshuffle in, pixel-shuffle out), so that the
-decoder fits in a CPU tick. Latents are bounded (tanh), then normalised with the data's saved mean and deviation, so
-that the transformer sees unit variance. No normalisation layers: the frame's brightness must survive (lights).
+All convolutions work at a quarter of the picture's size or below (pixel-unshuffle in, pixel-shuffle out), so that the
+decoder fits in a CPU tick. Latents are bounded (tanh), then normalised by the training data's mean and deviation, so
+that the transformer sees unit variance. No normalisation layers: they would lose the frame's brightness.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHUFFLE = 4
 
 
 class Autoencoder(nn.Module):
-    """``encode`` frames to normalised latents, ``decode`` them back, ``calibrate`` the normalisation."""
+    """``encode`` frames to normalised latents, ``decode`` them; ``calibrate`` sets the normalisation."""
 
     def __init__(self, config: Config):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Frame <-> latent, by whichever codec a world has: plain patches here, or the autoencoder.
+"""Frame <-> latent, by a world's codec: patches, defined here, or the autoencoder.
 
 A codec maps frames float [..., 3, H, W] in [-1, 1] to latents [..., C, h, w] (``encode``) and back (``decode``).
-``canvas`` and ``cells`` turn a latent into a grid of picture elements and back: where the codec is patches, the
-picture's own pixels; where it is an autoencoder, the latent itself. What copies or moves works on canvases.
+``canvas`` and ``cells`` convert a latent to a grid of picture elements and back: pixels where the codec is patches, the
+latent itself where it is an autoencoder. Copies and displacements work on canvases.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from world_model.config import Config
 from world_model.model.autoencoder import Autoencoder
 
 SPREAD = 2.0
-"""Latents of patches are pixels times this: pixels in [-1, 1] deviate by about half, noise by one."""
+"""Latents of patches are pixels times this, for unit variance: pixels in [-1, 1] have a deviation of about half."""
 
 
 class Patches(nn.Module):
-    """Each cell's pixels as they are: lossless, and nothing to train."""
+    """A latent cell is the pixels of a patch: lossless, without parameters."""
 
     def __init__(self, config: Config):
         super().__init__()

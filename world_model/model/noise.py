@@ -1,9 +1,8 @@
-"""Noise levels and what is done with them: pure functions of numbers and arrays.
+"""Noise levels and noise: pure functions of numbers and arrays, numpy's or PyTorch's.
 
 Flow matching on a straight path (Liu et al., arXiv 2209.03003): a block at noise share ``sigma`` is
 ``x = (1 - sigma) * x0 + sigma * noise`` and its velocity is ``dx/dsigma = noise - x0``. Levels are integers,
-0 (clean) to K (pure noise); ``sigmas`` maps them to noise shares. Nothing here knows a network or a device:
-the arrays may be numpy's or PyTorch's.
+0 (clean) to K (pure noise); ``sigmas`` maps them to noise shares.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 
 
 def shifted(u, shift: float):
-    """Timestep shift: noise share of an even position ``u`` in [0, 1] (SD3, arXiv 2403.03206, eq. 23)."""
+    """Timestep shift of ``u`` in [0, 1] (SD3, arXiv 2403.03206, eq. 23)."""
     return shift * u / (1.0 + (shift - 1.0) * u)
 
 
@@ -27,6 +26,6 @@ def renoise(x0, noise, sigma):
 
 
 def seeded(seed: int, tick: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal float32 [shape], a function of (seed, tick) alone: counter-based, so any tick can be redrawn."""
+    """Standard normal float32 [shape] from a counter-based generator: a function of (seed, tick) alone."""
     bits = np.random.Philox(key=seed & (2**64 - 1), counter=[0, 0, 0, tick])
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)

@@ -1,20 +1,20 @@
-"""The one loop: ``prime`` a rolling window, take a ``tick`` or ``step``; ``replace_sinks``; two other ways to step.
+"""The rolling window: ``prime``, ``tick``, ``step``, ``refill_window``, ``replace_sinks``, ``autoregressive_step``.
 
 Play, training's rollouts and the exported graphs all run these functions. The state is a flat dictionary of arrays;
-noise is an argument and never drawn here, so seed, keys and weights give the same frames again.
+noise is an argument and never drawn here, so equal seed, keys and weights give equal frames.
 
     state        shape                                     meaning
     keys         [layers, N, heads, (S + R) * B * P, head]  of the context: sinks, then recents, oldest first
     values       the same
     window       [N, K, B, C, h, w]                         blocks at levels 1..K (level K is pure noise)
     clean        [N, B, C, h, w]                            the block shown last; not in the cache yet
-    clean_action [N, keys]                                  what it was shown under
-    sinks        [N, S * B, C, h, w]                        the sinks' latents: another map is another state
-    tick         [1] int64                                  ticks taken since prime
-    and the arrays that the head declares (``head.py``)
+    clean_action [N, keys]                                  the keys that it was shown under
+    sinks        [N, S * B, C, h, w]                        latents of the sinks
+    tick         [1] int64                                  ticks since prime
+    and the arrays of the head (``Head.state_names``)
 
-After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block rides in the same pass
-as the window instead of costing one of its own; every block in flight is conditioned on the keys held now; and the
+After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block is cached by the same pass
+that denoises the window, not by one of its own; all blocks of the window are conditioned on the keys held now; and the
 window is full from the first tick on.
 """
 
@@ -35,11 +35,10 @@ State = dict[str, Tensor]
 
 
 def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor) -> State:
-    """Prefill the cache with sinks and recents, and the window with the last frame, noised to levels 1..K: as in play,
-    the future is not known.
+    """Prefill the cache with sinks and recents, and the window with the last frame, noised to levels 1..K.
 
-    sinks [N, S*B, C, h, w]; frames [N, R+1, B, C, h, w]: R recents and the clean block; actions [N, R+1, keys] that
-    made them; noise [N, K, B, C, h, w].
+    sinks [N, S*B, C, h, w]; frames [N, R+1, B, C, h, w]: R recents and the clean block; actions [N, R+1, keys] under
+    which they were shown; noise [N, K, B, C, h, w].
     """
     recent, size = rolling.recent_blocks, rolling.window_blocks
     layout = context.packed(rolling.frames_per_block, rolling.sink_blocks, recent, recent, (), 0)
@@ -61,37 +60,34 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
 
 
 def replace_sinks(model: Transformer, rolling: Rolling, state: State, sinks: Tensor) -> State:
-    """The state with other sinks [N, S*B, C, h, w] and nothing else changed: exact, since sinks look only at sinks."""
+    """The state with other sinks [N, S*B, C, h, w], nothing else changed: exact, since sinks attend to sinks only."""
     unknown = sinks.new_full((*sinks.shape[:2], state["clean_action"].shape[-1]), torch.nan)
-    clean_cache = model.prefill(sinks, unknown, context.clip(sinks.shape[1], 0))
+    keys, values = model.prefill(sinks, unknown, context.clip(sinks.shape[1], 0))
     length = sinks.shape[1] * model.tokens
-    rings = (torch.cat([new.to(state[name].dtype), state[name][:, :, :, length:]], 3)
-             for name, new in zip(("keys", "values"), clean_cache, strict=True))  # fmt: skip
-    return state | dict(zip(("keys", "values"), rings, strict=True)) | {"sinks": sinks} | model.encode_sinks(sinks)
+
+    def replaced(cached: Tensor, of_sinks: Tensor) -> Tensor:
+        return torch.cat([of_sinks.to(cached.dtype), cached[:, :, :, length:]], 3)
+
+    caches = {"keys": replaced(state["keys"], keys), "values": replaced(state["values"], values)}
+    return state | caches | {"sinks": sinks} | model.encode_sinks(sinks)
 
 
 def tick(
-    model: Transformer,
-    rolling: Rolling,
-    state: State,
-    action: Tensor,
-    noise: Tensor,
-    extra: State | None = None,
+    model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor, extra: State | None = None
 ) -> tuple[State, Tensor, NamedTuple | None]:
-    """One tick under ``action`` [N, keys]: every block's x0 [N, K, B, C, h, w], the first of which is shown, and the
-    head's outputs.
+    """One tick under ``action`` [N, keys]: the next state, the x0 of every block [N, K, B, C, h, w], the first of which
+    is shown, and the head's outputs.
 
     noise [N, K, B, C, h, w]: the first K-1 renoise the blocks that stay, the last is the block that joins.
-    ``action`` [N, K, keys] gives each block its own: what holding is compared with (``ablate.py``). ``extra`` tells the
-    head what training knows of the blocks and play does not.
+    ``action`` [N, K, keys]: one for each block (``ablate.py``). ``extra``: arrays for the head that only training has.
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
     x0, clean_cache, outputs = predict(model, rolling, state, state["window"], sigma[1:], action, extra)
-    stay = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
-    window = torch.cat([stay, noise[:, -1:]], 1)
-    now = action if action.ndim == 2 else action[:, 0]
-    return commit_block(model, rolling, state, x0[:, 0], now, clean_cache, outputs) | {"window": window}, x0, outputs
+    renoised = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
+    shown_action = action if action.ndim == 2 else action[:, 0]
+    state = commit_block(model, rolling, state, x0[:, 0], shown_action, clean_cache, outputs)
+    return state | {"window": torch.cat([renoised, noise[:, -1:]], 1)}, x0, outputs
 
 
 def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> tuple[State, Tensor]:
@@ -101,27 +97,27 @@ def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noi
 
 
 def refill_window(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> State:
-    """Throw the window away and build it again from pure noise under ``action``: re-forcing, before a ``step``.
+    """Denoise a new window from pure noise under ``action``, in K-1 passes over windows of 1..K-1 blocks.
 
-    noise [N, K, K, B, C, h, w]; K-1 passes over windows of 1..K-1 blocks.
+    noise [N, K, K, B, C, h, w].
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
     window = noise[:, 0, :1]
     for count in range(1, size):
         x0, *_ = predict(model, rolling, state, window, sigma[size - count + 1 :], action)
-        down = renoise(x0, noise[:, count, :count], _column(sigma[size - count : size], noise))
-        window = torch.cat([down, noise[:, count, count : count + 1]], 1)
+        renoised = renoise(x0, noise[:, count, :count], _column(sigma[size - count : size], noise))
+        window = torch.cat([renoised, noise[:, count, count : count + 1]], 1)
     return state | {"window": window}
 
 
 def autoregressive_step(
     model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor, last_level: int = 1
 ) -> tuple[State, Tensor]:
-    """The next block alone, down all levels from the context (Self-Forcing, arXiv 2506.08009); the window is kept.
+    """The next block alone, denoised over all levels (Self-Forcing, arXiv 2506.08009); the window is kept.
 
-    noise [N, K, B, C, h, w]: the start and every renoising. ``last_level`` > 1 leaves early, as training does to reach
-    every level; only the last pass then carries gradient. Returns the new state and x0 [N, 1, B, C, h, w].
+    noise [N, K, B, C, h, w]: the start and every renoising. Training stops at ``last_level`` > 1, to train every level;
+    only the last pass carries gradient. Returns the new state and x0 [N, 1, B, C, h, w].
     """
     size = rolling.window_blocks
     sigma = sigmas(size, rolling.shift)
@@ -135,51 +131,34 @@ def autoregressive_step(
 
 
 def predict(
-    model: Transformer,
-    rolling: Rolling,
-    state: State,
-    window: Tensor,
-    sigma: tuple[float, ...],
-    action: Tensor,
+    model: Transformer, rolling: Rolling, state: State, window: Tensor, sigma: tuple[float, ...], action: Tensor,
     extra: State | None = None,
-) -> tuple[Tensor, Cache, NamedTuple | None]:
+) -> tuple[Tensor, Cache, NamedTuple | None]:  # fmt: skip
     """One pass over [clean | window]: x0 of the window's k blocks, the clean block's keys and values, and the head's
-    outputs.
-
-    action [N, keys] for all of the window, or [N, k, keys].
-    """
+    outputs. ``action`` [N, keys] for all of the window, or [N, k, keys]."""
     per_block, count = rolling.frames_per_block, window.shape[1]
     layout = context.tick(per_block, rolling.sink_blocks, rolling.recent_blocks, count)
     x = torch.cat([state["clean"][:, None], window], 1).flatten(1, 2)
-    sigmas_of = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
+    frame_sigmas = torch.tensor((0.0, *sigma), device=x.device, dtype=x.dtype).repeat_interleave(per_block)
     block_actions = action[:, None].expand(-1, count, -1) if action.ndim == 2 else action
-    actions = torch.cat([state["clean_action"][:, None], block_actions], 1)
-    frame_actions = actions.repeat_interleave(per_block, 1)
-    frames = count * per_block
-    last_action = state["clean_action"][:, None].expand(-1, frames, -1)
+    clean_action = state["clean_action"][:, None]
+    frame_actions = torch.cat([clean_action, block_actions], 1).repeat_interleave(per_block, 1)
+    last_action = clean_action.expand(-1, count * per_block, -1)
     of_head = {name: state[name] for name in model.state_names}
     conditioning = Conditioning(state["clean"][:, -1:], last_action, state["sinks"], of_head | (extra or {}))
     cache = state["keys"], state["values"]
-    x0, (keys, values), outputs = model(x, sigmas_of.expand(len(x), -1), frame_actions, layout, cache, conditioning)
+    x0, (keys, values), outputs = model(x, frame_sigmas.expand(len(x), -1), frame_actions, layout, cache, conditioning)
     length = per_block * model.tokens
     clean_cache = keys[:, :, :, :length], values[:, :, :, :length]
     return x0.unflatten(1, (count, per_block)), clean_cache, outputs
 
 
 def commit_block(
-    model: Transformer,
-    rolling: Rolling,
-    state: State,
-    x0: Tensor,
-    action: Tensor,
-    clean_cache: Cache,
+    model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, clean_cache: Cache,
     outputs: NamedTuple | None,
-) -> State:
+) -> State:  # fmt: skip
     """The state after block ``x0`` [N, B, C, h, w] was shown: the clean block before it joins the recents, whose oldest
-    is evicted.
-
-    What is added carries no gradient: each pass learns from its own loss (section 3.2 of the paper). Prime without one.
-    """
+    is evicted. What is added is detached: each pass learns from its own loss (section 3.2 of the paper)."""
     length = rolling.frames_per_block * model.tokens
     sinks = rolling.sink_blocks * length
 

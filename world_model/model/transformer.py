@@ -1,19 +1,19 @@
 """The video transformer: noisy latents, their noise shares and actions in; x0 predictions and keys/values out.
 
-It knows neither windows nor time steps: a ``Layout`` says who looks at whom, ``rolling.py`` and the training stages
-say what the blocks mean. Teacher, critic and student are this one class.
+Attention is as a ``Layout`` says; what the blocks mean is defined by ``rolling.py`` and the training stages. Teacher,
+critic and student are this one class.
 
 - adaLN (DiT, arXiv 2212.09748) with one modulation for all layers plus a learned offset a layer (PixArt-alpha, arXiv
   2310.00426): a block's noise share, action and sink number modulate all of its tokens.
 - Rotary positions (arXiv 2104.09864) split the head in four: time, row, column, and a quarter without position.
-  Rows and columns are turned before keys are cached; time is turned once a pass, for all layers, because a cached
-  block's time is its slot, and slots change. A sink's time quarter is zero: it is equally far from every frame.
-- A convolution before and after the tokens: neighbours across token borders agree (32 pixels a token would show).
-- The last clean frame, where there is one, goes straight into the first convolution and, by a learned share, into
-  the prediction: the next frame is mostly the last one moved, and that need not be found by attention.
-- With ``head`` in the configuration, tokens are not turned into x0 alone: a local head picks from copies and from what
-  it can draw (``head.py``). Without, a convolution makes x0 of them.
-- x0 prediction (arXiv 2511.13720): the window lives above sigma = .55, where velocity is mostly noise to be copied.
+  Rows and columns are rotated before keys are cached; time is rotated in every pass, for all layers at once, because a
+  cached block's time is its position in the ring, which changes. A sink's time quarter is zero: it is equally far from
+  every frame.
+- Convolutions before and after the tokens, so that token borders (32 pixels apart) do not show.
+- The last clean frame, where there is one, is an input of the first convolution and, by a learned share, added to the
+  prediction: the next frame is mostly the last one, displaced.
+- With ``head`` in the configuration a local head makes x0 (``head.py``), without it a convolution.
+- x0 prediction (arXiv 2511.13720): above sigma = .55, where the window is, velocity is mostly noise.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from world_model.model.head import Conditioning, PickHead, normed
 from world_model.model.view_head import ViewHead
 
 COMPILED_GRAPHS = 64
-"""Teacher, critic and student share one function: each has several layouts, with gradient and without."""
+"""Limit for one function, which teacher, critic and student share: each has layouts with gradient and without."""
 
 LEAST_STEM = 8
-"""Features of the convolutions before and after the tokens, at least: large patches would leave them one or two."""
+"""Least number of features of the convolutions before and after the tokens."""
 
 Cache = tuple[Tensor, Tensor]
-"""Keys and values [layers, N, heads, frames * tokens, head]; keys have rows and columns turned, time not."""
+"""Keys and values [layers, N, heads, frames * tokens, head]; keys are rotated by row and column, not by time."""
 
 
 class Transformer(nn.Module):
@@ -77,58 +77,48 @@ class Transformer(nn.Module):
 
     @property
     def quarter(self) -> int:
-        """A quarter of a head: what time, rows, columns and no position get each."""
+        """Dimensions of a head for each of time, row, column and no position."""
         return self.size.width // self.size.heads // 4
 
     def forward(
         self,
-        x: Tensor,
-        sigma: Tensor,
-        action: Tensor,
-        layout: Layout,
-        cache: Cache | None = None,
+        x: Tensor, sigma: Tensor, action: Tensor, layout: Layout, cache: Cache | None = None,
         conditioning: Conditioning | None = None,
-    ) -> tuple[Tensor, Cache, NamedTuple | None]:
+    ) -> tuple[Tensor, Cache, NamedTuple | None]:  # fmt: skip
         """x [N, F, C, h, w], sigma [N, F], action [N, F, keys] (NaN where the action is unknown) for the layout's
         queries; cache for its first keys; conditioning of the final W queries. Returns x0 of these [N, W, C, h, w] (of
         all F without conditioning), the queries' own keys and values, and the head's outputs."""
-        return self.run(
-            x, sigma, action, rotary_of(layout, self.grid, self.quarter, x.device, x.dtype), cache, conditioning
-        )
+        rotary = rotary_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        return self.run(x, sigma, action, rotary, cache, conditioning)
 
     def run(
         self,
-        x: Tensor,
-        sigma: Tensor,
-        action: Tensor,
-        rotary: Rotary,
-        cache: Cache | None,
+        x: Tensor, sigma: Tensor, action: Tensor, rotary: Rotary, cache: Cache | None,
         conditioning: Conditioning | None,
-    ) -> tuple[Tensor, Cache, NamedTuple | None]:
-        """``forward`` with the layout made into tensors: the part that ``torch.compile`` sees (``compile_run``)."""
-        shared, condition = self.condition(sigma, action, rotary.sinks)
-        tokens = self._tokens(x, conditioning)
+    ) -> tuple[Tensor, Cache, NamedTuple | None]:  # fmt: skip
+        """``forward`` with the layout as tensors: the part that ``compile_run`` compiles."""
+        modulation, condition = self.condition(sigma, action, rotary.sinks)
+        tokens, own_cache = self._trunk(self._tokens(x, conditioning), modulation, rotary, cache)
+        count = x.shape[1] if conditioning is None else conditioning.last_action.shape[1]
+        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], conditioning)
+        return x0, own_cache, outputs
+
+    def prefill(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
+        """Keys and values of clean latents x [N, F, C, h, w], without their x0."""
+        rotary = rotary_of(layout, self.grid, self.quarter, x.device, x.dtype)
+        modulation, _ = self.condition(x.new_zeros(x.shape[:2]), action, rotary.sinks)
+        return self._trunk(self._tokens(x, None), modulation, rotary, None)[1]
+
+    def _trunk(self, tokens: Tensor, modulation: Tensor, rotary: Rotary, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """Tokens [N, F, P, D] after all layers, and their keys and values."""
         rotated = None if cache is None else (rotary.cached(cache[0]), cache[1])
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             past = None if rotated is None else (rotated[0][index], rotated[1][index])
-            tokens, key, value = layer(tokens, shared, rotary, past)
+            tokens, key, value = layer(tokens, modulation, rotary, past)
             keys.append(key)
             values.append(value)
-        count = x.shape[1] if conditioning is None else conditioning.last_action.shape[1]
-        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], conditioning)
-        return x0, (torch.stack(keys), torch.stack(values)), outputs
-
-    def prefill(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
-        """Keys and values of clean latents x [N, F, C, h, w]: ``forward`` where no x0 is wanted."""
-        rotary = rotary_of(layout, self.grid, self.quarter, x.device, x.dtype)
-        shared, _ = self.condition(x.new_zeros(x.shape[:2]), action, rotary.sinks)
-        tokens, written = self._tokens(x, None), []
-        for layer in self.layers:
-            tokens, *pair = layer(tokens, shared, rotary, None)
-            written.append(pair)
-        keys, values = zip(*written, strict=True)
-        return torch.stack(keys), torch.stack(values)
+        return tokens, (torch.stack(keys), torch.stack(values))
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -136,15 +126,15 @@ class Transformer(nn.Module):
         return self.local.state_names if self.local else ()
 
     def initial_state(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """``Head.initial_state``; nothing without a head."""
+        """``Head.initial_state``; empty without a head."""
         return self.local.initial_state(sinks, clean) if self.local else {}
 
     def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
-        """``Head.encode_sinks``; nothing without a head."""
+        """``Head.encode_sinks``; empty without a head."""
         return self.local.encode_sinks(sinks) if self.local else {}
 
     def commit(self, outputs: NamedTuple | None) -> dict[str, Tensor]:
-        """What a state keeps of the first query of a pass, of the head's outputs, beside its latent."""
+        """``Head.commit``; empty without a head."""
         return self.local.commit(outputs) if self.local else {}
 
     def compile_run(self, backend: str = "inductor") -> None:
@@ -153,10 +143,10 @@ class Transformer(nn.Module):
         self.run = torch.compile(self.run, fullgraph=True, dynamic=False, backend=backend)
 
     def _tokens(self, x: Tensor, conditioning: Conditioning | None) -> Tensor:
-        """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: convolution, then patch x patch of it a token."""
+        """Latents [N, F, C, h, w] -> tokens [N, F, P, D]: a convolution, then each patch of features is a token."""
         n, frames = x.shape[:2]
         features = self.stem(x.flatten(0, 1))
-        if conditioning is not None:  # aligned with the queries; zeros for those that have none
+        if conditioning is not None:  # aligned with the final queries; zeros for the others
             count = conditioning.last_action.shape[1]
             last = F.pad(conditioning.last.expand(-1, count, -1, -1, -1), (0, 0, 0, 0, 0, 0, frames - count, 0))
             features = features + self.stem_last(last.flatten(0, 1))
@@ -167,7 +157,7 @@ class Transformer(nn.Module):
     def _latents(
         self, x: Tensor, tokens: Tensor, condition: Tensor, conditioning: Conditioning | None
     ) -> tuple[Tensor, NamedTuple | None]:
-        """x0 [N, W, C, h, w] of noisy x and the trunk's tokens [N, W, P, D], and the head's outputs."""
+        """x0 [N, W, C, h, w] from the trunk's tokens [N, W, P, D], and the head's outputs."""
         if self.local is not None:
             return self.local(conditioning, normed(tokens), condition)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
@@ -195,10 +185,10 @@ class Condition(nn.Module):
     def forward(self, sigma: Tensor, action: Tensor, sinks: int) -> tuple[Tensor, Tensor]:
         """sigma [N, F], action [N, F, keys], the first ``sinks`` of F are sinks -> modulation [N, F, 6, D] and the
         plain condition [N, F, D]."""
-        conditioning = ~torch.isnan(action).any(-1, keepdim=True)
-        acted = torch.where(conditioning, self.keys(torch.nan_to_num(action)), self.no_action)
-        place = F.pad(self.sink[:sinks], (0, 0, 0, sigma.shape[1] - sinks))
-        condition = F.silu(self.timestep(timestep_features(sigma)) + acted + place)
+        known = ~torch.isnan(action).any(-1, keepdim=True)
+        from_action = torch.where(known, self.keys(torch.nan_to_num(action)), self.no_action)
+        from_sink = F.pad(self.sink[:sinks], (0, 0, 0, sigma.shape[1] - sinks))
+        condition = F.silu(self.timestep(timestep_features(sigma)) + from_action + from_sink)
         return self.modulate(condition).unflatten(-1, (6, -1)), condition
 
 
@@ -216,11 +206,11 @@ class Layer(nn.Module):
         self.narrow = nn.Linear(4 * width, width, bias=False)
 
     def forward(
-        self, tokens: Tensor, shared: Tensor, rotary: Rotary, past: Cache | None
+        self, tokens: Tensor, modulation: Tensor, rotary: Rotary, past: Cache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens [N, F, P, D], shared [N, F, 6, D], past keys turned in time -> tokens, and key and value of its own
-        [N, heads, F * P, head], not yet turned in time."""
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (shared + self.offset)[:, :, :, None].unbind(2)
+        """tokens [N, F, P, D], modulation [N, F, 6, D], past keys (rotated by time) and values -> tokens, and their own
+        keys (not rotated by time) and values [N, heads, F * P, head]."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (modulation + self.offset)[:, :, :, None].unbind(2)
         attended, key, value = self._attend(normed(tokens) * (1 + scale) + shift, rotary, past)
         tokens = tokens + gate * attended
         hidden = F.relu(self.widen(normed(tokens) * (1 + scale_mlp) + shift_mlp)).square()
@@ -229,8 +219,7 @@ class Layer(nn.Module):
     def _attend(self, tokens: Tensor, rotary: Rotary, past: Cache | None) -> tuple[Tensor, Tensor, Tensor]:
         n, frames, count, _ = tokens.shape
         qkv = self.qkv(tokens).reshape(n, frames * count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = rotary.place(normed(qkv[0])), rotary.place(normed(qkv[1]))
-        value = qkv[2]
+        query, key, value = rotary.place(normed(qkv[0])), rotary.place(normed(qkv[1])), qkv[2]
         query, keys, values = rotary.time(query), rotary.time(key), value
         if past is not None:
             pairs = zip(past, (keys, values), strict=True)
@@ -240,7 +229,7 @@ class Layer(nn.Module):
 
 
 class Rotary:
-    """The rotations and the mask of one layout, spread from latent frames to tokens."""
+    """The rotations and the mask of one layout, for tokens instead of latent frames."""
 
     def __init__(self, layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype):
         tokens = grid[0] * grid[1]
@@ -253,31 +242,32 @@ class Rotary:
         self._mask = None if self._parts else mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
     def place(self, x: Tensor) -> Tensor:
-        """Turn the row and column quarters (the second and third) by each token's place in the frame."""
+        """Rotate the row and column quarters (the second and third) by each token's place in the frame."""
         quarter = x.shape[-1] // 4
         time, space, plain = x.split([quarter, 2 * quarter, quarter], -1)
         return torch.cat([time, _rotated(space, self._place), plain], -1)
 
     def time(self, x: Tensor) -> Tensor:
-        """Turn the time quarter (the first) of the queries, or of their keys."""
+        """Rotate the time quarter (the first) of the queries, or of their keys."""
         return _rotated_in_time(x, self._time[..., self.past :, :, :])
 
     def cached(self, keys: Tensor) -> Tensor:
-        """... of all layers' cached keys [layers, N, heads, past, head]."""
+        """Rotate the time quarter of all layers' cached keys [layers, N, heads, past, head]."""
         return _rotated_in_time(keys, self._time[..., : self.past, :, :])
 
     def attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention in parts that need no mask, where the layout has them: a mask keeps fast kernels away."""
+        """Attention, where possible in parts that need no mask: with one, fast kernels are not used."""
         if not self._parts:
             return F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
         queries = query.split([rows for rows, _ in self._parts], 2)
-        seen = zip(queries, (count for _, count in self._parts), strict=True)
-        out = [F.scaled_dot_product_attention(q, keys[:, :, :count], values[:, :, :count]) for q, count in seen]
+        parts = zip(queries, (count for _, count in self._parts), strict=True)
+        out = [F.scaled_dot_product_attention(q, keys[:, :, :count], values[:, :, :count]) for q, count in parts]
         return out[0] if len(out) == 1 else torch.cat(out, 2)
 
 
 def _parts(layout: Layout) -> list[tuple[int, int]]:
-    """(queries, keys) of a layout whose first queries see only its first keys, and the others all: [] of another."""
+    """[(queries, keys), ...] of a layout of at most two parts, whose first queries attend to its first keys only and
+    the others to all; [] of any other layout."""
     counts = layout.mask.sum(1)
     plain = (layout.mask == (np.arange(layout.mask.shape[1]) < counts[:, None])).all()
     steps = np.flatnonzero(np.diff(counts)) + 1
@@ -289,7 +279,7 @@ def _parts(layout: Layout) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def rotary_of(layout: Layout, grid: tuple[int, int], quarter: int, device: torch.device, dtype: torch.dtype) -> Rotary:
-    """A layout's tensors, made once: layouts are themselves made once (``context.py``)."""
+    """A layout's tensors; cached, as layouts are (``context.py``)."""
     with torch.inference_mode(False):
         return Rotary(layout, grid, quarter, device, dtype)
 
@@ -300,14 +290,14 @@ def _rotated_in_time(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def _rotated(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate pairs (first half, second half) of x [..., L, d] by turn [..., L, 2, d / 2] = (cosines, sines)."""
+    """Rotate pairs (first half, second half) of x [..., L, d] by rotation [..., L, 2, d / 2] = (cosines, sines)."""
     a, b = x.to(torch.promote_types(x.dtype, rotation.dtype)).chunk(2, -1)  # never in half precision
     cos, sin = rotation[..., 0, :], rotation[..., 1, :]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
 def time_angles(times, quarter: int) -> Tensor:
-    """[F, 2, quarter / 2]: cosines and sines of each time; zeros for a sink, whose keys then ignore time."""
+    """[F, 2, quarter / 2]: cosines and sines of each time; zeros for a sink, which erases its time quarter."""
     time = torch.as_tensor(times, dtype=torch.float64)
     angles = time[:, None] * _frequencies(quarter // 2, 32.0)
     rotation = torch.stack([angles.cos(), angles.sin()], 1)

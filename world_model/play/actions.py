@@ -1,4 +1,4 @@
-"""What every game takes for an action: one bit a key."""
+"""Actions, as every game takes them: one bit a key."""
 
 from __future__ import annotations
 

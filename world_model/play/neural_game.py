@@ -1,7 +1,7 @@
-"""The neural game: a Gymnasium environment whose frames a student draws.
+"""The neural game: a Gymnasium environment whose frames a student generates.
 
-It has the verbs of every frame source (``anchors``, ``get_state``, ``set_state``, ``provenance``), so the player and
-the recorder treat it as they treat the real game. Seed, keys and weights give the same frames again, on one backend.
+It has the methods of every frame source (``anchors``, ``get_state``, ``set_state``, ``provenance``), so the player and
+the recorder use it like the real game. Equal seed, keys and weights give equal frames, on one backend.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest
-from world_model.config import POSE_NUMBERS, Config, Rolling, ViewSize
+from world_model.config import Config, Rolling
 from world_model.model.noise import seeded
 from world_model.play import scenes
 from world_model.play.actions import checked
@@ -27,10 +27,10 @@ from world_model.play.scenes import Scene
 
 POLICIES = ("hold", "reforce")
 REMEDIES = ("ignore", "watch", "reprime")
-# Blocks count up from 0; what is drawn only sometimes has counters of its own, so that it moves nothing else.
-# PRIME + n is the n-th priming of the episode.
-PRIME, RAMPS = 2**62, 2**63
-FINDINGS = "findings."  # of the collapse detector, in a snapshot; of an older detector they were named otherwise
+# Counters of the noise: n for block n, PRIME + n for the n-th priming of an episode, REFILL + n for refilling the
+# window before block n. Whether one is drawn changes no other.
+PRIME, REFILL = 2**62, 2**63
+FINDINGS = "findings."  # prefix of the collapse detector's arrays in a snapshot; older detectors had another
 
 
 class NeuralGame(gymnasium.Env):
@@ -40,16 +40,15 @@ class NeuralGame(gymnasium.Env):
     checkpoint  folder with weights and graphs, instead of the shipped ones
     runtime     onnx, torch or auto
     device      cpu, cuda or auto
-    policy      hold: the keys held now condition every block in flight; reforce: when they change, the blocks in flight
-                are also thrown away and made anew, which costs about K/2 more passes in that tick
-    collapse    ignore; watch: look whether the picture still lives (see collapse.py); reprime: and when it does not,
-                go on from the sink frame that looks most like the last healthy frame
+    policy      hold: the keys held now condition every block in the window; reforce: when they change, the window is
+                also made anew from noise, which takes K - 1 more passes, over shorter windows
+    collapse    ignore; watch: detect a collapsed picture (``collapse.py``); reprime: and then prime again, from the
+                sink frame most like the last healthy frame
 
     reset(seed) starts scene ``seed % number of scenes`` with the noise of ``seed``; options {"scene": name} or
-    {"anchors": uint8 [n, H, W, 3]} choose another place, "frames" [m, H, W, 3] what was on the screen before (the first
-    anchor). ``timing_ms`` says what the last tick took, by part; it
-    is not in ``info``, which is the same in every replay. ``collapse`` names what became of the picture, None while all
-    is well; ``reprimes`` counts since the reset. Raises WorldError with a message for the person who plays.
+    {"anchors": uint8 [n, H, W, 3]} choose another, "frames" [m, H, W, 3] the frames before play (default: the first
+    anchor). ``timing_ms``: milliseconds of the last tick, by part; not in ``info``, which is equal in every replay.
+    ``reprimes`` counts since the reset. Raises WorldError with a message for the player.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -71,15 +70,12 @@ class NeuralGame(gymnasium.Env):
         self.world, self.policy, self.remedy, self.render_mode = world, policy, collapse, render_mode
         self.folder = Path(checkpoint) if checkpoint is not None else _shipped(world)
         self.config, self.runtime = _opened(self.folder, world, runtime, device)
-        self.metadata = {
-            "render_modes": ["rgb_array"],
-            "render_fps": self.config.world.fps,
-            "keys": self.config.world.keys,
-            "map": self.config.world.map,
-        }
-        size = self.config.world
-        self.observation_space = spaces.Box(0, 255, (size.height, size.width, 3), np.uint8)
-        self.action_space = spaces.MultiBinary(len(size.keys))
+        world_size = self.config.world
+        modes = self.metadata["render_modes"]
+        self.metadata = {"render_modes": modes, "render_fps": world_size.fps, "keys": world_size.keys,
+                         "map": world_size.map}  # fmt: skip
+        self.observation_space = spaces.Box(0, 255, (world_size.height, world_size.width, 3), np.uint8)
+        self.action_space = spaces.MultiBinary(len(world_size.keys))
         self._digest = digest(self.folder / WEIGHTS)
         self.timing_ms = {"step": 0.0, "decode": 0.0}
         self._warm = False
@@ -90,7 +86,7 @@ class NeuralGame(gymnasium.Env):
 
     @property
     def collapse(self) -> str | None:
-        """frozen, blurred, snapped or saturated, since the last tick; None while the picture lives."""
+        """The kind of collapse at the last tick, one of ``collapse.KINDS``; None while there is none."""
         return self._watch.kind if self._watch else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -111,7 +107,7 @@ class NeuralGame(gymnasium.Env):
         action = checked(action, self.config.world.keys).astype(np.int8)
         self.timing_ms = {"step": 0.0, "decode": 0.0}
         if len(self._pending):
-            self._tapped |= action & ~self._held  # too late for this block: the next one obeys
+            self._tapped |= action & ~self._held  # this block is already generated: keys for the next one
         else:
             self._next_block(action | self._tapped)
         self._frame, self._pending = self._pending[0], self._pending[1:]
@@ -123,34 +119,29 @@ class NeuralGame(gymnasium.Env):
         return self._frame.copy() if self.render_mode == "rgb_array" else None
 
     def anchors(self) -> np.ndarray:
-        """uint8 [n, H, W, 3]: the pictures that this episode keeps for ever, the sink frames first."""
+        """uint8 [n, H, W, 3]: the pictures of this episode's place, the sink frames first."""
         return self._scene.anchors.copy()
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Everything the next frames depend on, besides the weights."""
-        rolling = {f"rolling.{name}": array for name, array in self.runtime.to_numpy(self._state).items()}
-        watch = {f"{FINDINGS}{name}": array for name, array in self._watch.get_state().items()} if self._watch else {}
-        return (
-            rolling
-            | watch
-            | {
-                "seed": np.array(self._seed, np.uint64),
-                "block": np.array(self._block),
-                "reprimes": np.array(self.reprimes),
-                "held": self._held.copy(),
-                "tapped": self._tapped.copy(),
-                "frame": self._frame.copy(),
-                "pending": self._pending.copy(),
-                "scene": np.array(self._scene.name),
-                "anchors": self._scene.anchors.copy(),
-            }
-        )
+        """Everything that the next frames depend on, besides the weights."""
+        findings = self._watch.get_state() if self._watch else {}
+        return {
+            **{f"rolling.{name}": array for name, array in self.runtime.to_numpy(self._state).items()},
+            **{f"{FINDINGS}{name}": array for name, array in findings.items()},
+            "seed": np.array(self._seed, np.uint64),
+            "block": np.array(self._block),
+            "reprimes": np.array(self.reprimes),
+            "held": self._held.copy(),
+            "tapped": self._tapped.copy(),
+            "frame": self._frame.copy(),
+            "pending": self._pending.copy(),
+            "scene": np.array(self._scene.name),
+            "anchors": self._scene.anchors.copy(),
+        }
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from ``get_state``'s answer, exactly. Raises WorldError for another model's.
-
-        A snapshot of a game that was not watched, or by an older detector, has no findings; watching begins with it.
-        """
+        """Continue exactly from a result of ``get_state``. Raises WorldError for that of another model. Where it has no
+        findings (not watched, or by an older detector) the detector starts afresh."""
         self._check(state)
         self._state = self.runtime.from_numpy(_part(state, "rolling."))
         self._seed, self._block = int(state["seed"]), int(state["block"])
@@ -158,25 +149,23 @@ class NeuralGame(gymnasium.Env):
         self._frame, self._pending = state["frame"].copy(), state["pending"].copy()
         self._scene = scenes.standing(str(state["scene"]), state["anchors"].copy())
         self._watch, self.reprimes = self._watcher(), int(state.get("reprimes", 0))
-        if self._watch and (found := _part(state, FINDINGS)):
+        if self._watch and (findings := _part(state, FINDINGS)):
             try:
-                self._watch.set_state(found)
+                self._watch.set_state(findings)
             except (KeyError, ValueError, TypeError) as error:
                 raise WorldError(f"not a snapshot of a neural game: its findings cannot be read ({error!r})") from error
         self._warm_up()
 
     def redraw(self, anchors: np.ndarray) -> None:
-        """Another map, uint8 [n, H, W, 3], under the game as it stands, between two ticks.
-
-        The sinks are replaced; and where the sinks are a map, what the picture shows of the old one is painted over
-        with the new. Nothing else changes. Raises WorldError for pictures that do not fit.
-        """
+        """Replace the sinks by others, uint8 [n, H, W, 3], between two ticks. Where the sinks are a map, what the
+        newest frame shows of the old one is painted over with the new; nothing else changes. Raises WorldError for
+        pictures that do not fit."""
         scene = scenes.standing("drawn", np.asarray(anchors))
         self._check_scene(scene)
-        wanted = self.config.rolling.sink_frames
-        self._state = self.runtime.replace_sinks(self._state, self.runtime.encode(scene.anchors[:wanted])[None])
+        old, new = (anchors[: self.config.rolling.sink_frames] for anchors in (self._scene.anchors, scene.anchors))
+        self._state = self.runtime.replace_sinks(self._state, self.runtime.encode(new)[None])
         if self.config.world.map is not None:
-            self._repaint(self._scene.anchors[:wanted], scene.anchors[:wanted])
+            self._repaint(old, new)
         self._scene, self._watch = scene, self._watcher()
 
     def place(self, seed: int) -> np.ndarray:
@@ -184,21 +173,21 @@ class NeuralGame(gymnasium.Env):
         return self._chosen(seed, {}).anchors
 
     def _repaint(self, old: np.ndarray, new: np.ndarray) -> None:
-        """On the frame that is shown, ``new`` sinks [n, H, W, 3] where it shows ``old`` ones."""
+        """Paint ``new`` sinks [n, H, W, 3] over the ``old`` ones in the newest frame and its latent."""
         last = self._pending[-1] if len(self._pending) else self._frame
-        place = nearest(last, old)
-        painted = repainted(last, old[place], new[place])
+        sink = nearest(last, old)
+        painted = repainted(last, old[sink], new[sink])
         state = self.runtime.to_numpy(self._state)
         state["clean"][:, -1] = self.runtime.encode(painted[None])
         self._state = self.runtime.from_numpy(state)
         last[...] = painted
 
     def runs(self) -> str:
-        """What computes the frames, where, and why there."""
+        """What computes the frames: backend, device and why these."""
         return self.runtime.description
 
     def provenance(self) -> dict[str, Any]:
-        """What a recording should say about where its frames come from."""
+        """What made the frames, for recordings and reports."""
         return {
             "source": "neural",
             "world": self.world,
@@ -212,12 +201,12 @@ class NeuralGame(gymnasium.Env):
         }
 
     def _next_block(self, action: np.ndarray) -> None:
-        """Run the model once under ``action``, queue its frames and note what that took."""
+        """Generate a block under ``action``, queue its frames and measure the time."""
         began = time.perf_counter()
         if self.remedy == "reprime" and self.collapse:
             self._reprime()
         if self.policy == "reforce" and (action != self._held).any():
-            self._state = self.runtime.refill_window(self._state, action[None], self.refill_noise(RAMPS + self._block))
+            self._state = self.runtime.refill_window(self._state, action[None], self.refill_noise(REFILL + self._block))
         self._state, latent = self.runtime.step(self._state, action[None], self.noise(self._block))
         stepped = time.perf_counter()
         self._pending = self.runtime.decode(latent)
@@ -231,14 +220,14 @@ class NeuralGame(gymnasium.Env):
         return None if self.remedy == "ignore" else Collapse(sinks, is_map=self.config.world.map is not None)
 
     def _reprime(self) -> None:
-        """Go on from the sink frame that looks most like the last healthy frame: near the place, if not at it."""
-        nearest = self._watch.nearest_sink()
+        """Prime again from the sink frame most like the last healthy frame."""
+        sink = self._watch.nearest_sink()
         self.reprimes += 1
-        self._state, _ = self._primed(self._scene.anchors[nearest : nearest + 1])
+        self._state, _ = self._primed(self._scene.anchors[sink : sink + 1])
         self._watch.restart()
 
     def _primed(self, frames: np.ndarray) -> tuple[State, np.ndarray]:
-        """The state after ``frames`` uint8 [m, H, W, 3], and the latents of its clean block [B, C, h, w]."""
+        """The state primed with ``frames`` uint8 [m, H, W, 3], and its clean block [B, C, h, w]."""
         roll = self.config.rolling
         sinks = self.runtime.encode(self._scene.anchors[: roll.sink_frames])
         blocks = _blocks(self.runtime.encode(frames), roll)
@@ -247,22 +236,22 @@ class NeuralGame(gymnasium.Env):
         return state, blocks[-1]
 
     def _warm_up(self) -> None:
-        """Take a tick that nobody sees: a backend's first is slow, and no tick of the game may be."""
+        """Take a tick and discard it, once: a backend's first is slow."""
         if not self._warm:
             nothing = np.zeros((1, self.config.action_size), np.int8)
             if self.policy == "reforce":
-                self.runtime.refill_window(self._state, nothing, self.refill_noise(RAMPS))
+                self.runtime.refill_window(self._state, nothing, self.refill_noise(REFILL))
             self.runtime.decode(self.runtime.step(self._state, nothing, self.noise(0))[1])
             self._warm = True
 
-    def noise(self, counter: int) -> np.ndarray:
+    def noise(self, counter: int, *passes: int) -> np.ndarray:
+        """Noise [1, *passes, K, B, C, h, w] of the seed and a counter."""
         roll = self.config.rolling
-        return seeded(self._seed, counter, (1, roll.window_blocks, roll.frames_per_block, *self.config.latent_shape))
+        blocks = (roll.window_blocks, roll.frames_per_block, *self.config.latent_shape)
+        return seeded(self._seed, counter, (1, *passes, *blocks))
 
     def refill_noise(self, counter: int) -> np.ndarray:
-        roll = self.config.rolling
-        size, per_block = roll.window_blocks, roll.frames_per_block
-        return seeded(self._seed, counter, (1, size, size, per_block, *self.config.latent_shape))
+        return self.noise(counter, self.config.rolling.window_blocks)
 
     def _chosen(self, seed: int, options: dict[str, Any]) -> Scene:
         if unknown := set(options) - {"scene", "anchors", "frames"}:
@@ -277,26 +266,23 @@ class NeuralGame(gymnasium.Env):
         return scene
 
     def _check_scene(self, scene: Scene) -> None:
-        size, wanted = self.config.world, self.config.rolling.sink_frames
+        size, count, sinks = self.config.world, len(scene.anchors), self.config.rolling.sink_frames
         for pictures in (scene.anchors, scene.frames):
             if pictures.dtype != np.uint8 or pictures.shape[1:] != (size.height, size.width, 3):
-                raise WorldError(
-                    f"scene {scene.name}: {pictures.dtype} {list(pictures.shape)}, "
-                    f"should be uint8 [n, {size.height}, {size.width}, 3]"
-                )
-        if len(scene.anchors) < wanted:
-            raise WorldError(
-                f"scene {scene.name}: has {len(scene.anchors)} anchors, the model wants {wanted} sink frames"
-            )
+                given = f"{pictures.dtype} {list(pictures.shape)}"
+                raise WorldError(f"scene {scene.name}: {given}, should be uint8 [n, {size.height}, {size.width}, 3]")
+        if count < sinks:
+            raise WorldError(f"scene {scene.name}: has {count} anchors, the model wants {sinks} sink frames")
 
     def _check(self, state: dict[str, np.ndarray]) -> None:
-        wanted = _snapshot_shapes(self.config)
-        if missing := [name for name in wanted if name not in state]:
+        """Raise WorldError unless ``state`` can be played: a backend would fail on it, or play nonsense, much later."""
+        expected = _snapshot_shapes(self.config)
+        if missing := [name for name in expected if name not in state]:
             raise WorldError(f"not a snapshot of a neural game: it has no {', '.join(missing)}")
-        for name, (kind, shape) in wanted.items():
+        for name, (kind, shape) in expected.items():
             array = state[name]
-            if len(array.shape) != len(shape) or any(
-                s not in (None, n) for s, n in zip(shape, array.shape, strict=True)
+            if array.ndim != len(shape) or not all(
+                size in (None, length) for size, length in zip(shape, array.shape, strict=True)
             ):
                 raise WorldError(f"a snapshot of another model: its {name} is {list(array.shape)}, not {list(shape)}")
             if not _holds(array, kind):
@@ -306,7 +292,7 @@ class NeuralGame(gymnasium.Env):
 
 
 def _holds(array: np.ndarray, kind: str) -> bool:
-    """Whether an array of a snapshot is what it should be; a backend would fail on it, or play nonsense, much later."""
+    """Whether the values of an array are of a kind."""
     return {
         "text": array.dtype.kind == "U",
         "pixels": array.dtype == np.uint8,
@@ -317,7 +303,7 @@ def _holds(array: np.ndarray, kind: str) -> bool:
 
 
 def _snapshot_shapes(config: Config) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """What ``get_state`` always gives, by name: of which kind and shape; None is any number of pictures."""
+    """Kind and shape of every array that ``get_state`` always returns, by name; None is any size."""
     roll, size, latent, keys = config.rolling, config.transformer, config.latent_shape, (config.action_size,)
     per_block, tokens = roll.frames_per_block, latent[1] * latent[2] // size.patch**2
     heads = size.heads, roll.context_blocks * per_block * tokens, size.width // size.heads
@@ -329,8 +315,8 @@ def _snapshot_shapes(config: Config) -> dict[str, tuple[str, tuple[int | None, .
         "clean_action": (1, *keys),
         "sinks": (1, roll.sink_frames, *latent),
     }
-    if isinstance(config.head, ViewSize):
-        rolling |= {"relief": (1, roll.sink_frames, 1, None, None), "pose": (1, POSE_NUMBERS)}
+    if config.head is not None:
+        rolling |= {name: (1, *shape) for name, shape in config.head.state_shapes.items()}
     frame = config.world.height, config.world.width, 3
     pictures = {"frame": frame, "pending": (None, *frame), "anchors": (None, *frame)}
     return {
@@ -351,22 +337,23 @@ def _part(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def _blocks(latents: np.ndarray, roll: Rolling) -> np.ndarray:
-    """[n, C, h, w] -> [R+1, B, C, h, w], the last of them: before the first frame nothing moves."""
+    """[n, C, h, w] -> the last R+1 blocks [R+1, B, C, h, w]; where n is too small, the first latent is repeated."""
     past = (roll.recent_blocks + 1) * roll.frames_per_block
     index = np.maximum(np.arange(-past, 0) + len(latents), 0)
     return latents[index].reshape(-1, roll.frames_per_block, *latents.shape[1:])
 
 
-def _scene(folder: Path, world: str, wanted: int | str) -> Scene:
-    """The scene of a name, or of a seed; a checkpoint without scenes of its own starts in the shipped ones."""
-    homes = [home for home in (folder, configuration.WORLDS / world) if scenes.names(home)]
-    if not homes:
-        raise WorldError(f"{folder}: no start scenes, nor in {configuration.WORLDS / world}; give reset anchors")
-    names = scenes.names(homes[0])
-    name = names[wanted % len(names)] if isinstance(wanted, int) else wanted
+def _scene(folder: Path, world: str, which: int | str) -> Scene:
+    """The scene of a name or a seed, from a checkpoint folder; one without scenes has those of the shipped world."""
+    shipped = configuration.WORLDS / world
+    home = folder if scenes.names(folder) else shipped
+    names = scenes.names(home)
+    if not names:
+        raise WorldError(f"{folder}: no start scenes, nor in {shipped}; give reset anchors")
+    name = names[which % len(names)] if isinstance(which, int) else which
     if name not in names:
-        raise WorldError(f"{homes[0]}: no scene {name!r}; there are {', '.join(names)}")
-    return scenes.read(homes[0], name)
+        raise WorldError(f"{home}: no scene {name!r}; there are {', '.join(names)}")
+    return scenes.read(home, name)
 
 
 def _shipped(world: str) -> Path:
@@ -379,8 +366,8 @@ def _shipped(world: str) -> Path:
             f"world {world!r} has no weights yet ({folder / WEIGHTS}). "
             f"Train them: python train.py --config configs/{world}.yaml --data DIR"
         )
-    known = {path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}")}
-    known |= {path.stem for path in configuration.CONFIGS.glob("*.yaml")}
+    shipped = {path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}")}
+    known = shipped | {path.stem for path in configuration.CONFIGS.glob("*.yaml")}
     raise WorldError(f"no world {world!r}; there are {', '.join(sorted(known))}")
 
 

@@ -12,7 +12,7 @@ from world_model.play.runtime import WorldError
 ADAPTED = "rollplay/Adapted-v0"
 """The game of a world that says how somebody else's game becomes one (``world.game``)."""
 PLUGINS = "gymnasium.envs"
-"""The entry points by which a package names its games. Gymnasium loads them below 1.0, and no longer since."""
+"""Entry points that register a package's games. Gymnasium below 1.0 loads them itself, later versions do not."""
 
 
 def open_game(world: World) -> gymnasium.Env:
@@ -33,7 +33,7 @@ def open_game(world: World) -> gymnasium.Env:
 
 
 def load_plugins(env: str) -> None:
-    """Where an id is not known yet, the installed packages that say that they have its namespace are asked for it."""
+    """Where an id is unknown, load the plugins of its namespace, which register its games."""
     if env not in gymnasium.registry:
         for plugin in entry_points(group=PLUGINS, name=env.partition("/")[0]):
             plugin.load()()

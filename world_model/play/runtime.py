@@ -1,13 +1,12 @@
-"""A student ready to play: ONNX Runtime or PyTorch behind one signature, numpy in and out.
+"""A student ready to play: ONNX Runtime or PyTorch behind one interface, numpy in and out.
 
     runtime = load_runtime("assets/worlds/arena")
     state = runtime.prime(sinks, frames, actions, noise)
     state, latent = runtime.step(state, action, noise)
     picture = runtime.decode(latent)
 
-A state is a dictionary of rolling.py's arrays that stay where the network is; ``to_numpy`` and ``from_numpy`` turn it
-into plain arrays and back, exactly. States are never changed in place: keep one and you can branch from it. The batch
-size is 1.
+A state is a dictionary of the arrays of ``rolling.py``, on the device of the network; ``to_numpy`` and ``from_numpy``
+convert it to plain arrays and back, exactly. States are never changed in place. The batch size is 1.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from world_model import checkpoint, hardware
-from world_model.checkpoint import WEIGHTS
+from world_model.checkpoint import WEIGHTS, CheckpointError
 from world_model.config import Rolling
 
 THREADS = 2
 GRAPHS = ("encoder", "prime", "step", "refill_window", "replace_sinks", "decoder")
 NO_GPU = "no CUDA GPU that it can use ({})"
 WORDS = 200
-"""Letters of what ONNX Runtime says of a graph that it cannot run."""
+"""Characters of ONNX Runtime's error message that are shown."""
 
 State = dict[str, Any]
-"""rolling.py's arrays by name, as the backend keeps them."""
+"""The arrays of ``rolling.py`` by name, in the backend's own type."""
 
 
 class WorldError(ValueError):
@@ -45,10 +44,10 @@ class Runtime(Protocol):
 
     name: str
     device: str
-    description: str  # what runs, where, and why there: a line for people
+    description: str  # backend, device and why these, in one line
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 [n, H, W, 3] -> latents [n, C, h, w]."""
+        """Frames uint8 [n, H, W, 3] -> latents [n, C, h, w]."""
 
     def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
         """sinks [1, S*B, C, h, w], frames [1, R+1, B, C, h, w], actions [1, R+1, keys], noise [1, K, B, C, h, w]."""
@@ -57,10 +56,10 @@ class Runtime(Protocol):
         """action [1, keys], noise [1, K, B, C, h, w] -> the next state and the block to show [1, B, C, h, w]."""
 
     def refill_window(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
-        """The state with its window made anew under ``action``; noise [1, K, K, B, C, h, w]."""
+        """The state with its window denoised again from pure noise under ``action``; noise [1, K, K, B, C, h, w]."""
 
     def replace_sinks(self, state: State, sinks: np.ndarray) -> State:
-        """The state in another map: sinks [1, S*B, C, h, w] instead of its own, nothing else changed."""
+        """The state with sinks [1, S*B, C, h, w] instead of its own, nothing else changed."""
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Latents [..., C, h, w] -> uint8 [n, H, W, 3], all leading dimensions in one."""
@@ -100,8 +99,8 @@ def _automatic(folder: Path, device: str) -> Runtime:
         return TorchRuntime(folder, device, "onnxruntime is not installed")
     if has_torch and (missing := _missing(folder)):
         return TorchRuntime(folder, device, f"no {missing[0]}")
-    onnx = OnnxRuntime(folder, device)  # which says what is missing
-    # PyTorch takes seconds to import, so it is only asked where there is a driver.
+    onnx = OnnxRuntime(folder, device)  # raises where graphs are missing
+    # PyTorch takes seconds to import: only where there is a driver.
     if device == "cpu" or onnx.device == "cuda" or not has_torch or hardware.missing_driver():
         return onnx
     torch = TorchRuntime(folder, device, f"ONNX Runtime finds {onnx.why}")
@@ -109,7 +108,7 @@ def _automatic(folder: Path, device: str) -> Runtime:
 
 
 class OnnxRuntime:
-    """The exported graphs; each is loaded when it is first needed."""
+    """The exported graphs."""
 
     name = "onnx"
 
@@ -126,7 +125,7 @@ class OnnxRuntime:
         self.description = _described("ONNX Runtime", where, self.why)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        return self._run("encoder", {"frames": self._here(frames)})["latents"].numpy()
+        return self._run("encoder", {"frames": self._on_device(frames)})["latents"].numpy()
 
     def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
         inputs = self._floats(sinks=sinks, frames=frames, actions=actions, noise=noise)
@@ -140,8 +139,8 @@ class OnnxRuntime:
         return _changed(state, self._run("refill_window", state | self._floats(action=action, noise=noise)))
 
     def replace_sinks(self, state: State, sinks: np.ndarray) -> State:
-        given = self._floats(sinks=sinks)
-        return _changed(state, self._run("replace_sinks", state | given)) | given
+        state = state | self._floats(sinks=sinks)
+        return _changed(state, self._run("replace_sinks", state))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         flat = latents.reshape(-1, *latents.shape[-3:])
@@ -151,20 +150,20 @@ class OnnxRuntime:
         return {name: value.numpy().copy() for name, value in state.items()}
 
     def from_numpy(self, arrays: Mapping[str, np.ndarray]) -> State:
-        return {name: self._here(array.copy()) for name, array in arrays.items()}
+        return {name: self._on_device(array.copy()) for name, array in arrays.items()}
 
     def _floats(self, **arrays: np.ndarray) -> State:
-        return {name: self._here(array.astype(np.float32, copy=False)) for name, array in arrays.items()}
+        return {name: self._on_device(array.astype(np.float32, copy=False)) for name, array in arrays.items()}
 
-    def _here(self, array: np.ndarray) -> Any:
+    def _on_device(self, array: np.ndarray) -> Any:
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
 
     def _run(self, graph: str, values: State) -> State:
-        """Outputs by name, left on the device; values that the graph does not ask for are not given to it."""
+        """Outputs by name, left on the device. ``values`` may hold more than the graph's inputs."""
         session = self._session(graph)
         binding = session.io_binding()
-        for wanted in session.get_inputs():
-            binding.bind_ortvalue_input(wanted.name, values[wanted.name])
+        for graph_input in session.get_inputs():
+            binding.bind_ortvalue_input(graph_input.name, values[graph_input.name])
         names = [output.name for output in session.get_outputs()]
         for name in names:
             binding.bind_output(name, self.device, 0)
@@ -177,7 +176,7 @@ class OnnxRuntime:
         return dict(zip(names, binding.get_outputs(), strict=True))
 
     def _without_cuda(self) -> str:
-        """Why no GPU is used, in words; "" where one is."""
+        """Why no GPU is used; "" where one is."""
         reason = hardware.missing_driver()
         if "CUDAExecutionProvider" not in self._ort.get_available_providers():
             reason = "this onnxruntime is built without CUDA"
@@ -187,32 +186,31 @@ class OnnxRuntime:
         return reason and NO_GPU.format(reason)
 
     def _cuda_works(self) -> bool:
-        """Whether a session gets CUDA: ONNX Runtime falls back to the CPU, and prints at length, where it does not."""
+        """Whether a session gets CUDA. Where it does not, ONNX Runtime falls back to the CPU and prints much."""
         self.device = "cuda"
         self._ort.set_default_logger_severity(4)
         with contextlib.redirect_stdout(io.StringIO()):
             if hasattr(self._ort, "preload_dlls"):
                 self._ort.preload_dlls()  # CUDA and cuDNN from their Python packages
-            found = "CUDAExecutionProvider" in self._session("step").get_providers()
+            works = "CUDAExecutionProvider" in self._session("step").get_providers()
         self._ort.set_default_logger_severity(2)
-        return found
+        return works
 
     def _session(self, graph: str) -> Any:
-        if graph not in self._sessions:
-            self._sessions[graph] = self._opened(graph)
-        return self._sessions[graph]
-
-    def _opened(self, graph: str) -> Any:
+        """The session of a graph, opened when it is first needed. Raises WorldError."""
+        if graph in self._sessions:
+            return self._sessions[graph]
         path = self._folder / f"{graph}.onnx"
         try:
             session = self._ort.InferenceSession(path, self._options(), providers=self._providers())
         except Exception as error:  # ONNX Runtime's own exception classes are not public
             raise WorldError(f"{path}: cannot be loaded ({error}); {_export_again(self._folder)}") from error
-        told = session.get_modelmeta().custom_metadata_map
-        if told.get("graph") != graph:
-            raise WorldError(f"{path}: is another graph, {told.get('graph')}; {_export_again(self._folder)}")
-        if told.get("weights_layout") != self._layout:
+        metadata = session.get_modelmeta().custom_metadata_map
+        if metadata.get("graph") != graph:
+            raise WorldError(f"{path}: is another graph, {metadata.get('graph')}; {_export_again(self._folder)}")
+        if metadata.get("weights_layout") != self._layout:
             raise WorldError(f"{path}: was made for other weights; {_export_again(self._folder)}")
+        self._sessions[graph] = session
         return session
 
     def _options(self) -> Any:
@@ -220,8 +218,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = min(THREADS, os.cpu_count() or 1)
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
-        # Threads that spin while they wait take the cores from the game loop, and from each other: on two busy cores
-        # the median step took 24 ms with spinning and 7 ms without.
+        # Waiting threads that spin take the cores from the game loop and from each other: on two busy cores the median
+        # step took 24 ms with spinning and 7 ms without.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         return options
@@ -229,18 +227,18 @@ class OnnxRuntime:
     def _providers(self) -> list:
         if self.device == "cpu":
             return ["CPUExecutionProvider"]
-        # The fastest algorithm of the day, and TF32, would not give the same frames again.
+        # An algorithm chosen by timing, and TF32, would not give the same frames again.
         options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
         return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
 
 
 class TorchRuntime:
-    """rolling.py itself, as training runs it. Imports PyTorch when it is made."""
+    """The functions of ``rolling.py``, as training runs them. Imports PyTorch when it is made."""
 
     name = "torch"
 
     def __init__(self, folder: str | Path, device: str = "auto", because: str = ""):
-        """``because`` says why it is not ONNX Runtime."""
+        """``because``: why not ONNX Runtime."""
         self._torch = torch = _imported("torch", 'pip install -e ".[train]"')
         from world_model.model.codec import make_codec
         from world_model.model.transformer import Transformer
@@ -262,7 +260,7 @@ class TorchRuntime:
         from world_model.model.autoencoder import to_network
 
         with self._torch.inference_mode():
-            return self._codec.encode(to_network(self._here(frames))).cpu().numpy()
+            return self._codec.encode(to_network(self._on_device(frames))).cpu().numpy()
 
     def prime(self, sinks: np.ndarray, frames: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> State:
         return self._rolled("prime", *self._floats(sinks, frames, actions, noise))
@@ -288,7 +286,7 @@ class TorchRuntime:
         return {name: value.cpu().numpy().copy() for name, value in state.items()}
 
     def from_numpy(self, arrays: Mapping[str, np.ndarray]) -> State:
-        return {name: self._here(array.copy()) for name, array in arrays.items()}
+        return {name: self._on_device(array.copy()) for name, array in arrays.items()}
 
     def _rolled(self, verb: str, *arguments: Any, shape: Rolling | None = None) -> Any:
         from world_model.model import rolling
@@ -297,9 +295,9 @@ class TorchRuntime:
             return getattr(rolling, verb)(self._student, shape or self.config.rolling, *arguments)
 
     def _floats(self, *arrays: np.ndarray) -> list[Any]:
-        return [self._here(array.astype(np.float32, copy=False)) for array in arrays]
+        return [self._on_device(array.astype(np.float32, copy=False)) for array in arrays]
 
-    def _here(self, array: np.ndarray) -> Any:
+    def _on_device(self, array: np.ndarray) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _loaded(self, model: Any, weights: Path, prefix: str) -> Any:
@@ -307,7 +305,7 @@ class TorchRuntime:
         try:
             model.load_state_dict({name: self._torch.from_numpy(array) for name, array in arrays.items()})
         except RuntimeError as error:
-            raise WorldError(f"{weights}: does not fit its own configuration: {error}") from error
+            raise CheckpointError(f"{weights}: does not fit its own configuration: {error}") from error
         return model.to(self.device).eval()
 
 
@@ -315,7 +313,7 @@ BACKENDS = {"onnx": OnnxRuntime, "torch": TorchRuntime}
 
 
 def _changed(state: State, outputs: State) -> State:
-    """The state with what a graph gave as ``next_<name>``."""
+    """The state with the outputs named ``next_<name>`` in place of its arrays."""
     return state | {name[5:]: value for name, value in outputs.items() if name.startswith("next_")}
 
 

@@ -1,8 +1,7 @@
-"""Start scenes: the places where a world's neural game can begin, as pictures that any viewer opens.
+"""Start scenes: the places where a world's neural game can begin, as PNG pictures.
 
     scenes/<name>/0.png 1.png ...    the pictures that become the sink frames ("anchors"), in order
-    scenes/<name>/frames/0.png ...   optional: what was on the screen before play begins, oldest first;
-                                     without them play begins standing still at the first anchor
+    scenes/<name>/frames/0.png ...   optional: the frames before play, oldest first; without them, the first anchor
 
 For a game without anchors, they are the first frames of a session and ``frames`` those that follow. In the arena a
 scene's name is the seed of its room.
@@ -34,8 +33,8 @@ class Scene:
 
 def names(folder: Path) -> list[str]:
     """The scenes of a checkpoint folder; numbers in the order of their values."""
-    found = [path.name for path in (folder / SCENES).glob("*") if (path / "0.png").is_file()]
-    return sorted(found, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    scenes = [path.name for path in (folder / SCENES).glob("*") if (path / "0.png").is_file()]
+    return sorted(scenes, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
 
 
 def read(folder: Path, name: str) -> Scene:
@@ -55,7 +54,7 @@ def write(folder: Path, scene: Scene) -> None:
 
 
 def standing(name: str, anchors: np.ndarray) -> Scene:
-    """A scene that begins standing still at the first anchor."""
+    """A scene whose only frame before play is the first anchor."""
     return Scene(name, anchors, anchors[:1])
 
 
