@@ -1,4 +1,4 @@
-"""The measures on games whose answers are known: the real arena posing as a model, and ones that fail in one way."""
+"""The measures on games whose values are known: the real arena in the place of the model, with one fault at most."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from game.worlds.keep import Keep
 from world_model.evaluate import control, picture, place, sprites
 from world_model.evaluate.drift import drift
 from world_model.evaluate.evaluation_context import QUICK, EvaluationContext, NotMeasured
-from world_model.evaluate.suite import SHOULD, evaluate
+from world_model.evaluate.suite import EXPECTED, evaluate
 
 SHORT = replace(QUICK, seconds=(2, 4), rollout_ticks=40, kept_seconds=4, reference_ticks=400, identity_rooms=6)
 
 
 class Posing:
-    """The real arena with the verbs of a neural game, and one fault at most.
+    """The real arena with the methods of a neural game, and one fault at most.
 
-    deaf stands still whatever is pressed; blurred sees badly; lost is in another room; forgetful switches its lights
-    back on after a second.
+    deaf ignores all keys; blurred blurs every frame; lost is in another room; forgetful switches its lights back on
+    after a second.
     """
 
     runtime = SimpleNamespace(encode=lambda frames: frames, decode=lambda latents: latents)
@@ -83,8 +83,8 @@ def test_a_perfect_game_rolls_out_exactly_and_beats_the_copied_frame(tiny):
     assert lost["rollout63_psnr_db"].value < 25
 
 
-def test_a_game_without_anchors_is_met_behind_its_first_frames(tiny):
-    """As it would begin in a start scene: sinks, then a full context; every measure of the real game begins there."""
+def test_a_game_without_anchors_starts_after_the_frames_of_a_start_scene(tiny):
+    """Sinks, then a full context; every rollout of the real game starts after them."""
 
     class Plain(gymnasium.Wrapper):
         unwrapped = property(lambda self: self)
@@ -93,7 +93,7 @@ def test_a_game_without_anchors_is_met_behind_its_first_frames(tiny):
     met = context(tiny)
     met.real, given = Plain(met.real), {}
     met.neural.reset = lambda seed, options: given.update(options)
-    shown, roll = met.meet(3), tiny.rolling
+    (shown, _), roll = met.reset(3), tiny.rolling
     real, still = Arena(tiny.world.height, tiny.world.width), np.zeros(8, np.int8)
     count = roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block
     frames = np.stack([real.reset(seed=3)[0], *(real.step(still)[0] for _ in range(count - 1))])
@@ -101,6 +101,15 @@ def test_a_game_without_anchors_is_met_behind_its_first_frames(tiny):
     assert np.array_equal(given["frames"], frames[roll.sink_frames :]) and np.array_equal(shown, frames[-1])
     turn = np.eye(8, dtype=np.int8)[[4]]
     assert np.array_equal(met.play_real(3, turn), np.stack([frames[-1], real.step(turn[0])[0]]))
+
+
+def test_a_game_that_hardly_moves_has_no_next_frame_measures(tiny):
+    """Nor an onset: no key changes anything."""
+    still = context(tiny)
+    still.real.step = lambda action: (still.real.reset(seed=0)[0], 0.0, False, False, {})
+    for part, reason in ((picture.next_frame, "no frame of the real game changes"), (control.onset, "no key change")):
+        with pytest.raises(NotMeasured, match=reason):
+            part(still)
 
 
 def test_key_changes_cover_every_key(tiny):
@@ -129,7 +138,7 @@ def test_drift_is_that_of_the_real_game_unless_the_picture_goes(tiny):
     assert drift(fading)["drift_ratio_4s"].value > 1.5 * found["drift_ratio_4s"].value
 
 
-def test_a_perfect_game_is_told_by_its_room_and_one_lost_in_another_is_not(tiny):
+def test_the_room_of_a_perfect_game_is_identified_and_of_one_lost_in_another_is_not(tiny):
     perfect = place.room_identity(context(tiny))
     assert perfect["room_identity_share"] == perfect["room_identity_share@real"]
     assert perfect["room_identity_share"].value >= 0.5
@@ -144,7 +153,7 @@ def test_turning_round_comes_back_only_in_the_same_place(tiny):
     frozen = place.loop_closure(context(tiny, "deaf"))
     assert frozen["loop_closure_ssim_gap"].value == pytest.approx(0)
     assert frozen["loop_halfway_ssim"] == frozen["loop_halfway_ssim@copy_last"]
-    assert frozen["loop_halfway_ssim"].value < 0.8, "a frozen picture closes every loop, and is told by this one"
+    assert frozen["loop_halfway_ssim"].value < 0.8, "a frozen frame closes every loop, but is another one halfway"
 
 
 def test_a_game_that_moves_by_itself_does_not_close_the_loop(tiny):
@@ -163,7 +172,7 @@ def test_the_lights_stay_as_switched_or_are_forgotten(tiny):
     assert forgotten.value <= 0.3 and forgotten.n == 8, "a second of four"
 
 
-def test_what_a_game_has_not_is_skipped_with_a_reason(tiny):
+def test_a_game_without_loops_and_toggles_is_not_measured(tiny):
     deaf = context(tiny)
     deaf.real = Posing(tiny, "deaf")
     deaf.real.unwrapped = deaf.real.arena
@@ -185,11 +194,11 @@ def test_every_name_is_measured_or_skipped(tiny, monkeypatch):
 def test_the_parts_answer_for_every_name():
     from world_model.evaluate.suite import PARTS
 
-    assert sorted(name for part in PARTS for name in part.names) == sorted(SHOULD)
+    assert sorted(name for part in PARTS for name in part.names) == sorted(EXPECTED)
 
 
 class PosingKeep:
-    """The real keep with the verbs of a neural game, and one fault at most: gone has no hero, late is a tick behind."""
+    """The real keep with the methods of a neural game, and one fault at most: gone has no hero, late is a tick late."""
 
     runtime = Posing.runtime
 
@@ -210,18 +219,16 @@ class PosingKeep:
         return (before if self.fault == "late" else frame), *rest, info
 
 
-def test_a_perfect_keep_has_everything_in_its_place_and_one_without_its_hero_says_so(tiny_keep, monkeypatch):
+def test_sprites_are_in_place_in_a_perfect_keep_and_a_missing_hero_is_measured(tiny_keep, monkeypatch):
     monkeypatch.setattr(sprites, "next_from_real", lambda context, paired, at: paired.real[at : at + 1])
-    found = {}
+    values = []
     for fault in ("", "gone", "late"):
-        rollouts = EvaluationContext(PosingKeep(tiny_keep, fault), Keep(), [0, 1, 2], replace(SHORT, seconds=(2, 12)))
-        found[fault] = {name: measure.value for name, measure in sprites.sprites(rollouts).items()}
-    perfect, gone, late = found[""], found["gone"], found["late"]
+        faulty = EvaluationContext(PosingKeep(tiny_keep, fault), Keep(), [0, 1, 2], replace(SHORT, seconds=(2, 12)))
+        values.append({name: measure.value for name, measure in sprites.sprites(faulty).items()})
+    perfect, gone, late = values
     own = {name: value for name, value in perfect.items() if "@" not in name}
-    assert {"cells_equal_next", "cells_equal_10s", "hero_there_10s", "hero_somewhere_10s", "flip_room_right"} <= set(
-        own
-    )
-    assert set(own.values()) == {1.0}
+    names = {"cells_equal_next", "cells_equal_10s", "hero_there_10s", "hero_somewhere_10s", "flip_room_right"}
+    assert names <= set(own) and set(own.values()) == {1.0}
     assert perfect["cells_equal_10s@first_kept"] < 0.9 and perfect["cells_equal_next@copy_last"] < 1
     assert gone["hero_somewhere_10s"] == gone["hero_there_10s"] == 0 and gone["room_right_10s"] == 1
     assert late["hero_somewhere_10s"] == 1 and late["cells_equal_10s"] < 1 and late["flip_room_right"] < 1

@@ -1,4 +1,4 @@
-"""The report holds all that was measured, and needs no other file; the teacher is asked clip by clip."""
+"""The evaluation report, the command from end to end, and the teacher baseline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from world_model.evaluate import teacher
 from world_model.evaluate.evaluation_context import QUICK, SUITES, Pair
 from world_model.evaluate.metrics import Measure
 from world_model.evaluate.report import Curves, Gathered, Report
-from world_model.evaluate.suite import SHOULD
+from world_model.evaluate.suite import EXPECTED
 
 TINY = replace(
     QUICK,
@@ -47,16 +47,16 @@ def one(value: float) -> Measure:
 
 @pytest.fixture
 def found() -> tuple[Report, Gathered]:
-    names = [name for name in SHOULD if not name.startswith("drift_ratio_60min")]
+    names = [name for name in EXPECTED if not name.startswith("drift_ratio_60min")]
     measures = {name: one(0.25 + index) for index, name in enumerate(names)}
     measures |= {"onset_four_frames_share": one(0.9)}
     measures |= {"drift_distance_10s": one(3), "drift_distance_60s": one(0.5), "drift_distance_60s@real": one(0.99)}
     about = {"world": "arena", "checkpoint": "abc<def>", "hardware": "none", "suite": {"name": "quick"}, "seed": 0}
     skipped = {"measures": {"drift_ratio_60min": "the suite 'quick' is too short for it"}}
-    refill_window = np.arange(1.0, 6.0)
+    seconds = np.arange(1.0, 6.0)
     frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     strip = [1, 2, 5, 10, 60], Pair(frames, frames // 2)
-    gathered = Gathered(Curves(*[refill_window] * 7), [strip, strip])
+    gathered = Gathered(Curves(*[seconds] * 7), [strip, strip])
     return Report(
         about, {"measures": [3], "trained": [4]}, {"measures": measures, "trained": measures}, skipped
     ), gathered
@@ -87,13 +87,20 @@ def test_the_strip_shows_real_above_generated(found, tmp_path):
     assert np.array_equal(strip[18 + 112 : 18 + 224 : big, ::big], np.concatenate(list(pair.made), 1))
 
 
+def test_a_world_without_key_changes_has_a_report_too(found, tmp_path):
+    report, gathered = found
+    measures = {name: m for name, m in report.groups["measures"].items() if not name.startswith("onset")}
+    reports.write(tmp_path, replace(report, groups={"measures": measures}), gathered)
+    assert "onset_first_frame_share" not in (tmp_path / "report.html").read_text()
+
+
 def test_the_json_holds_measures_baselines_and_what_was_skipped(found, tmp_path):
     report, gathered = found
     reports.write(tmp_path, report, gathered)
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["measures"]["drift_distance_60s"] == {"value": 0.5, "low": -0.5, "high": 1.5, "n": 7}
     assert data["baselines"]["drift_distance_60s"]["real"]["value"] == 0.99
-    assert set(SHOULD) <= set(data["measures"]) | set(data["skipped"])
+    assert set(EXPECTED) <= set(data["measures"]) | set(data["skipped"])
     assert not any("@" in name for name in data["measures"])
     assert data["rooms"] == {"measures": [3], "trained": [4]} and data["suite"] == {"name": "quick"}
 
@@ -107,7 +114,7 @@ def test_a_world_is_measured_from_end_to_end(trained, tmp_path, monkeypatch):
     assert all(map(held_out_seed, report.rooms["measures"])) and len(report.rooms["measures"]) == 2
     assert not any(map(held_out_seed, report.rooms["trained"]))
     for group, measures in report.groups.items():
-        assert set(SHOULD) <= set(measures) | set(report.skipped[group])
+        assert set(EXPECTED) <= set(measures) | set(report.skipped[group])
         assert all(np.isfinite(m.value) and m.low <= m.value + 1e-9 for m in measures.values()), group
     assert report.groups["measures"]["next_frame_psnr_db@teacher"].n >= 2
     assert "too short" in report.skipped["measures"]["drift_ratio_10min"]

@@ -1,4 +1,4 @@
-"""The numbers tell good pictures from bad ones."""
+"""The metrics on pictures and samples whose values are known."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from world_model.evaluate.metrics import (
-    measure,
-    obeyed,
-    psnr,
-    quantiles,
-    ratio,
-    ssim,
-    sticky_keys,
-)
+from world_model.evaluate.metrics import measure, obeyed, psnr, quantiles, ratio, ssim, sticky_keys
 from world_model.play.pictures import motion, sharpness
 
 
 def moving(seed: int, shift: int, count: int = 4) -> np.ndarray:
-    """A wall of soft blots that slides by ``shift`` pixels a frame."""
+    """A smooth random texture [count, 32, 32, 3] that slides by ``shift`` pixels a frame."""
     noise = np.random.default_rng(seed).normal(0, 1, (32, 64, 3))
     blots = cv2.GaussianBlur(noise, (0, 0), 5)
     wall = (127 + 100 * blots / np.abs(blots).max()).astype(np.uint8)
@@ -39,7 +31,7 @@ def test_blur_is_less_sharp_and_stillness_has_no_motion():
     assert motion(moving(0, 3)).mean() > 1 and not motion(frames[:1].repeat(3, 0)).any()
 
 
-def test_obeying_is_moving_the_right_way_from_the_same_instant():
+def test_a_key_is_obeyed_by_moving_the_right_way():
     still, right, left = moving(1, 0), moving(1, 1), moving(1, -1)
     assert obeyed(right, still, right, still).all()
     assert not obeyed(still, still, right, still).any(), "ignoring a key is not obeying it"
@@ -55,7 +47,7 @@ def test_intervals_hold_the_mean_and_groups_widen_them():
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
 
 
-def test_a_ratio_is_not_ruled_by_one_bare_wall():
+def test_a_ratio_is_not_dominated_by_one_bare_wall():
     assert ratio([5.0, 5.0, 5.0], [10.0, 10.0, 0.01]).value == pytest.approx(0.75, abs=0.01)
 
 

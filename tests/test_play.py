@@ -26,7 +26,7 @@ from game.actions import ARENA_KEYS
 from game.play.controllers import BotController, RecordedController, Remembered
 from game.play.keyboard import Event
 from game.play.player import Options, Pacer, Player
-from game.play.report import told
+from game.play.report import as_text
 from game.record.recorder import Recorder
 from game.register import register_worlds
 from game.worlds.sources import real_game
@@ -215,7 +215,7 @@ def test_the_report_and_the_film(neural_session):
     assert set(f"{figures} device runtime checkpoint".split()) <= set(report)
     assert report["collapse"] == "watch" and report["minutes"][0]["ticks"] == 120
     assert report["frames"] == 120 and report["runtime"] == "onnx" and report["device"] == "cpu"
-    assert report["runs"].startswith("ONNX Runtime on ") and report["runs"] in told(report)
+    assert report["runs"].startswith("ONNX Runtime on ") and report["runs"] in as_text(report)
     assert set(report["tick_ms"]) == {"p50", "p95", "p99"} and report["tick_ms"]["p50"] > 0
     assert report["first_frame_s"] >= report["startup_s"] > 0
     with av.open(str(neural_session.parent / "v.mp4")) as film:

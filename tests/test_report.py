@@ -1,4 +1,4 @@
-"""The latency ledger and the report: sums by hand, and what does not count."""
+"""The latency ledger, the statistics by the minute, and the report."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from game.play.report import (
     Durations,
     Ledger,
     Tick,
+    as_text,
     main,
     percentiles,
     seconds_since_start,
-    told,
     write_report,
 )
 
@@ -55,7 +55,7 @@ def test_frames_a_second_leave_out_pauses():
 
 
 def test_a_game_that_does_not_keep_its_rate_is_called_slow():
-    """For two seconds; one stall is none, nor is a rate that nobody asked for."""
+    """After two slow seconds; one stall is not enough, and an unlimited rate is never too slow."""
 
     def paced(interval: float, wanted: float, stall: float = 0.0) -> Ledger:
         ledger = Ledger(wanted=wanted)
@@ -73,7 +73,7 @@ def test_a_game_that_does_not_keep_its_rate_is_called_slow():
     ):
         ledger = paced(interval, wanted, stall)
         assert ledger.recent()["slow_of"] == slow_of and ledger.summary()["slow_share"] == share
-    assert "too slow 100% of the time" in told(paced(0.1, 20).summary())
+    assert "too slow 100% of the time" in as_text(paced(0.1, 20).summary())
 
 
 def test_the_newest_durations_are_kept_and_no_memory_is_added():
@@ -108,12 +108,12 @@ def test_the_age_of_the_process_grows_with_the_clock():
     assert before > 0.05, "the interpreter and pytest have started before this"
 
 
-def played(ticks: int, fps: int = 1, frame=None, **said) -> Ledger:
-    """A ledger of ``ticks`` ticks of 10 ms; ``said``: {"collapse": tick -> kind} and so on."""
+def played(ticks: int, fps: int = 1, frame=None, **fields) -> Ledger:
+    """A ledger of ``ticks`` ticks of 10 ms; ``fields`` of Tick as functions of the tick, as ``frame``."""
     ledger = Ledger(fps)
     for tick in range(1, ticks + 1):
-        told = {name: value(tick) for name, value in said.items()}
-        ledger.add(Tick(tick, tick + 0.005, tick + 0.010, **told), None if frame is None else frame(tick))
+        values = {name: value(tick) for name, value in fields.items()}
+        ledger.add(Tick(tick, tick + 0.005, tick + 0.010, **values), None if frame is None else frame(tick))
     return ledger
 
 
@@ -174,7 +174,7 @@ def test_growth_leaves_out_the_first_minute_and_the_broken_last():
     assert growth([row(m, None, 10) for m in range(5)], fps=1)["rss"] is None
 
 
-def test_a_report_is_told_and_drawn(tmp_path, capsys):
+def test_a_report_is_printed_and_drawn(tmp_path, capsys):
     path = tmp_path / "out.json"
     frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     ledger = played(300, frame=lambda tick: frames[tick % 2], collapse={9: "frozen"}.get)
@@ -192,23 +192,17 @@ def test_a_report_is_told_and_drawn(tmp_path, capsys):
         ("not json", (), "cannot be read"),
         ('{"fps": 20}', (), "is not a report"),
         (json.dumps(Ledger().summary()), ("--plot", "curves.png"), "nothing to draw"),
+        ('{"minutes": []}', (), "lacks figures"),
+        ('{"minutes": [], "tick_ms": 3, "collapse_count": []}', (), "lacks figures"),
     ],
 )
-def test_what_is_no_report_is_said_in_a_line(tmp_path, capsys, content, plot, words):
+def test_what_is_no_report_is_refused_in_one_line(tmp_path, capsys, content, plot, words):
     path = tmp_path / "out.json"
     if content is not None:
         path.write_text(content)
     assert main([str(path), *plot]) == 2
     said = capsys.readouterr().err
     assert words in said and len(said.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize("content", ['{"minutes": []}', '{"minutes": [], "tick_ms": 3, "collapse_count": []}'])
-def test_a_report_that_lacks_figures_is_said_in_a_line(tmp_path, capsys, content):
-    (tmp_path / "out.json").write_text(content)
-    assert main([str(tmp_path / "out.json")]) == 2
-    said = capsys.readouterr().err
-    assert "lacks figures" in said and len(said.strip().splitlines()) == 1
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -1,7 +1,7 @@
-"""The latency ledger of a play, and the report made of it; ``python -m game.play.report out.json`` tells one in words.
+"""The latency ledger of a play and its report; ``python -m game.play.report out.json`` prints one as text.
 
-One tick is sample -> step -> decode -> draw. Key to photon runs from a key event's arrival to the flip of
-the first frame computed with it, so it is the event's wait for the next sample plus that whole tick.
+One tick is sample -> step -> decode -> draw. Key to photon is the time from a key event's arrival to the flip of the
+first frame computed with it: the event's wait for the next sample plus that whole tick.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ import numpy as np
 from game.play.curves import Collapses, Curves, CurvesError, growth, plot
 from world_model.hardware import cores, cpu_name
 
-_IMPORTED = time.perf_counter()  # near enough to the start, where the system does not tell it
-KEPT = 100_000  # durations of each kind, over an hour at 20 ticks a second; the oldest go first
-RECENT = 40  # what the HUD averages over
+_IMPORTED = time.perf_counter()  # stands for the process's start where there is no /proc
+KEPT = 100_000  # newest durations kept of each kind: over an hour at 20 ticks a second
+RECENT = 40  # ticks that the HUD's figures are taken over
 
 
 @dataclass(frozen=True)
 class Tick:
-    """When the parts of one tick happened; seconds of perf_counter, ``decode`` a duration in seconds."""
+    """Times of one tick's parts, in seconds of perf_counter; ``decode`` is a duration in seconds."""
 
     sampled: float
     stepped: float  # the frame is computed, decoding included
     shown: float  # the flip returned
     decode: float = 0.0
-    arrivals: tuple[float, ...] = ()
-    collapse: str | None = None  # what became of the picture
-    reprimes: int = 0  # how often this episode was begun again
+    arrivals: tuple[float, ...] = ()  # of the key events that this tick sampled
+    collapse: str | None = None  # kind of collapse of the picture
+    reprimes: int = 0  # how often the game was primed again in this episode
 
 
 class Durations:
-    """The last ``KEPT`` durations in seconds. Their memory is taken at once, so that an hour of play adds none."""
+    """The newest ``KEPT`` durations in seconds, in a ring buffer that is allocated at once."""
 
     def __init__(self):
         self._ring = np.full(KEPT, np.nan, np.float32)
@@ -56,7 +56,7 @@ class Durations:
             self._added += 1
 
     def all(self) -> np.ndarray:
-        """Every kept one, in no order that means anything."""
+        """Every kept duration, unordered."""
         return self._ring[: len(self)]
 
     def last(self, count: int) -> np.ndarray:
@@ -65,9 +65,9 @@ class Durations:
 
 
 class Ledger:
-    """Takes ticks (``add``), tells ``recent`` figures for the HUD and the ``summary`` for the report.
+    """Collects ticks (``add``); gives ``recent`` figures for the HUD and the ``summary`` for the report.
 
-    fps: the game's own, which its minutes are counted by. wanted: frames a second to keep to; 0, as many as come.
+    fps: the game's own ticks a second, which count its minutes. wanted: frames a second to reach; 0, unlimited.
     """
 
     def __init__(self, fps: int = 20, wanted: float = 0):
@@ -78,7 +78,7 @@ class Ledger:
         self._last_shown: float | None = None
 
     def add(self, tick: Tick, frame: np.ndarray | None = None) -> None:
-        """``frame`` uint8 [H, W, 3], what the tick left on the screen."""
+        """One tick and its frame uint8 [H, W, 3]."""
         self.frames += 1
         self._collapses.add(self.frames, tick.collapse, tick.reprimes)
         self._curves.add(tick.shown - tick.sampled, frame, tick.collapse, self._collapses.reprimes)
@@ -93,23 +93,23 @@ class Ledger:
         self._photon.add(tick.shown - at for at in tick.arrivals)
 
     def cut(self) -> None:
-        """A pause or a new room: the time until the next frame is nobody's frame time."""
+        """A pause or a new room: the time until the next frame is not a frame interval."""
         self._last_shown = None
 
     def recent(self) -> dict[str, float | None]:
-        """fps, the medians tick_ms and key_to_photon_ms of the last ``RECENT``, and the frames a second that were
-        wanted, where the last two seconds had fewer; None before there are any."""
-        late = _slow(self._interval.last(2 * max(1, round(self._wanted))), self._wanted) == 1
+        """fps and the medians tick_ms and key_to_photon_ms of the newest ``RECENT``; slow_of: the frames a second that
+        were wanted, if both of the last two seconds were too slow. None where there is nothing to measure."""
+        too_slow = _slow(self._interval.last(2 * max(1, round(self._wanted))), self._wanted) == 1
         return {
             "fps": _rate(self._interval.last(RECENT)),
-            "slow_of": self._wanted if late else None,
+            "slow_of": self._wanted if too_slow else None,
             "tick_ms": percentiles(self._tick.last(RECENT), 50)["p50"],
             "key_to_photon_ms": percentiles(self._photon.last(RECENT), 50)["p50"],
         }
 
     def summary(self) -> dict:
-        """Frames, frames a second, and percentiles in milliseconds (None where there was nothing to measure); what
-        became of the picture, and the figures of every minute."""
+        """Frames, frames a second, percentiles in milliseconds (None where there was nothing to measure), collapses,
+        and the figures of every minute."""
         minutes = self._curves.rows()
         return {
             "frames": self.frames,
@@ -140,15 +140,15 @@ def percentiles(seconds: np.ndarray, *ranks: int) -> dict[str, float | None]:
 
 
 def write_report(path: str | Path, report: dict) -> None:
-    """One JSON object, whole or not at all. Raises OSError."""
+    """Write one JSON object, atomically. Raises OSError."""
     draft = draft_of(path)
     draft.write_text(json.dumps(report, indent=2) + "\n")
     draft.replace(path)
 
 
 def draft_of(path: str | Path) -> Path:
-    """An empty file beside what is to be written to ``path``. Raises OSError, also for what is there and is not a file:
-    not after an hour of play, and never in the place of a device."""
+    """An empty file beside ``path``, to be written and renamed to it. Raises OSError, also where ``path`` is something
+    other than a file."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "what is there is not a file", str(path))
@@ -159,7 +159,7 @@ def draft_of(path: str | Path) -> Path:
 
 
 def seconds_since_start() -> float:
-    """How long this process has lived, interpreter start included where the system tells (Linux)."""
+    """Age of this process in seconds; without the interpreter's start where there is no /proc."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])
@@ -169,7 +169,7 @@ def seconds_since_start() -> float:
 
 
 def peak_rss_mb() -> float | None:
-    """Largest resident memory so far; None on systems without getrusage."""
+    """Largest resident memory so far, MiB; None on systems without getrusage."""
     try:
         import resource
     except ImportError:
@@ -179,7 +179,7 @@ def peak_rss_mb() -> float | None:
 
 
 def hardware() -> dict:
-    """What the figures were measured on."""
+    """The machine and the software that the figures were measured on."""
     return {
         "cpu": cpu_name(),
         "cores": cores(),
@@ -189,11 +189,11 @@ def hardware() -> dict:
 
 
 class ReportError(ValueError):
-    """A file that is no report of a play, or curves that cannot be drawn; the message is for the person."""
+    """A file is no report of a play; the message is for the player."""
 
 
 def read_report(path: str | Path) -> dict:
-    """What ``write_report`` wrote. Raises ReportError."""
+    """Read what ``write_report`` wrote. Raises ReportError."""
     try:
         report = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -203,8 +203,8 @@ def read_report(path: str | Path) -> dict:
     return report
 
 
-def told(report: dict) -> str:
-    """A report in some lines of text."""
+def as_text(report: dict) -> str:
+    """A report in a few lines of text."""
     tick, count = report["tick_ms"], report["collapse_count"]
     lines = [
         f"{report['frames']:,} frames at {report['fps']} a second; tick p50 / p95 / p99 "
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     try:
         report = read_report(flags.report)
-        print(told(report))
+        print(as_text(report))
         if flags.plot:
             plot(report, flags.plot)
             print(f"curves: {flags.plot}")
@@ -243,18 +243,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _slow(intervals: np.ndarray, wanted: float) -> float | None:
-    """Share of the seconds, as many frames as ``wanted`` each, that brought less than nine tenths of those frames a
-    second; None before there is a whole one."""
-    second = max(1, round(wanted))
-    whole = len(intervals) // second
-    if not wanted or not whole:
+    """Share of runs of ``wanted`` frames whose rate was below nine tenths of ``wanted``; None without a whole run."""
+    length = max(1, round(wanted))
+    runs = len(intervals) // length
+    if not wanted or not runs:
         return None
-    took = intervals[-whole * second :].reshape(whole, second).sum(1, dtype=np.float64)
-    return round(float((second / took < 0.9 * wanted).mean()), 3)
+    seconds = intervals[-runs * length :].reshape(runs, length).sum(1, dtype=np.float64)
+    return round(float((length / seconds < 0.9 * wanted).mean()), 3)
 
 
 def _rate(intervals: np.ndarray) -> float | None:
-    """How many a second, of the seconds between them."""
+    """Frames a second, of the intervals between them in seconds; None of none."""
     total = float(intervals.sum(dtype=np.float64))
     return round(len(intervals) / total, 3) if total else None
 

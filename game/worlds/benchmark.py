@@ -1,4 +1,4 @@
-"""How fast the arena is, on one core, and what looking for collapses costs: ``python -m game.worlds.benchmark``."""
+"""Speed of the arena on one core, and cost of the collapse detector: ``python -m game.worlds.benchmark``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from world_model.play.runtime import WorldError
 
 
 def measure(rooms: int = 64, seconds: float = 3.0, height: int = 128, width: int = 128) -> dict:
-    """Frames a second of drawing alone and of a whole tick, on the seeds 0 .. rooms - 1.
-
-    CPU time of this process is counted, so other programs on the machine matter little.
-    """
+    """Frames a second of CPU time, for drawing alone and for a whole tick, on the seeds 0 .. rooms - 1: each as (rate,
+    frames measured)."""
     batch = ArenaBatch(height, width)
     batch.reset(range(rooms))
     bots = [make_bot("explorer", seed) for seed in range(rooms)]
     actions = np.array([[bot.act(None, {}) for bot in bots] for _ in range(100)])
-    for action in actions:  # walk into the rooms, so that the views are those of play
+    for action in actions:  # move into the rooms, so that the views are those of play
         batch.step(action)
     poses, out = batch.poses(), batch.frames()
     draw = _rate(lambda tick: raycast.render_batch(batch.rooms, poses, out), rooms, seconds)
@@ -34,22 +32,22 @@ def measure(rooms: int = 64, seconds: float = 3.0, height: int = 128, width: int
 
 
 def measure_collapse(world: str = "arena", ticks: int = 300) -> dict:
-    """Median milliseconds of a neural tick (step and decode) and of the collapse detector's look at its frame.
+    """Median wall time in milliseconds of a neural tick (step and decode) and of the collapse detector on its frame.
 
-    Wall time, one after the other on the same frames: a tick uses several cores, the detector one. Raises WorldError.
+    A tick uses several cores, the detector one. Raises WorldError.
     """
     game = NeuralGame(world, collapse="ignore")
     game.reset(seed=0)
-    watch = Collapse(game.anchors(), is_map=bool(game.metadata.get("map")))
+    detector = Collapse(game.anchors(), is_map=bool(game.metadata.get("map")))
     bot = make_bot("explorer", 0, game.metadata["keys"])
     times = np.zeros((ticks, 2))
     for tick in range(ticks):
         keys = bot.act(None, {})
-        began = time.perf_counter()
+        start = time.perf_counter()
         frame = game.step(keys)[0]
         stepped = time.perf_counter()
-        watch.look(frame, keys)
-        times[tick] = stepped - began, time.perf_counter() - stepped
+        detector.look(frame, keys)
+        times[tick] = stepped - start, time.perf_counter() - stepped
     step, look = 1e3 * np.median(times, 0)
     return {"tick_ms": float(step), "look_ms": float(look), "ticks": ticks}
 
@@ -68,21 +66,17 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=64, help="rooms drawn together (default 64)")
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds for each figure (default 3)")
     parser.add_argument("--size", type=int, default=128, help="pixels a side (default 128)")
-    parser.add_argument("--world", default="arena", help="whose neural game the detector is held to (default arena)")
+    parser.add_argument("--world", default="arena", help="neural game to time the detector on (default arena)")
     args = parser.parse_args()
     if args.rooms < 1 or args.seconds <= 0 or args.size < 8:
         parser.error("--rooms wants 1 or more, --seconds more than 0, --size 8 or more")
-    figures = measure(args.rooms, args.seconds, args.size, args.size)
+    rates = measure(args.rooms, args.seconds, args.size, args.size)
     print(f"arena {args.size}x{args.size}, seeds 0..{args.rooms - 1}, one of {cores()} cores of {cpu_name()}")
     for name, text in (("draw", "draw only"), ("tick", "physics and draw")):
-        rate, frames = figures[name]
+        rate, frames = rates[name]
         print(f"{text:17s} {rate:8.0f} frames/s  ({frames} frames)")
-    _print_collapse(args.world)
-
-
-def _print_collapse(world: str) -> None:
     try:
-        cost = measure_collapse(world)
+        cost = measure_collapse(args.world)
     except WorldError as error:
         print(f"collapse detector not measured: {error}")
         return

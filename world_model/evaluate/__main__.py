@@ -1,10 +1,11 @@
-"""The measuring command; ``--help`` says what it takes."""
+"""The command ``python -m world_model.evaluate``: measures a world, or with ``--ablate`` its parts."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ NEEDS_TORCH = 'measuring needs PyTorch: pip install -e ".[train]"'
 
 
 def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
-    """Rooms by their seed: of those a world was trained on, its start scenes; of the others, as many as are wanted.
-    Of weights that do not say what they saw, it is taken that they were trained by the rule that holds rooms out."""
+    """Seeds of ``count`` rooms: held-out ones, or at most as many of the start scenes that a world was trained on.
+    Weights without a list of their rooms are taken to be trained on all that ``held_out_seed`` does not hold out."""
     about = describe(neural.folder / WEIGHTS)[1]
 
     def unseen(room: int) -> bool:
@@ -39,46 +40,44 @@ def rooms_of(neural: NeuralGame, held_out: bool, count: int) -> list[int]:
         return held_out_seed(room) if seen is None else not seen
 
     numbers = [int(name) for name in scenes.names(neural.folder) if name.isdigit()]
-    found = [number for number in numbers if unseen(number) == held_out][:count]
+    rooms = [number for number in numbers if unseen(number) == held_out][:count]
     if not held_out or not numbers:
-        return found
-    more = (seed for seed in range(10**6) if held_out_seed(seed) and unseen(seed) and seed not in found)
-    return found + [next(more) for _ in range(count - len(found))]
+        return rooms
+    more = (seed for seed in range(10**6) if held_out_seed(seed) and unseen(seed) and seed not in rooms)
+    return rooms + [next(more) for _ in range(count - len(rooms))]
 
 
 def rooms_new_to_all(neural: NeuralGame, count: int, arms: dict[str, Path]) -> list[int]:
-    """Held-out rooms by their seed, which no arm's folder may have been trained on. Raises WorldError."""
+    """Seeds of held-out rooms. Raises WorldError where an arm's folder was trained on one of them."""
     rooms = rooms_of(neural, True, count)
     if not rooms:
         raise WorldError(NO_ROOMS.format(neural.folder))
     for name, folder in arms.items():
-        said = describe(folder / WEIGHTS)[1]
-        if seen := [str(room) for room in rooms if was_trained_on(said, room)]:
+        about = describe(folder / WEIGHTS)[1]
+        if seen := [str(room) for room in rooms if was_trained_on(about, room)]:
             raise WorldError(f"--arm {name}: {folder} was trained on rooms that are held out here: {', '.join(seen)}")
     return rooms
 
 
-def watching(progress: Progress) -> Callable[[Iterable, str], Iterable]:
-    """Shows each long part of the work as a bar that goes when it is done."""
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[Iterable, str], Iterable]]:
+    """Gives the ``progress`` of an evaluation context: a bar for each long part, removed at its end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
 
-    def watch(items: Iterable, what: str) -> Iterable:
+    def progress(items: Iterable, description: str) -> Iterable:
         items = list(items)
-        task = progress.add_task(what, total=len(items))
+        task = bars.add_task(description, total=len(items))
         for item in items:
             yield item
-            progress.advance(task)
-        progress.remove_task(task)
+            bars.advance(task)
+        bars.remove_task(task)
 
-    return watch
-
-
-def bars(console: Console) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console, transient=True)
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield progress
 
 
 def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, Any]:
-    """The neural game, the real one, and the teacher, which may be None."""
+    """The neural game, the real one, and the teacher or None."""
     from world_model.evaluate import teacher
 
     named = describe(arguments.checkpoint / WEIGHTS)[0].name if arguments.checkpoint else "keep"
@@ -123,7 +122,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--ablate",
         action="store_true",
-        help="instead, change one part of the tick at a time (tokens, sinks, window, held keys, levels); measure each",
+        help="instead, measure the student with one part changed at a time (tokens, sinks, window, held keys, levels)",
     )
     parser.add_argument(
         "--arm",
@@ -164,7 +163,7 @@ def _suite(suite: Suite, arguments: argparse.Namespace) -> Suite:
 
 
 def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.Report, reports.Gathered]:
-    """Both groups of rooms, one after the other: the rollouts of one are forgotten before the next begin."""
+    """Measure both groups of rooms, one after the other: the rollouts of one are freed before the next."""
     if arguments.report:
         reports.need_plots()
     neural, real, teacher = opened(arguments)
@@ -174,30 +173,29 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     if not rooms:
         raise WorldError(NO_ROOMS.format(neural.folder))
     groups, skipped, gathered = {}, {}, None
-    with bars(console) as progress:
+    with progress_bars(console) as progress:
         for name, seeds in rooms.items():
-            context = EvaluationContext(neural, real, seeds, suite, teacher, watching(progress))
+            context = EvaluationContext(neural, real, seeds, suite, teacher, progress)
             groups[name], skipped[name] = evaluate(context)
             gathered = gathered or (reports.gather(context) if arguments.report else None)
     return reports.Report(about(neural, suite), rooms, groups, skipped), gathered
 
 
 def ablated(arguments: argparse.Namespace, console: Console) -> None:
-    """Measure every arm, in PyTorch: an arm is a tick that no graph holds."""
-    from world_model.evaluate import ablate, teacher
+    """Measure every arm, in PyTorch: no exported graph has an arm's tick."""
+    from world_model.evaluate import ablate
 
     neural, real, _ = opened(arguments)
     suite = _suite(ablate.SUITE, arguments)
     rooms = rooms_new_to_all(neural, suite.rooms, dict(arguments.arm))
-    weights = teacher.weights_in(neural.folder)
-    arms = ablate.arms(neural.folder, arguments.world, arguments.device, weights, dict(arguments.arm))
+    arms = ablate.arms(neural.folder, arguments.world, arguments.device, dict(arguments.arm))
     arms = ablate.only(arms, arguments.only)
-    with bars(console) as progress:
-        found = ablate.ablate(arms, EvaluationContext(neural, real, rooms, suite, None, watching(progress)))
-    ablate.show(found, console)
+    with progress_bars(console) as progress:
+        measures = ablate.ablate(arms, EvaluationContext(neural, real, rooms, suite, None, progress))
+    ablate.show(measures, console)
     if arguments.report:
         circumstances = about(neural, suite) | {"runtime": "torch", "rooms": rooms}
-        ablate.write(arguments.report, arms, found, circumstances)
+        ablate.write(arguments.report, arms, measures, circumstances)
         console.print(f"wrote {arguments.report / 'ablations.md'}")
 
 

@@ -1,10 +1,8 @@
-"""What each part does: the same student with one part of its tick changed, under the same measures.
+"""Ablations: the same student with one part of its tick changed, under the same measures.
 
-An arm is a runtime, so everything that measures the student measures the arm; and its frames are held to those of the
-unaltered student under the same keys and noise. First of all the trunk's tokens go: what is then still drawn, the
-head draws alone. The parts that a tick can do without
-are changed here, on the shipped weights; what must be trained otherwise (another number of levels, blocks of three
-frames, a student before DMD) is a folder, given by ``--arm NAME=DIR``.
+An arm is a game on a changed runtime, so every measure of the student is also one of the arm; its frames are also
+compared with those of the unaltered student under the same keys and noise. What must be trained otherwise (another
+number of levels, blocks of three frames, a student before DMD) is a checkpoint folder, given by ``--arm NAME=DIR``.
 """
 
 from __future__ import annotations
@@ -33,52 +31,53 @@ from world_model.evaluate.picture import next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
 from world_model.evaluate.sprites import sprites
 from world_model.model.codec import canvas
-from world_model.model.context import SINK, Layout
 from world_model.model.head import HeadOutputs
-from world_model.model.noise import renoise, shifted
-from world_model.model.teacher_view import view_clip
-from world_model.model.transformer import Cache, Conditioning, Rotary, Transformer, rotary_of, time_angles
 from world_model.play.neural_game import NeuralGame
 from world_model.play.runtime import State, TorchRuntime, WorldError
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[EvaluationContext], Measures]
 PARTS = (next_frame, rollout, onset, persistence, drift, room_identity, sprites)
-ABREAST = 5
+COLUMNS_PER_TABLE = 5
 COLUMNS = {
-    "same_pixels_percent": "pixels as shipped, %",
-    "same_psnr_db": "PSNR to as shipped, dB",
-    "next_frame_gain_over_copy_last_db": "next frame over copy, dB",
-    "rollout63_psnr_db": "after 63 frames, dB",
-    "onset_first_frame_share": "key shows in 1 frame",
-    "onset_four_frames_share": "in 4",
-    "sharpness_ratio": "sharpness",
-    "motion_ratio": "motion",
-    "drift_distance_20s": "distance to real play",
-    "room_identity_share": "room told right",
-    "cells_equal_next": "next frame, cells equal",
-    "cells_equal_10s": "over 10 s",
-    "hero_there_10s": "hero in place at 10 s",
-    "hero_somewhere_10s": "anywhere",
+    "same_pixels_percent": "pixels equal to unaltered, %",
+    "same_psnr_db": "PSNR to unaltered, dB",
+    "next_frame_gain_over_copy_last_db": "next-frame PSNR over copy, dB",
+    "rollout63_psnr_db": "PSNR at frame 63, dB",
+    "onset_first_frame_share": "key onset in 1 frame",
+    "onset_four_frames_share": "in 4 frames",
+    "sharpness_ratio": "sharpness ratio",
+    "motion_ratio": "motion ratio",
+    "drift_distance_20s": "drift distance, 20 s",
+    "room_identity_share": "room identified",
+    "cells_equal_next": "cells equal, next frame",
+    "cells_equal_10s": "cells equal, 10 s",
+    "hero_there_10s": "hero in place, 10 s",
+    "hero_somewhere_10s": "hero present, 10 s",
 }
-"""What the table shows of the measures, and what it calls them."""
+"""The measures that the table shows, and the titles of their columns."""
 SAME_TICKS = 150
-"""Ticks of each rollout over which an arm's frames are held to those of the unaltered student."""
+"""Ticks of each rollout over which an arm's frames are compared with those of the unaltered student."""
 MEAN_TICKS = 200
-"""Ticks of play under random keys that the mean token is taken from."""
-JITTER = 0.2
-"""Largest share by which a head's rotary frequencies are moved (LoL, arXiv 2601.16914, works at such sizes)."""
+"""Ticks of play under random keys that the mean token is taken over."""
+SOURCES = {
+    "last": "the last frame",
+    "moved": "the motion hypotheses",
+    "copy": "the sink copy",
+    "palette": "the palette",
+}
+"""The kinds of source that a picking head can do without."""
 
 
 class Altered(NeuralGame):
-    """The game on a changed runtime, whose state may have other shapes and comes from nowhere but itself."""
+    """The game on a changed runtime, whose state may have other shapes: states that it is given are not checked."""
 
     def _check(self, state: dict[str, np.ndarray]) -> None:
         pass
 
 
 class OneToken(TorchRuntime):
-    """What makes x0 sees ``token`` [D] instead of each of the trunk's tokens [N, F, P, D], whatever made them."""
+    """What computes x0 gets ``token`` [D] in place of each of the trunk's output tokens [N, F, P, D]."""
 
     def __init__(self, folder: Path, device: str, token: Tensor):
         super().__init__(folder, device)
@@ -87,15 +86,15 @@ class OneToken(TorchRuntime):
 
 
 def mean_token(game: NeuralGame) -> Tensor:
-    """Mean [D] of the trunk's tokens over all frames and places of some play; the game is of no use afterwards."""
+    """Mean [D] of the trunk's output tokens over MEAN_TICKS of play. The game must not be used afterwards."""
     student, means = game.runtime._student, []
     latents = student._latents
 
-    def listened(x: Tensor, tokens: Tensor, *rest: Tensor) -> Tensor:
+    def recorded(x: Tensor, tokens: Tensor, *rest: Tensor) -> Tensor:
         means.append(tokens.mean((0, 1, 2)))
         return latents(x, tokens, *rest)
 
-    student._latents = listened
+    student._latents = recorded
     game.reset(seed=0)
     for keys in sticky_keys(0, MEAN_TICKS, game.config.action_size):
         game.step(keys)
@@ -103,7 +102,7 @@ def mean_token(game: NeuralGame) -> Tensor:
 
 
 class NoSinks(TorchRuntime):
-    """The sinks leave the cache as soon as the game is primed: only the R newest frames remain."""
+    """The sinks leave the cache once the game is primed: only the R newest frames remain."""
 
     def prime(self, sinks, frames, actions, noise) -> State:
         state = super().prime(sinks, frames, actions, noise)
@@ -111,12 +110,12 @@ class NoSinks(TorchRuntime):
         return state | {name: state[name][:, :, :, cut:] for name in ("keys", "values")}
 
     def _rolled(self, verb, *arguments, shape=None):
-        without = self.config.rolling.model_copy(update={"sink_blocks": 0})
-        return super()._rolled(verb, *arguments, shape=None if verb == "prime" else without)
+        sinkless = self.config.rolling.model_copy(update={"sink_blocks": 0})
+        return super()._rolled(verb, *arguments, shape=None if verb == "prime" else sinkless)
 
 
 class BlockByBlock(TorchRuntime):
-    """No window: every block goes down all levels by itself (Self-Forcing, arXiv 2506.08009), at K passes a tick."""
+    """No window: every block is denoised alone through all K levels in K passes (Self-Forcing, arXiv 2506.08009)."""
 
     def step(self, state, action, noise):
         state, x0 = self._rolled("autoregressive_step", state, *self._floats(action, noise))
@@ -124,17 +123,18 @@ class BlockByBlock(TorchRuntime):
 
 
 class JoinedUnder(TorchRuntime):
-    """A block keeps the keys that were held when it joined the window: a key shows K ticks after it is pressed."""
+    """A block keeps the keys held when it joined the window: a key shows K ticks after it is pressed."""
 
     def prime(self, sinks, frames, actions, noise) -> State:
         state = super().prime(sinks, frames, actions, noise)
-        return state | {"own": state["clean_action"][:, None].expand(-1, self.config.rolling.window_blocks, -1)}
+        blocks = self.config.rolling.window_blocks
+        return state | {"block_actions": state["clean_action"][:, None].expand(-1, blocks, -1)}
 
     def step(self, state, action, noise):
         action = self._floats(action)[0]
-        own = torch.cat([state["own"][:, 1:], action[:, None]], 1)
-        state, latent = self._rolled("step", state, own, *self._floats(noise))
-        return state | {"own": own}, latent.cpu().numpy()
+        block_actions = torch.cat([state["block_actions"][:, 1:], action[:, None]], 1)
+        state, latent = self._rolled("step", state, block_actions, *self._floats(noise))
+        return state | {"block_actions": block_actions}, latent.cpu().numpy()
 
 
 class OtherLevels(TorchRuntime):
@@ -156,7 +156,7 @@ class Without(TorchRuntime):
             head.out.bias.data[source * head.unfold**2 : (source + 1) * head.unfold**2] = -1e4
 
 
-class Mixed(TorchRuntime):
+class MeanOfSources(TorchRuntime):
     """The mean of all sources by their shares, instead of the likeliest one."""
 
     def __init__(self, folder: Path, device: str):
@@ -165,153 +165,62 @@ class Mixed(TorchRuntime):
 
     def _mean(self, outputs: HeadOutputs) -> Tensor:
         head = self._student.local
-        mixture_logits = canvas(outputs.mixture_logits.softmax(1).flatten(1, 2), head.unfold).unbind(1)
-        return sum(
-            share[:, None] * source for share, source in zip(mixture_logits, head._sources(outputs), strict=True)
-        )
-
-
-class Jittered(TorchRuntime):
-    """Rotary time with its frequencies moved a little, differently in each head (LoL, arXiv 2601.16914)."""
-
-    def __init__(self, folder: Path, device: str):
-        super().__init__(folder, device)
-        self._student = self._loaded(JitteredTransformer(self.config), folder / WEIGHTS, "student")
-
-
-class JitteredTransformer(Transformer):
-    def forward(
-        self, x, sigma, action, layout: Layout, cache: Cache | None = None, conditioning: Conditioning | None = None
-    ):
-        rotary = rotary_of(layout, self.grid, self.quarter, x.device, x.dtype)
-        return self.run(x, sigma, action, JitteredRotary(rotary, layout, self), cache, conditioning)
-
-
-class JitteredRotary(Rotary):
-    """A layout's rotations with times stretched by a factor of each head's own: [heads, L, 2, d / 2]."""
-
-    def __init__(self, rotary: Rotary, layout: Layout, model: Transformer):
-        vars(self).update(vars(rotary))
-        times, factors = layout.key_times, 1 + JITTER * np.linspace(-1, 1, model.size.heads)
-        heads = [np.where(times == SINK, SINK, times * factor) for factor in factors]
-        angles = torch.stack([time_angles(head, model.quarter) for head in heads])
-        self._time = angles.repeat_interleave(model.tokens, 1).to(self._time)
-
-
-class Progressive(TorchRuntime):
-    """The teacher itself, undistilled: a long staircase, every block one Euler step down each tick, the clean one
-    shown (PA-VDM, arXiv 2410.08151). No cache: past and window are seen whole, both ways, every tick."""
-
-    def __init__(self, folder: Path, device: str, teacher: Path):
-        super().__init__(folder, device)
-        found = checkpoint.tensors(teacher, "teacher")
-        self._student.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
-        self._length = self.config.training.teacher.clip_blocks // 2
-
-    def prime(self, sinks, frames, actions, noise) -> State:
-        sinks, frames, actions, noise = self._floats(sinks, frames, actions, noise)
-        past = frames[:, -self._length :]
-        ahead = past[:, -1:].expand(-1, self._length, -1, -1, -1, -1)
-        start = noise[:, torch.arange(self._length) % noise.shape[1]]
-        window = renoise(ahead, start, self._shares(past)[0][None, :, None, None, None, None])
-        acted = actions[:, -past.shape[1] :]
-        return {"sinks": sinks, "past": past, "acted": acted, "window": window}
-
-    def step(self, state, action, noise):
-        action, noise = self._floats(action, noise)
-        now, then = self._shares(noise)
-        past, window = state["past"], state["window"]
-        sigma = torch.cat([now.new_zeros(past.shape[1]), now])[None]
-        acted = torch.cat([state["acted"], action[:, None].expand(-1, self._length, -1)], 1)
-        per_block = self.config.rolling.frames_per_block
-        with torch.inference_mode():
-            x = torch.cat([past, window], 1).flatten(1, 2)
-            seen = view_clip(self._student, state["sinks"], x, sigma.repeat_interleave(per_block, 1), acted, per_block)
-        x0 = seen.unflatten(1, (-1, per_block))[:, past.shape[1] :]
-        down = x0 + (then / now)[None, :, None, None, None, None] * (window - x0)
-        state = state | {
-            "past": torch.cat([past[:, 1:], down[:, :1]], 1),
-            "acted": torch.cat([state["acted"][:, 1:], action[:, None]], 1),
-            "window": torch.cat([down[:, 1:], noise[:, -1:]], 1),
-        }
-        return state, down[:, 0].cpu().numpy()
-
-    def refill_window(self, state, action, noise) -> State:
-        return state  # its staircase is too long to be thrown away
-
-    def _shares(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise shares of the window's blocks, before and after a tick."""
-        mixture_logits = [shifted(level / self._length, 3.0) for level in range(self._length + 1)]
-        both = torch.tensor(mixture_logits, dtype=like.dtype, device=like.device)
-        return both[1:], both[:-1]
+        shares = canvas(outputs.mixture_logits.softmax(1).flatten(1, 2), head.unfold).unbind(1)
+        return sum(share[:, None] * source for share, source in zip(shares, head._sources(outputs), strict=True))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One ablation: its name, what is different in it, and how to make its game."""
+    """One ablation: its name, what is different in it, and a function that makes its game."""
 
     name: str
     different: str
     game: Callable[[], NeuralGame]
 
 
-def arms(folder: Path, world: str, device: str, teacher: Path | None, trained: dict[str, Path]) -> list[Arm]:
-    """The student as it plays, then every way to change it; ``trained`` holds folders that were trained otherwise."""
+def arms(folder: Path, world: str, device: str, trained: dict[str, Path]) -> list[Arm]:
+    """The unaltered student of ``folder``, every change to it, and the folders in ``trained`` by the arm's name."""
 
-    def other(kind: Callable[[], TorchRuntime]) -> Callable[[], NeuralGame]:
+    def shipped(policy: str = "hold") -> NeuralGame:
+        return NeuralGame(world, folder, "torch", device, policy)
+
+    def altered(name: str, different: str, runtime: type[TorchRuntime], *choice: Any) -> Arm:
         def game() -> NeuralGame:
             neural = Altered(world, folder, "torch", device)
-            neural.runtime = kind()
+            neural.runtime = runtime(folder, device, *(value() if callable(value) else value for value in choice))
             neural.config = neural.runtime.config
             return neural
 
-        return game
+        return Arm(name, different, game)
 
-    def levels(count: int) -> Arm:
-        made = other(lambda: OtherLevels(folder, device, count))
-        return Arm(f"K = {count}", f"{count} levels, with weights trained for another number", made)
-
-    def plain(policy: str = "hold") -> Callable[[], NeuralGame]:
-        return lambda: NeuralGame(world, folder, "torch", device, policy)
-
-    own = checkpoint.describe(folder / WEIGHTS)[0].rolling.window_blocks
-    zero, mean = (lambda: torch.zeros(())), (lambda: mean_token(plain()()))
+    config = checkpoint.describe(folder / WEIGHTS)[0]
     made = [
-        Arm("as shipped", "the keys held now condition the whole window", plain()),
-        Arm("tokens_zero", "all tokens of the trunk are zero", other(lambda: OneToken(folder, device, zero()))),
-        Arm("tokens_mean", "... are their mean over all play", other(lambda: OneToken(folder, device, mean()))),
-        Arm("re-forcing", "a changed key throws the window away", plain("reforce")),
-        Arm("neither", "a block keeps the keys it joined under", other(lambda: JoinedUnder(folder, device))),
-        Arm("block by block", "no window: each block alone, same levels", other(lambda: BlockByBlock(folder, device))),
-        Arm("no sinks", "the sinks leave the cache", other(lambda: NoSinks(folder, device))),
-        Arm("rotary jitter", "each head's times stretched otherwise", other(lambda: Jittered(folder, device))),
-        *(levels(count) for count in (2, 3, 4, 5) if count != own),
+        Arm("as shipped", "the keys held now condition the whole window", shipped),
+        altered("tokens_zero", "all tokens of the trunk are zero", OneToken, torch.zeros(())),
+        altered("tokens_mean", "... are their mean over all play", OneToken, lambda: mean_token(shipped())),
+        Arm("re-forcing", "the window is made anew when a key changes", lambda: shipped("reforce")),
+        altered("keys at joining", "a block keeps the keys under which it joined the window", JoinedUnder),
+        altered("block by block", "no window: each block alone, same levels", BlockByBlock),
+        altered("no sinks", "the sinks leave the cache", NoSinks),
     ]
-    if isinstance(checkpoint.describe(folder / WEIGHTS)[0].head, PickSize):
-        kinds = {
-            "last": "the last frame",
-            "moved": "the motion hypotheses",
-            "copy": "the sink copy",
-            "palette": "the palette",
-        }
-        for kind, named in kinds.items():
-            without = other(lambda kind=kind: Without(folder, device, kind))
-            made.append(Arm(f"no {kind}", f"nothing is picked from {named}", without))
-        made.append(
-            Arm("mixed", "the mean of all sources instead of the likeliest", other(lambda: Mixed(folder, device)))
-        )
-    if teacher is not None:
-        different = "the teacher, undistilled, one Euler step a tick (PA-VDM)"
-        made.append(Arm("teacher", different, other(lambda: Progressive(folder, device, teacher))))
+    for count in (2, 3, 4, 5):
+        if count != config.rolling.window_blocks:
+            different = f"{count} levels, with weights trained for another number"
+            made.append(altered(f"K = {count}", different, OtherLevels, count))
+    if isinstance(config.head, PickSize):
+        for kind, sources in SOURCES.items():
+            made.append(altered(f"no {kind}", f"nothing is picked from {sources}", Without, kind))
+        made.append(altered("mean of sources", "the mean of all sources instead of the likeliest", MeanOfSources))
     for name, path in trained.items():
         made.append(Arm(name, f"trained otherwise: {path}", lambda path=path: NeuralGame(world, path, "torch", device)))
     return made
 
 
 def ablate(arms: list[Arm], context: EvaluationContext, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
-    """The measures of every arm, the unaltered student first; ``context``: against which real game, in which rooms."""
+    """The measures of every arm by its name; the first arm is the unaltered student. ``context`` gives the real game,
+    the rooms and the suite."""
     found, unaltered = {}, None
-    for arm in context.watch(arms, "arms"):
+    for arm in context.progress(arms, "arms"):
         changed = replace(context, neural=arm.game(), teacher=None)
         unaltered = unaltered or changed
         found[arm.name] = sameness(changed.rollouts, unaltered.rollouts)
@@ -324,14 +233,11 @@ def ablate(arms: list[Arm], context: EvaluationContext, parts: Sequence[Part] = 
 
 
 def sameness(rollouts: list[PairedRollout], unaltered: list[PairedRollout]) -> Measures:
-    """How much of an arm's frames is what the unaltered student draws under the same keys and noise: pixels that are
-    exactly equal, in percent, and PSNR in dB (60: equal); means over the first SAME_TICKS of each rollout."""
-    pairs = [
-        (paired.made[:SAME_TICKS], other.made[:SAME_TICKS]) for paired, other in zip(rollouts, unaltered, strict=True)
-    ]
+    """An arm's frames against those of the unaltered student under the same keys and noise: share of exactly equal
+    pixels, in percent, and PSNR in dB (60: equal); means over the first SAME_TICKS of each rollout."""
+    made, reference = (np.concatenate([r.made[:SAME_TICKS] for r in runs]) for runs in (rollouts, unaltered))
     rooms = [paired.room for paired in rollouts for _ in paired.made[:SAME_TICKS]]
-    equal = np.concatenate([100 * (made == other).all(-1).mean((1, 2)) for made, other in pairs])
-    decibels = np.concatenate([psnr(made, other) for made, other in pairs])
+    equal, decibels = 100 * (made == reference).all(-1).mean((1, 2)), psnr(made, reference)
     return {"same_pixels_percent": measure(equal, rooms), "same_psnr_db": measure(decibels, rooms)}
 
 
@@ -343,10 +249,10 @@ def only(arms: list[Arm], names: Sequence[str]) -> list[Arm]:
 
 
 def show(found: dict[str, Measures], console: Console) -> None:
-    """Means alone, so many measures at a time as a terminal is wide; ``write`` has the intervals."""
-    measured = [column for column in COLUMNS if any(column in measures for measures in found.values())]
-    for first in range(0, len(measured), ABREAST):
-        columns = measured[first : first + ABREAST]
+    """Print the means, in tables of COLUMNS_PER_TABLE measures; ``write`` has the intervals."""
+    measured = [name for name in COLUMNS if any(name in measures for measures in found.values())]
+    for first in range(0, len(measured), COLUMNS_PER_TABLE):
+        columns = measured[first : first + COLUMNS_PER_TABLE]
         table = Table("arm", title="" if first else "one part changed at a time", title_justify="left", box=SIMPLE_HEAD)
         for column in columns:
             table.add_column(COLUMNS[column], justify="right")
@@ -360,8 +266,8 @@ def write(folder: Path, arms: list[Arm], found: dict[str, Measures], about: dict
     folder.mkdir(parents=True, exist_ok=True)
     figures = {arm: {name: m.as_dict() for name, m in measures.items()} for arm, measures in found.items()}
     different = {arm.name: arm.different for arm in arms}
-    whole = about | {"different": different, "arms": figures}
-    (folder / "ablations.json").write_text(json.dumps(whole, indent=1) + "\n")
+    content = about | {"different": different, "arms": figures}
+    (folder / "ablations.json").write_text(json.dumps(content, indent=1) + "\n")
     lines = ["| arm | what is different | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name, measures in found.items():
         cells = " | ".join(_cell(measures, column) for column in COLUMNS)

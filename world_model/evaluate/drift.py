@@ -1,8 +1,8 @@
-"""Drift: how much further from the real game a generated one is after minutes than it was after seconds.
+"""Drift: the distance of generated frames from real play after minutes, and its ratio to that after seconds.
 
-The distance is the sliced Wasserstein distance (Bonneel et al. 2015) over latents, between all frames of a window (of
-all rooms) and real frames of the same rooms under *other* keys: a game that repeats the real one frame by frame has a
-distance too, because windows differ, and that is the baseline.
+The distance is the sliced Wasserstein distance (Bonneel et al. 2015) between the latents of all frames of a window (of
+all rooms) and those of real frames of the same rooms under *other* keys. The real game under the window's own keys has
+a distance too, because windows differ; that is the baseline ``@real``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DIRECTIONS = 64
 
 
 def drift(context: EvaluationContext) -> Measures:
-    """``drift_distance_X`` at every moment X, and ``drift_ratio_X`` to the first moment, with the real game's own."""
+    """``drift_distance_X`` at every moment X and ``drift_ratio_X``, its ratio to the first moment's distance."""
     suite = context.suite
 
     def projected(frames: np.ndarray) -> np.ndarray:
@@ -27,37 +27,35 @@ def drift(context: EvaluationContext) -> Measures:
         latents = context.neural.runtime.encode(frames).reshape(len(frames), -1).astype(np.float32)
         return latents @ _directions(latents.shape[1])
 
-    rooms = context.watch(context.rooms, "drift, real")
-    real = [projected(context.play_real(room, _other_keys(context, room))) for room in rooms]
+    rooms = context.progress(context.rooms, "drift, real")
+    ticks = suite.reference_ticks // 2
+    real = [projected(context.play_real(room, context.keys(room, ticks, salt=1))) for room in rooms]
     reference = quantiles(np.concatenate(real))
     first, windows = suite.seconds[0], {}
-    for index, paired in enumerate(context.watch(context.rollouts, "drift, generated")):
+    for index, paired in enumerate(context.progress(context.rollouts, "drift, generated")):
         for second in filter(paired.has, (*suite.seconds, *suite.late_seconds)):
             pair = paired.window(second)
-            for look, frames in (("", pair.made), ("@real", pair.real)):
-                windows.setdefault((second, look), {})[index] = projected(frames)
-    found = {}
-    for (second, look), late in windows.items():
-        found[f"drift_distance_{label(second)}{look}"] = _resampled(reference, late, None)
+            for suffix, frames in (("", pair.made), ("@real", pair.real)):
+                windows.setdefault((second, suffix), {})[index] = projected(frames)
+    measures = {}
+    for (second, suffix), late in windows.items():
+        measures[f"drift_distance_{label(second)}{suffix}"] = _resampled(reference, late, None)
         if second != first:
-            start = {index: windows[first, look][index] for index in late}
-            found[f"drift_ratio_{label(second)}{look}"] = _resampled(reference, late, start)
-    return found
+            ratio = _resampled(reference, late, windows[first, suffix])
+            measures[f"drift_ratio_{label(second)}{suffix}"] = ratio
+    return measures
 
 
 @lru_cache(maxsize=1)
 def _directions(size: int) -> np.ndarray:
     """Random directions of length 1 in the space of latents, float32 [C h w, DIRECTIONS], always the same."""
-    drawn = np.random.default_rng(0).standard_normal((size, DIRECTIONS), np.float32)
-    return drawn / np.linalg.norm(drawn, axis=0)
-
-
-def _other_keys(context: EvaluationContext, room: int) -> np.ndarray:
-    return context.keys(room, context.suite.reference_ticks // 2, salt=1)
+    normal = np.random.default_rng(0).standard_normal((size, DIRECTIONS), np.float32)
+    return normal / np.linalg.norm(normal, axis=0)
 
 
 def _resampled(reference: np.ndarray, late: dict[int, np.ndarray], start: dict[int, np.ndarray] | None) -> Measure:
-    """Distance of ``late`` to the reference's quantiles, over that of ``start`` where given; resampled by rooms."""
+    """Distance of ``late`` from the reference's quantiles, over that of ``start`` where given; resampled by rooms.
+    Both are projected latents by room."""
     rooms = list(late)
 
     def distance(windows, picked) -> float:

@@ -1,4 +1,4 @@
-"""What is measured: a neural game, the real one, and the rollouts that both take, made once for all measures."""
+"""The evaluation context: a neural game, the real one, and paired rollouts of both, made once for all measures."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from world_model.evaluate.metrics import Measure, sticky_keys
 from world_model.play.neural_game import NeuralGame
 
 Measures = dict[str, Measure]
-"""Figures by name. ``name@baseline`` is what a baseline (real, floor, copy_last, teacher) scores at ``name``."""
+"""Measures by name. ``name@baseline`` is ``name`` of a baseline (real, floor, copy_last, teacher)."""
 HALF_WINDOW = 2
-"""Seconds on either side of a moment that a window round it holds."""
+"""Seconds on either side of a moment that its window covers."""
 
 
 class NotMeasured(Exception):
-    """A measure that cannot be taken of this world; the message says why."""
+    """A measure that this world does not allow; the message says why."""
 
 
 @dataclass(frozen=True)
 class Suite:
     """How much is measured: lengths in seconds of play, counts in rooms, frames or steps.
 
-    A rollout is kept whole up to ``seconds[-1]``; of what follows, only windows round ``late_seconds`` and a glimpse
-    every ``late_glimpse`` seconds, for an hour of frames fits no memory.
+    Rollouts keep all frames up to ``seconds[-1]``; later, to save memory, only windows round ``late_seconds`` and two
+    frames (a glimpse) every ``late_glimpse`` seconds.
     """
 
     name: str
@@ -71,7 +71,7 @@ def label(second: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Frames of both games at the same ticks of the same keys, uint8 [n, H, W, 3] each."""
+    """Frames of the real and the neural game at the same ticks under the same keys, uint8 [n, H, W, 3] each."""
 
     real: np.ndarray
     made: np.ndarray
@@ -81,9 +81,9 @@ class Pair:
 class PairedRollout:
     """One long rollout of both games from the start of a room.
 
-    keys int8 [T, k]; real [T + 1, H, W, 3], the first is the reset frame; made [T, H, W, 3]: ``made[t]`` and
-    ``real[t + 1]`` are what ``keys[t]`` led to; told: what the real game said beside each of ``real``. late: windows by
-    their second; glimpses: two successive frames by the second at which the later one was shown.
+    keys int8 [T, k]; real [T + 1, H, W, 3], the first is the reset frame; made [T, H, W, 3], the neural game's:
+    ``made[t]`` and ``real[t + 1]`` are the frames after ``keys[t]``; infos: the real game's ``info`` of each of
+    ``real``. late: windows by their second; glimpses: two successive frames by the second of the later one.
     """
 
     room: int
@@ -106,96 +106,93 @@ class PairedRollout:
         span = slice((second - HALF_WINDOW) * self.fps, (second + HALF_WINDOW) * self.fps)
         return Pair(self.real[1:][span], self.made[span])
 
-    def seconds(self) -> list[int]:
-        """The moments that have a glimpse."""
-        return sorted(self.glimpses)
-
 
 @dataclass
 class EvaluationContext:
-    """What is measured: the neural game, the real one, and the rooms they meet in (seeds of the real game)."""
+    """The neural game, the real one, and the rooms (seeds of the real game) in which they are compared."""
 
     neural: NeuralGame
     real: gymnasium.Env
     rooms: list[int]
     suite: Suite = QUICK
     teacher: Any = None
-    watch: Callable[[Iterable, str], Iterable] = lambda items, what: items
-    """Shows progress: (items, what is done with each) -> the same items."""
+    progress: Callable[[Iterable, str], Iterable] = lambda items, what: items
+    """Shows progress: (items, description) -> the same items."""
 
     @property
     def config(self) -> Config:
         return self.neural.config
 
-    def meet(self, room: int) -> np.ndarray:
-        """Put both games at the start of a room; returns the real frame that is shown."""
-        return self._meet(room)[0]
+    def reset(self, room: int) -> tuple[np.ndarray, dict]:
+        """Put both games at the start of a room; returns the real game's frame [H, W, 3] and its ``info``."""
+        frames, info = self.reset_real(room)
+        sinks = 0 if self._anchored else self.config.rolling.sink_frames
+        anchors = self.real.unwrapped.anchors() if self._anchored else frames[:sinks]
+        self.neural.reset(seed=room, options={"anchors": anchors, "frames": frames[sinks:]})
+        return frames[-1], info
 
-    def begin(self, room: int) -> tuple[np.ndarray, dict]:
-        """Put the real game at the start of a room: frames [n, H, W, 3] up to what is shown, and what it says of that.
+    def reset_real(self, room: int) -> tuple[np.ndarray, dict]:
+        """Put the real game at the start of a room: frames [n, H, W, 3], the last is shown, and the ``info`` of that.
 
-        A game without anchors stands still for as long as a start scene of it is (``scenes.py``): its first frames are
-        the sinks, and those after them fill the context.
+        A game without anchors first takes as many ticks without keys as its start scenes have (``scenes.py``): its
+        first frames are the sinks, and those after them fill the context.
         """
-        frame, infos = self.real.reset(seed=room)
-        frames, roll, still = [frame], self.config.rolling, np.zeros(self.config.action_size, np.int8)
-        ahead = 0 if self._anchored else roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block - 1
-        for _ in range(ahead):
-            frame, *_, infos = self.real.step(still)
+        frame, info = self.real.reset(seed=room)
+        frames, roll, no_keys = [frame], self.config.rolling, np.zeros(self.config.action_size, np.int8)
+        ticks = 0 if self._anchored else roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block - 1
+        for _ in range(ticks):
+            frame, *_, info = self.real.step(no_keys)
             frames.append(frame)
-        return np.stack(frames), infos
+        return np.stack(frames), info
 
     @property
     def _anchored(self) -> bool:
         return hasattr(self.real.unwrapped, "anchors")
 
-    def _meet(self, room: int) -> tuple[np.ndarray, dict]:
-        frames, infos = self.begin(room)
-        sinks = 0 if self._anchored else self.config.rolling.sink_frames
-        anchors = self.real.unwrapped.anchors() if self._anchored else frames[:sinks]
-        self.neural.reset(seed=room, options={"anchors": anchors, "frames": frames[sinks:]})
-        return frames[-1], infos
-
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:
-        """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is what it begins with."""
-        frames, _ = self.begin(room)
+        """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is the room's first."""
+        frames, _ = self.reset_real(room)
         return np.stack([frames[-1], *(self.real.step(key)[0] for key in keys)])
 
     def play_neural(self, keys: np.ndarray) -> np.ndarray:
-        """Generated frames [T, H, W, 3] under keys [T, k], from where the game is."""
+        """Generated frames [T, H, W, 3] under keys [T, k], from the neural game's present state."""
         return np.stack([self.neural.step(key)[0] for key in keys])
 
+    def round_trip(self, frames: np.ndarray) -> np.ndarray:
+        """Frames encoded and decoded by the codec: the best that a model of its latents can do."""
+        return self.neural.runtime.decode(self.neural.runtime.encode(frames))
+
     def keys(self, room: int, ticks: int, salt: int = 0) -> np.ndarray:
-        """Keys int8 [ticks, k] for a rollout in a room; another ``salt``, another rollout."""
+        """Keys int8 [ticks, k] for a rollout in a room; another ``salt`` gives other keys."""
         return sticky_keys(room + 1_000_003 * (self.suite.seed + salt), ticks, self.config.action_size)
 
     @cached_property
     def rollouts(self) -> list[PairedRollout]:
         """One long rollout in each room, made once and shared by every measure."""
-        rooms = self.watch(list(enumerate(self.rooms)), "walking")
+        rooms = self.progress(list(enumerate(self.rooms)), "rollouts")
         return [self._paired(room, self.suite.late_seconds if i < self.suite.late_rooms else ()) for i, room in rooms]
 
     def _paired(self, room: int, late: tuple[int, ...]) -> PairedRollout:
-        fps, whole = self.config.world.fps, (self.suite.seconds[-1] + HALF_WINDOW) * self.config.world.fps
+        fps, suite = self.config.world.fps, self.suite
+        whole = (suite.seconds[-1] + HALF_WINDOW) * fps
         keys = self.keys(room, max([whole, *((second + HALF_WINDOW) * fps for second in late)]))
-        first, info = self._meet(room)
-        real, made, infos, glimpses = [first], [], [info], {}
-        windows = {second: ([], []) for second in late}
-        before = (real[0], real[0])
-        for tick, key in enumerate(keys):
-            frame, *_, info = self.real.step(key)
-            pair = frame, self.neural.step(key)[0]
-            second, part = divmod(tick + 1, fps)
-            if tick < whole:
-                real.append(pair[0])
-                made.append(pair[1])
+        windows = {s: range((s - HALF_WINDOW) * fps + 1, (s + HALF_WINDOW) * fps + 1) for s in late}
+        seconds = [s for s in range(1, len(keys) // fps + 1) if s * fps <= whole or s % suite.late_glimpse == 0]
+        glimpses = {second: range(second * fps - 1, second * fps + 1) for second in seconds}
+        kept = set(range(whole + 1)).union(*windows.values(), *glimpses.values())
+        first, info = self.reset(room)
+        frames, infos = {0: (first, first)}, [info]  # real and generated, by the ticks before them
+        for tick, key in enumerate(keys, 1):
+            real, *_, info = self.real.step(key)
+            made = self.neural.step(key)[0]
+            if tick in kept:
+                frames[tick] = real, made
+            if tick <= whole:
                 infos.append(info)
-            for middle, window in windows.items():
-                if -HALF_WINDOW * fps <= tick - middle * fps < HALF_WINDOW * fps:
-                    window[0].append(pair[0])
-                    window[1].append(pair[1])
-            if part == 0 and second and (tick < whole or second % self.suite.late_glimpse == 0):
-                glimpses[second] = Pair(np.stack([before[0], pair[0]]), np.stack([before[1], pair[1]]))
-            before = pair
-        kept = {second: Pair(*map(np.stack, window)) for second, window in windows.items()}
-        return PairedRollout(room, keys[:whole], np.stack(real), np.stack(made), fps, infos, kept, glimpses)
+
+        def pair(ticks: range) -> Pair:
+            return Pair(*map(np.stack, zip(*(frames[tick] for tick in ticks), strict=True)))
+
+        everything = pair(range(whole + 1))
+        parts = ({second: pair(ticks) for second, ticks in spans.items()} for spans in (windows, glimpses))
+        return PairedRollout(room, keys[:whole], everything.real, everything.made[1:], fps, infos, *parts)

@@ -1,7 +1,6 @@
-"""Numbers for pictures: what each means is said here once, and nothing here knows a model or a game.
+"""Metrics of frames and their bootstrap intervals; nothing here knows a model or a game.
 
-Frames are uint8 [..., H, W, 3]; every function gives one number a frame (or a pair of frames), so that whoever calls
-can bootstrap over them.
+Frames are uint8 [..., H, W, 3]; every metric gives one number a frame (or a pair of frames), to bootstrap over.
 """
 
 from __future__ import annotations
@@ -10,6 +9,9 @@ from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
+
+RESAMPLES = 1000
+QUANTILES = 64
 
 
 @dataclass(frozen=True)
@@ -25,28 +27,30 @@ class Measure:
         return asdict(self)
 
 
-def measure(samples, groups=None, resamples: int = 1000) -> Measure:
-    """Mean of samples [n] with a bootstrap interval; resampled by ``groups`` (rooms) where samples of one are alike."""
+def measure(samples, groups=None) -> Measure:
+    """Mean of samples [n] with a bootstrap interval; ``groups`` [n] (rooms), where given, are resampled as wholes."""
     samples = np.asarray(samples, float)
     groups = np.arange(len(samples)) if groups is None else np.asarray(groups)
-    names, index = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(index, samples), np.bincount(index)
-    picks = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Measure(float(samples.mean()), float(low), float(high), len(samples))
+    _, index = np.unique(groups, return_inverse=True)
+    low, high = _interval(np.bincount(index, samples), np.bincount(index))
+    return Measure(float(samples.mean()), low, high, len(samples))
 
 
-def ratio(made, real, resamples: int = 1000) -> Measure:
+def ratio(made, real) -> Measure:
     """Sum of ``made`` over sum of ``real``, [n] each, with a bootstrap interval over the n (rooms).
 
-    Not a mean of ratios: one room whose rollout ended at a bare wall would outweigh all others.
+    Not a mean of ratios, which one room whose rollout ends at a bare wall would dominate.
     """
     made, real = np.asarray(made, float), np.asarray(real, float)
-    picks = np.random.default_rng(0).integers(len(made), size=(resamples, len(made)))
-    ratios = made[picks].sum(1) / np.maximum(real[picks].sum(1), 1e-9)
+    return Measure(float(made.sum() / max(real.sum(), 1e-9)), *_interval(made, real), len(made))
+
+
+def _interval(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the sum of numerators [n] over the sum of denominators [n]."""
+    picks = np.random.default_rng(0).integers(len(numerators), size=(RESAMPLES, len(numerators)))
+    ratios = numerators[picks].sum(1) / np.maximum(denominators[picks].sum(1), 1e-9)
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return Measure(float(made.sum() / max(real.sum(), 1e-9)), float(low), float(high), len(made))
+    return float(low), float(high)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -68,14 +72,11 @@ def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     def local(picture: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(picture, (11, 11), 1.5)
 
-    mean_a, mean_b, small, tiny = local(a), local(b), (0.03 * 255) ** 2, (0.01 * 255) ** 2
-    varied = local(a * a) - mean_a**2 + local(b * b) - mean_b**2
-    together = local(a * b) - mean_a * mean_b
-    alike = (2 * mean_a * mean_b + tiny) / (mean_a**2 + mean_b**2 + tiny) * (2 * together + small) / (varied + small)
-    return float(alike.mean())
-
-
-QUANTILES = 64
+    mean_a, mean_b, c1, c2 = local(a), local(b), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    variances = local(a * a) - mean_a**2 + local(b * b) - mean_b**2
+    covariance = local(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return float((luminance * (2 * covariance + c2) / (variances + c2)).mean())
 
 
 def quantiles(projected: np.ndarray) -> np.ndarray:
@@ -86,25 +87,25 @@ def quantiles(projected: np.ndarray) -> np.ndarray:
 
 
 def obeyed(made: np.ndarray, made_without: np.ndarray, real: np.ndarray, real_without: np.ndarray) -> np.ndarray:
-    """Whether a key showed, for each frame after it: [n] of 0 and 1.
+    """Whether a key shows, for each frame after it: bool [n].
 
-    All [n, H, W, 3]: with the key and, from the same instant, without it. The generated effect of the key must lie
-    closer to its real effect than no effect does; a picture that ignores the key, or moves the other way, never does.
+    All are [n, H, W, 3]: with the key and, from the same state, without it. The generated effect of the key must be
+    closer to its real effect than no effect is, which a frame that ignores the key or moves the other way never is.
     """
     effect, true = (
         a.astype(np.float32) - b.astype(np.float32) for a, b in ((made, made_without), (real, real_without))
     )
-    return (((effect - true) ** 2).sum((1, 2, 3)) < (true**2).sum((1, 2, 3))).astype(float)
+    return ((effect - true) ** 2).sum((1, 2, 3)) < (true**2).sum((1, 2, 3))
 
 
 def sticky_keys(seed: int, ticks: int, keys: int, calm: float = 0.25) -> np.ndarray:
-    """Keys as a person might hold them: int8 [ticks, keys], one or two held for 5 to 30 ticks, sometimes none."""
+    """Random keys int8 [ticks, keys]: one or two held for 5 to 30 ticks; none with probability ``calm``."""
     random = np.random.default_rng(seed)
     held = np.zeros((ticks, keys), np.int8)
-    at = 0
-    while at < ticks:
+    start = 0
+    while start < ticks:
         length = int(random.integers(5, 31))
         if random.random() > calm:
-            held[at : at + length, random.choice(keys, random.integers(1, 3), replace=False)] = 1
-        at += length
+            held[start : start + length, random.choice(keys, random.integers(1, 3), replace=False)] = 1
+        start += length
     return held

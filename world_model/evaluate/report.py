@@ -1,6 +1,6 @@
-"""What was found: the table, ``report.json`` for programs, and ``report.html``, which needs no other file.
+"""The report: tables on the terminal, ``report.json``, and ``report.html``, which needs no other file.
 
-``gather`` takes from an evaluation what the pictures need, so that its rollouts can be forgotten before the next.
+``gather`` takes what the pictures need from an evaluation, so that its rollouts can be freed before the next.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from world_model.evaluate.metrics import Measure, psnr
 from world_model.play.pictures import motion, sharpness
 from world_model.play.runtime import WorldError
 
-MOMENTS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600)
+STRIP_SECONDS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600)
 STRIPS = 2
-BASELINES = {"real": "real game", "floor": "autoencoder", "copy_last": "last copied", "teacher": "teacher"}
+BASELINES = {"real": "real game", "floor": "autoencoder", "copy_last": "copied frame", "teacher": "teacher"}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;font-size:13px}td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left;font-family:monospace}img{max-width:100%}small{color:#666}"""
@@ -35,7 +35,7 @@ td:first-child,th:first-child{text-align:left;font-family:monospace}img{max-widt
 
 @dataclass(frozen=True)
 class Curves:
-    """Numbers of both games at the moments of their rollouts, each [seconds], a mean over rooms."""
+    """Metrics of both games over the seconds of their rollouts, each [n], means over rooms."""
 
     seconds: np.ndarray
     sharpness: np.ndarray
@@ -48,7 +48,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the pictures show: curves, (moments, real frames, made frames) of some rooms."""
+    """Contents of the pictures: curves, and the film strips of some rooms (seconds, and the frames at them)."""
 
     curves: Curves
     strips: list[tuple[list[int], Pair]]
@@ -56,7 +56,8 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Report:
-    """Measures and what is missing from them, by group (``measures``: held-out rooms; ``trained``), and about what."""
+    """Circumstances, and by group (``measures``: held-out rooms; ``trained``) the rooms, the measures, and the reasons
+    of what was skipped."""
 
     about: dict[str, Any]
     rooms: dict[str, list[int]]
@@ -65,7 +66,7 @@ class Report:
 
 
 def need_plots() -> None:
-    """Raises WorldError where there is nothing to draw with, before an hour is spent on measuring."""
+    """Raises WorldError where matplotlib is missing, before time is spent on measuring."""
     if not importlib.util.find_spec("matplotlib"):
         raise WorldError('a report needs matplotlib: pip install -e ".[train]"')
 
@@ -75,11 +76,11 @@ def gather(context: EvaluationContext) -> Gathered:
 
 
 def _curves(rollouts: list[PairedRollout]) -> Curves:
-    """Late moments have fewer rooms: only those whose rollouts go on."""
+    """Means over the rooms whose rollouts last until each second; late ones have fewer."""
     rows = []
     for second in sorted({second for paired in rollouts for second in paired.glimpses}):
-        here = [(paired, paired.glimpses[second]) for paired in rollouts if second in paired.glimpses]
-        numbers = [
+        glimpses = [(paired, paired.glimpses[second]) for paired in rollouts if second in paired.glimpses]
+        metrics = [
             (
                 sharpness(pair.made).mean(),
                 sharpness(pair.real).mean(),
@@ -88,27 +89,27 @@ def _curves(rollouts: list[PairedRollout]) -> Curves:
                 psnr(pair.made, pair.real).mean(),
                 psnr(paired.real[:1].repeat(2, 0), pair.real).mean(),
             )
-            for paired, pair in here
+            for paired, pair in glimpses
         ]
-        rows.append((second, *np.mean(numbers, 0)))
+        rows.append((second, *np.mean(metrics, 0)))
     return Curves(*np.array(rows).T)
 
 
 def _strip(paired: PairedRollout) -> tuple[list[int], Pair]:
-    seconds = [second for second in MOMENTS if second in paired.glimpses]
+    seconds = [second for second in STRIP_SECONDS if second in paired.glimpses]
     pairs = [paired.glimpses[second] for second in seconds]
     return seconds, Pair(np.stack([pair.real[1] for pair in pairs]), np.stack([pair.made[1] for pair in pairs]))
 
 
 def show(report: Report, console: Console) -> None:
-    """Print two tables that fit a terminal, the groups of rooms and the baselines of the first; and what is missing."""
+    """Print two tables, the groups of rooms and the baselines of the first group, and what was skipped."""
     console.print("  ".join(f"{k} {v}" for k, v in report.about.items() if isinstance(v, str)), highlight=False)
     rows, groups = _rows(report), len(report.groups)
     titles = _columns(report)
-    counted = [(name, [cell.rpartition(" ")[0] for cell in cells[:groups]]) for name, cells in rows]
-    console.print(_table(titles[:groups], counted))
-    beside = [(name, cells[groups:]) for name, cells in rows if any(cells[groups:])]
-    console.print(_table(titles[groups:], beside))
+    without_counts = [(name, [cell.rpartition(" ")[0] for cell in cells[:groups]]) for name, cells in rows]
+    console.print(_table(titles[:groups], without_counts))
+    baselines = [(name, cells[groups:]) for name, cells in rows if any(cells[groups:])]
+    console.print(_table(titles[groups:], baselines))
     for name, reason in report.skipped.get("measures", {}).items():
         console.print(f"skipped {name}: {reason}", highlight=False)
 
@@ -133,19 +134,19 @@ def write(folder: Path, report: Report, gathered: Gathered) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Measures by name; what baselines score at a name is under ``baselines``, by name and baseline."""
-    found: dict[str, Any] = dict(report.about) | {"rooms": report.rooms}
+    """Measures by name; those of baselines are under ``baselines``, by name and baseline."""
+    content: dict[str, Any] = dict(report.about) | {"rooms": report.rooms}
     for group in ("measures", "trained"):
         measures = report.groups.get(group, {})
         prefix = "" if group == "measures" else f"{group}_"
-        found[group] = {name: m.as_dict() for name, m in measures.items() if "@" not in name}
-        found[f"{prefix}baselines"] = nested = {}
+        content[group] = {name: m.as_dict() for name, m in measures.items() if "@" not in name}
+        content[f"{prefix}baselines"] = nested = {}
         for name, m in measures.items():
             if "@" in name:
                 of, baseline = name.split("@")
                 nested.setdefault(of, {})[baseline] = m.as_dict()
-        found[f"{prefix}skipped"] = report.skipped.get(group, {})
-    return found
+        content[f"{prefix}skipped"] = report.skipped.get(group, {})
+    return content
 
 
 def _columns(report: Report) -> list[str]:
@@ -154,7 +155,7 @@ def _columns(report: Report) -> list[str]:
 
 
 def _rows(report: Report) -> list[tuple[str, list[str]]]:
-    """Every name that any group measured, and its cells."""
+    """Every measured name and its cells: one for each group, then one for each baseline of the first group."""
     names = dict.fromkeys(name.split("@")[0] for group in report.groups.values() for name in group)
     first = next(iter(report.groups.values()))
     rows = []
@@ -172,22 +173,21 @@ def _cell(m: Measure | None, short: bool = False) -> str:
 
 
 def _strip_picture(strips: list[tuple[list[int], Pair]]) -> bytes:
-    """Film strips, real above generated, each moment's second written above it."""
+    """Film strips, real above generated, the time written above each column."""
     rows = []
     for seconds, pair in strips:
-        big = max(1, 112 // pair.real.shape[1])
-        rows.append(
-            np.concatenate([_titled(frame, second, big) for second, frame in zip(seconds, pair.real, strict=True)], 1)
-        )
-        rows.append(np.concatenate([frame.repeat(big, 0).repeat(big, 1) for frame in pair.made], 1))
+        scale = max(1, 112 // pair.real.shape[1])
+        width = pair.real.shape[2] * scale
+        rows.append(np.concatenate([_title(second, width) for second in seconds], 1))
+        rows += [np.concatenate(list(frames), 1).repeat(scale, 0).repeat(scale, 1) for frames in (pair.real, pair.made)]
     return cv2.imencode(".png", np.ascontiguousarray(np.concatenate(rows)[..., ::-1]))[1].tobytes()
 
 
-def _titled(frame: np.ndarray, second: int, big: int) -> np.ndarray:
-    bar = np.full((18, frame.shape[1] * big, 3), 24, np.uint8)
+def _title(second: int, width: int) -> np.ndarray:
+    """A bar with the time in it, uint8 [18, width, 3]."""
+    bar = np.full((18, width, 3), 24, np.uint8)
     text = f"{second} s" if second < 60 else f"{second // 60} min"
-    cv2.putText(bar, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230), 1, cv2.LINE_AA)
-    return np.concatenate([bar, frame.repeat(big, 0).repeat(big, 1)])
+    return cv2.putText(bar, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230), 1, cv2.LINE_AA)
 
 
 def _plots(report: Report, gathered: Gathered) -> dict[str, bytes]:
@@ -202,12 +202,12 @@ def _plot_curves(curves: Curves, measures: Measures) -> bytes:
         ("motion", curves.motion, curves.motion_real, "real game"),
         ("PSNR against the real game, dB", curves.psnr, curves.psnr_copied, "first frame, kept"),
     )
-    for axis, (title, made, beside, name) in zip(axes.flat, panels, strict=False):
-        axis.plot(curves.seconds, beside, color="0.6", label=name)
+    for axis, (title, made, reference, name) in zip(axes.flat, panels, strict=False):
+        axis.plot(curves.seconds, reference, color="0.6", label=name)
         axis.plot(curves.seconds, made, color="C0", label="generated")
         axis.set(title=title, xlabel="seconds of play", ylim=(0, None))
-    for name, colour, look in (("generated", "C0", ""), ("real game", "0.6", "@real")):
-        points = [(_seconds(n), m.value) for n, m in measures.items() if _is_distance(n, look)]
+    for name, colour, baseline in (("generated", "C0", ""), ("real game", "0.6", "real")):
+        points = [(_seconds(n), m.value) for n, m in measures.items() if _is_distance(n, baseline)]
         if points:
             axes[1, 1].plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=name)
     axes[1, 1].set(title="drift: distance of latents to real play", xlabel="seconds of play", ylim=(0, None))
@@ -221,9 +221,8 @@ def _plot_curves(curves: Curves, measures: Measures) -> bytes:
     return _png(figure)
 
 
-def _is_distance(name: str, look: str) -> bool:
-    start, _, baseline = name.partition("@")
-    return start.startswith("drift_distance_") and baseline == look[1:]
+def _is_distance(name: str, baseline: str) -> bool:
+    return name.startswith("drift_distance_") and name.partition("@")[2] == baseline
 
 
 def _seconds(name: str) -> int:
@@ -232,11 +231,14 @@ def _seconds(name: str) -> int:
 
 
 def _plot_onset(measures: Measures) -> bytes:
-    """How many frames after a key change the first one comes that shows it."""
-    shares = [measures[f"onset_{n}_share"].value for n in ("first_frame", "two_frames", "four_frames") if measures]
+    """Shares of key changes by the first frame that shows them."""
     figure, axes = _figure(1, 1)
-    bars = [shares[0], shares[1] - shares[0], shares[2] - shares[1], 1 - shares[2]]
-    axes[0, 0].bar(["the first", "the second", "third or fourth", "none of four"], bars, color=["C0"] * 3 + ["0.7"])
+    names = [f"onset_{frames}_share" for frames in ("first_frame", "two_frames", "four_frames")]
+    if all(name in measures for name in names):
+        bars = np.diff([0, *(measures[name].value for name in names), 1])
+        axes[0, 0].bar(["the first", "the second", "third or fourth", "none of four"], bars, color=["C0"] * 3 + ["0.7"])
+    else:
+        axes[0, 0].text(0.5, 0.5, "not measured", ha="center", transform=axes[0, 0].transAxes)
     axes[0, 0].set(title="first frame that shows a key change", ylim=(0, 1), ylabel="share of key changes")
     return _png(figure)
 
@@ -274,7 +276,7 @@ def _page(report: Report, pictures: dict[str, bytes]) -> str:
     about = html.escape(json.dumps(report.about | {"rooms": report.rooms}))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(str(report.about["world"]))}</title>'
-        f"<style>{STYLE}</style><h1>How good the world {html.escape(str(report.about['world']))} is</h1>"
+        f"<style>{STYLE}</style><h1>Measures of the world {html.escape(str(report.about['world']))}</h1>"
         "<p>Value [95 % bootstrap interval over rooms] number of samples. Baselines: the first column's rooms.</p>"
         f"<table><tr>{head}</tr>{body}</table><h2>Skipped</h2><ul>{skipped}</ul>{figures}"
         f"<h2>About</h2><small>{about}</small></html>\n"

@@ -1,4 +1,4 @@
-"""All measures in order, and what each is called: a name that a world or a suite cannot give is skipped, not lost."""
+"""All measures in order. A measure that a world or a suite does not allow is reported as skipped, with the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from world_model.evaluate.picture import autoencoder, next_frame, persistence, r
 from world_model.evaluate.place import lights_kept, loop_closure, room_identity
 from world_model.evaluate.sprites import sprites
 
-SHOULD = (
+EXPECTED = (
     "autoencoder_psnr_db",
     "next_frame_psnr_db",
     "next_frame_gain_over_copy_last_db",
@@ -35,19 +35,19 @@ SHOULD = (
     "flip_room_right",
     "flip_cells_equal",
 )
-"""What every report says: measured, or why not."""
+"""Names that every report has: measured, or skipped with a reason."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A function that measures, and the names in SHOULD that it answers for."""
+    """A function that measures, and the names in EXPECTED that it gives."""
 
     measure: Callable[[EvaluationContext], Measures]
     names: tuple[str, ...]
 
 
 def _part(measure: Callable[[EvaluationContext], Measures], *starts: str) -> Part:
-    return Part(measure, tuple(name for name in SHOULD if name.startswith(starts)))
+    return Part(measure, tuple(name for name in EXPECTED if name.startswith(starts)))
 
 
 PARTS = (
@@ -65,17 +65,17 @@ PARTS = (
 
 
 def evaluate(context: EvaluationContext) -> tuple[Measures, dict[str, str]]:
-    """Every measure by name, and why those that are missing are."""
-    found: Measures = {}
+    """Every measure by name, and the reason for each that is missing."""
+    measures: Measures = {}
     skipped: dict[str, str] = {}
     for part in PARTS:
         reason = f"the suite {context.suite.name!r} is too short for it"
         try:
-            found |= part.measure(context)
+            measures |= part.measure(context)
         except NotMeasured as error:
             reason = str(error)
-        skipped |= {name: reason for name in part.names if name not in found}
+        skipped |= {name: reason for name in part.names if name not in measures}
     if context.teacher is None:
         why = "no teacher/weights.safetensors or teacher.safetensors that fits in the folder"
         skipped |= {f"{name}@teacher": why for name in ("next_frame_psnr_db", "rollout63_psnr_db")}
-    return found, skipped
+    return measures, skipped
