@@ -21,17 +21,7 @@ from world_model.play.runtime import TorchRuntime, WorldError
 
 NONE, KEY = np.zeros(8, np.int8), np.eye(8, dtype=np.int8)[4]
 TOKENS = ["tokens_zero", "tokens_mean"]
-ARMS = [
-    "as shipped",
-    *TOKENS,
-    "re-forcing",
-    "keys at joining",
-    "block by block",
-    "no sinks",
-    "K = 2",
-    "K = 4",
-    "K = 5",
-]
+ARMS = ["as shipped", *TOKENS, "re-forcing", "keys at joining", "block by block", "no sinks", "K = 2", "K = 4", "K = 5"]
 
 
 @pytest.fixture(autouse=True)
@@ -78,11 +68,8 @@ def test_with_one_token_the_picture_does_not_depend_on_the_layers(name, tmp_path
 def test_the_mean_of_tokens_that_are_all_alike_is_that_token(folder):
     game = NeuralGame("arena", folder, "torch", "cpu")
     student = game.runtime._student
-    for weight in (
-        student.embed.weight,
-        student.place,
-        *(w for x in student.layers for w in (x.project.weight, x.narrow.weight)),
-    ):
+    layers = [weight for layer in student.layers for weight in (layer.project.weight, layer.narrow.weight)]
+    for weight in (student.embed.weight, student.place, *layers):
         weight.data.zero_()
     torch.testing.assert_close(ablate.mean_token(game), student.embed.bias.data)
 

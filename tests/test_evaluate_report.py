@@ -46,7 +46,7 @@ def one(value: float) -> Measure:
 
 
 @pytest.fixture
-def found() -> tuple[Report, Gathered]:
+def evaluation() -> tuple[Report, Gathered]:
     names = [name for name in EXPECTED if not name.startswith("drift_ratio_60min")]
     measures = {name: one(0.25 + index) for index, name in enumerate(names)}
     measures |= {"onset_four_frames_share": one(0.9)}
@@ -57,13 +57,12 @@ def found() -> tuple[Report, Gathered]:
     frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     strip = [1, 2, 5, 10, 60], Pair(frames, frames // 2)
     gathered = Gathered(Curves(*[seconds] * 7), [strip, strip])
-    return Report(
-        about, {"measures": [3], "trained": [4]}, {"measures": measures, "trained": measures}, skipped
-    ), gathered
+    groups = {"measures": measures, "trained": measures}
+    return Report(about, {"measures": [3], "trained": [4]}, groups, skipped), gathered
 
 
-def test_the_page_is_one_file_with_every_measure_and_picture(found, tmp_path):
-    report, gathered = found
+def test_the_page_is_one_file_with_every_measure_and_picture(evaluation, tmp_path):
+    report, gathered = evaluation
     reports.write(tmp_path, report, gathered)
     page = (tmp_path / "report.html").read_text()
     assert all(f">{name}<" in page for name in report.groups["measures"] if "@" not in name)
@@ -76,8 +75,8 @@ def test_the_page_is_one_file_with_every_measure_and_picture(found, tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == {"strip.png", "curves.png", "onset.png"}
 
 
-def test_the_strip_shows_real_above_generated(found, tmp_path):
-    report, gathered = found
+def test_the_strip_shows_real_above_generated(evaluation, tmp_path):
+    report, gathered = evaluation
     reports.write(tmp_path, report, gathered)
     strip = cv2.imread(str(tmp_path / "strip.png"))[..., ::-1]
     _, pair = gathered.strips[0]
@@ -87,15 +86,15 @@ def test_the_strip_shows_real_above_generated(found, tmp_path):
     assert np.array_equal(strip[18 + 112 : 18 + 224 : big, ::big], np.concatenate(list(pair.made), 1))
 
 
-def test_a_world_without_key_changes_has_a_report_too(found, tmp_path):
-    report, gathered = found
+def test_a_world_without_key_changes_has_a_report_too(evaluation, tmp_path):
+    report, gathered = evaluation
     measures = {name: m for name, m in report.groups["measures"].items() if not name.startswith("onset")}
     reports.write(tmp_path, replace(report, groups={"measures": measures}), gathered)
     assert "onset_first_frame_share" not in (tmp_path / "report.html").read_text()
 
 
-def test_the_json_holds_measures_baselines_and_what_was_skipped(found, tmp_path):
-    report, gathered = found
+def test_the_json_holds_measures_baselines_and_what_was_skipped(evaluation, tmp_path):
+    report, gathered = evaluation
     reports.write(tmp_path, report, gathered)
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["measures"]["drift_distance_60s"] == {"value": 0.5, "low": -0.5, "high": 1.5, "n": 7}
@@ -123,22 +122,22 @@ def test_a_world_is_measured_from_end_to_end(trained, tmp_path, monkeypatch):
 
 
 def test_the_teacher_follows_a_past_for_as_long_as_it_is_asked(trained):
-    found = teacher.find(trained, describe(trained / WEIGHTS)[0])
-    shape, latent = found.config.rolling, found.config.latent_shape
+    model = teacher.find(trained, describe(trained / WEIGHTS)[0])
+    shape, latent = model.config.rolling, model.config.latent_shape
     past = np.random.default_rng(0).normal(size=(shape.recent_blocks + 1, 1, *latent)).astype(np.float32)
     sinks, acted = past[: shape.sink_frames, 0], np.zeros((len(past), 8))
     keys = np.tile(np.eye(8)[4], (9, 1))
-    made = found.follow(sinks, past, acted, keys, 2)
+    made = model.follow(sinks, past, acted, keys, 2)
     assert len(made) >= 9 and made.shape[1:] == latent and np.isfinite(made).all()
-    assert np.array_equal(made, found.follow(sinks, past, acted, keys, 2))
-    assert not np.array_equal(made[:9], found.follow(sinks, past, acted, keys * 0, 2)[:9])
+    assert np.array_equal(made, model.follow(sinks, past, acted, keys, 2))
+    assert not np.array_equal(made[:9], model.follow(sinks, past, acted, keys * 0, 2)[:9])
 
 
 def test_no_teacher_where_none_was_left(tmp_path, tiny):
     assert teacher.find(tmp_path, tiny) is None
 
 
-def test_a_folder_that_is_no_world_is_told_in_one_line(tmp_path):
+def test_a_folder_that_is_no_world_is_refused_in_one_line(tmp_path):
     arguments = [sys.executable, "-m", "world_model.evaluate", "--checkpoint", str(tmp_path), "--report", str(tmp_path)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("evaluate: ") and done.stderr.count("\n") == 1

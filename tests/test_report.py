@@ -180,8 +180,8 @@ def test_a_report_is_printed_and_drawn(tmp_path, capsys):
     ledger = played(300, frame=lambda tick: frames[tick % 2], collapse={9: "frozen"}.get)
     write_report(path, ledger.summary() | {"world": "arena"})
     assert main([str(path), "--plot", str(tmp_path / "curves.png")]) == 0
-    said = capsys.readouterr().out
-    assert "300 frames" in said and "frozen 1" in said and "memory from the first minutes to the last:" in said
+    text = capsys.readouterr().out
+    assert "300 frames" in text and "frozen 1" in text and "memory from the first minutes to the last:" in text
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -201,8 +201,8 @@ def test_what_is_no_report_is_refused_in_one_line(tmp_path, capsys, content, plo
     if content is not None:
         path.write_text(content)
     assert main([str(path), *plot]) == 2
-    said = capsys.readouterr().err
-    assert words in said and len(said.strip().splitlines()) == 1
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Speed of the arena on one core, and cost of the collapse detector: ``python -m game.worlds.benchmark``."""
+"""Speed of the arena on one core: ``python -m game.worlds.benchmark``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from game.worlds import raycast
 from game.worlds.arena import ArenaBatch
 from game.worlds.bots import make_bot
 from world_model.hardware import cores, cpu_name
-from world_model.play.collapse import Collapse
-from world_model.play.neural_game import NeuralGame
-from world_model.play.runtime import WorldError
 
 
 def measure(rooms: int = 64, seconds: float = 3.0, height: int = 128, width: int = 128) -> dict:
@@ -31,27 +28,6 @@ def measure(rooms: int = 64, seconds: float = 3.0, height: int = 128, width: int
     return {"draw": draw, "tick": tick}
 
 
-def measure_collapse(world: str = "arena", ticks: int = 300) -> dict:
-    """Median wall time in milliseconds of a neural tick (step and decode) and of the collapse detector on its frame.
-
-    A tick uses several cores, the detector one. Raises WorldError.
-    """
-    game = NeuralGame(world, collapse="ignore")
-    game.reset(seed=0)
-    detector = Collapse(game.anchors(), is_map=bool(game.metadata.get("map")))
-    bot = make_bot("explorer", 0, game.metadata["keys"])
-    times = np.zeros((ticks, 2))
-    for tick in range(ticks):
-        keys = bot.act(None, {})
-        start = time.perf_counter()
-        frame = game.step(keys)[0]
-        stepped = time.perf_counter()
-        detector.look(frame, keys)
-        times[tick] = stepped - start, time.perf_counter() - stepped
-    step, look = 1e3 * np.median(times, 0)
-    return {"tick_ms": float(step), "look_ms": float(look), "ticks": ticks}
-
-
 def _rate(work, frames: int, seconds: float) -> tuple[float, int]:
     """(frames a second of CPU time, frames measured)."""
     start, count = time.process_time(), 0
@@ -66,7 +42,6 @@ def main() -> None:
     parser.add_argument("--rooms", type=int, default=64, help="rooms drawn together (default 64)")
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds for each figure (default 3)")
     parser.add_argument("--size", type=int, default=128, help="pixels a side (default 128)")
-    parser.add_argument("--world", default="arena", help="neural game to time the detector on (default arena)")
     args = parser.parse_args()
     if args.rooms < 1 or args.seconds <= 0 or args.size < 8:
         parser.error("--rooms wants 1 or more, --seconds more than 0, --size 8 or more")
@@ -75,14 +50,6 @@ def main() -> None:
     for name, text in (("draw", "draw only"), ("tick", "physics and draw")):
         rate, frames = rates[name]
         print(f"{text:17s} {rate:8.0f} frames/s  ({frames} frames)")
-    try:
-        cost = measure_collapse(args.world)
-    except WorldError as error:
-        print(f"collapse detector not measured: {error}")
-        return
-    look, tick, ticks = cost["look_ms"], cost["tick_ms"], cost["ticks"]
-    share = f"{look / tick:.1%} of a neural tick of {tick:.1f} ms"
-    print(f"{'collapse detector':17s} {look:8.3f} ms, {share}  ({ticks} ticks)")
 
 
 if __name__ == "__main__":

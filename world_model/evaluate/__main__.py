@@ -158,16 +158,13 @@ def _arm(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _suite(suite: Suite, arguments: argparse.Namespace) -> Suite:
-    return suite if arguments.rooms is None else replace(suite, rooms=arguments.rooms)
-
-
 def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.Report, reports.Gathered]:
     """Measure both groups of rooms, one after the other: the rollouts of one are freed before the next."""
     if arguments.report:
         reports.need_plots()
     neural, real, teacher = opened(arguments)
-    suite = _suite(SUITES[arguments.suite], arguments)
+    suite = SUITES[arguments.suite]
+    suite = replace(suite, rooms=arguments.rooms or suite.rooms)
     rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
     rooms = {name: seeds for name, seeds in rooms.items() if seeds}
     if not rooms:
@@ -186,7 +183,7 @@ def ablated(arguments: argparse.Namespace, console: Console) -> None:
     from world_model.evaluate import ablate
 
     neural, real, _ = opened(arguments)
-    suite = _suite(ablate.SUITE, arguments)
+    suite = replace(ablate.SUITE, rooms=arguments.rooms or ablate.SUITE.rooms)
     rooms = rooms_new_to_all(neural, suite.rooms, dict(arguments.arm))
     arms = ablate.arms(neural.folder, arguments.world, arguments.device, dict(arguments.arm))
     arms = ablate.only(arms, arguments.only)

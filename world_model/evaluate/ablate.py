@@ -203,10 +203,8 @@ def arms(folder: Path, world: str, device: str, trained: dict[str, Path]) -> lis
         altered("block by block", "no window: each block alone, same levels", BlockByBlock),
         altered("no sinks", "the sinks leave the cache", NoSinks),
     ]
-    for count in (2, 3, 4, 5):
-        if count != config.rolling.window_blocks:
-            different = f"{count} levels, with weights trained for another number"
-            made.append(altered(f"K = {count}", different, OtherLevels, count))
+    for count in sorted({2, 3, 4, 5} - {config.rolling.window_blocks}):
+        made.append(altered(f"K = {count}", "the number of levels, with weights for another", OtherLevels, count))
     if isinstance(config.head, PickSize):
         for kind, sources in SOURCES.items():
             made.append(altered(f"no {kind}", f"nothing is picked from {sources}", Without, kind))
@@ -219,17 +217,17 @@ def arms(folder: Path, world: str, device: str, trained: dict[str, Path]) -> lis
 def ablate(arms: list[Arm], context: EvaluationContext, parts: Sequence[Part] = PARTS) -> dict[str, Measures]:
     """The measures of every arm by its name; the first arm is the unaltered student. ``context`` gives the real game,
     the rooms and the suite."""
-    found, unaltered = {}, None
+    by_arm, unaltered = {}, None
     for arm in context.progress(arms, "arms"):
         changed = replace(context, neural=arm.game(), teacher=None)
         unaltered = unaltered or changed
-        found[arm.name] = sameness(changed.rollouts, unaltered.rollouts)
+        by_arm[arm.name] = sameness(changed.rollouts, unaltered.rollouts)
         for part in parts:
             try:
-                found[arm.name] |= part(changed)
+                by_arm[arm.name] |= part(changed)
             except NotMeasured:
                 continue  # the column stays empty, for every arm
-    return found
+    return by_arm
 
 
 def sameness(rollouts: list[PairedRollout], unaltered: list[PairedRollout]) -> Measures:
@@ -248,33 +246,33 @@ def only(arms: list[Arm], names: Sequence[str]) -> list[Arm]:
     return [arm for index, arm in enumerate(arms) if not names or index == 0 or arm.name in names]
 
 
-def show(found: dict[str, Measures], console: Console) -> None:
+def show(by_arm: dict[str, Measures], console: Console) -> None:
     """Print the means, in tables of COLUMNS_PER_TABLE measures; ``write`` has the intervals."""
-    measured = [name for name in COLUMNS if any(name in measures for measures in found.values())]
+    measured = [name for name in COLUMNS if any(name in measures for measures in by_arm.values())]
     for first in range(0, len(measured), COLUMNS_PER_TABLE):
         columns = measured[first : first + COLUMNS_PER_TABLE]
         table = Table("arm", title="" if first else "one part changed at a time", title_justify="left", box=SIMPLE_HEAD)
         for column in columns:
             table.add_column(COLUMNS[column], justify="right")
-        for name, measures in found.items():
+        for name, measures in by_arm.items():
             table.add_row(name, *(f"{measures[c].value:.2f}" if c in measures else "" for c in columns))
         console.print(table)
 
 
-def write(folder: Path, arms: list[Arm], found: dict[str, Measures], about: dict[str, Any]) -> None:
+def write(folder: Path, arms: list[Arm], by_arm: dict[str, Measures], about: dict[str, Any]) -> None:
     """ablations.json with every figure, and ablations.md with the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {arm: {name: m.as_dict() for name, m in measures.items()} for arm, measures in found.items()}
+    figures = {arm: {name: m.as_dict() for name, m in measures.items()} for arm, measures in by_arm.items()}
     different = {arm.name: arm.different for arm in arms}
     content = about | {"different": different, "arms": figures}
     (folder / "ablations.json").write_text(json.dumps(content, indent=1) + "\n")
     lines = ["| arm | what is different | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, measures in found.items():
+    for name, measures in by_arm.items():
         cells = " | ".join(_cell(measures, column) for column in COLUMNS)
         lines.append(f"| {name} | {different[name]} | {cells} |")
     (folder / "ablations.md").write_text("\n".join(lines) + "\n")
 
 
 def _cell(measures: Measures, name: str) -> str:
-    found = measures.get(name)
-    return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    m = measures.get(name)
+    return "" if m is None else f"{m.value:.2f} [{m.low:.2f}, {m.high:.2f}]"

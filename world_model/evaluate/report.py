@@ -10,6 +10,7 @@ import html
 import importlib.util
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,7 @@ def _strip(paired: PairedRollout) -> tuple[list[int], Pair]:
 def show(report: Report, console: Console) -> None:
     """Print two tables, the groups of rooms and the baselines of the first group, and what was skipped."""
     console.print("  ".join(f"{k} {v}" for k, v in report.about.items() if isinstance(v, str)), highlight=False)
-    rows, groups = _rows(report), len(report.groups)
-    titles = _columns(report)
+    rows, groups, titles = _rows(report), len(report.groups), _columns(report)
     without_counts = [(name, [cell.rpartition(" ")[0] for cell in cells[:groups]]) for name, cells in rows]
     console.print(_table(titles[:groups], without_counts))
     baselines = [(name, cells[groups:]) for name, cells in rows if any(cells[groups:])]
@@ -206,8 +206,9 @@ def _plot_curves(curves: Curves, measures: Measures) -> bytes:
         axis.plot(curves.seconds, reference, color="0.6", label=name)
         axis.plot(curves.seconds, made, color="C0", label="generated")
         axis.set(title=title, xlabel="seconds of play", ylim=(0, None))
-    for name, colour, baseline in (("generated", "C0", ""), ("real game", "0.6", "real")):
-        points = [(_seconds(n), m.value) for n, m in measures.items() if _is_distance(n, baseline)]
+    for name, colour, suffix in (("generated", "C0", ""), ("real game", "0.6", "@real")):
+        matches = ((re.fullmatch(rf"drift_distance_(\d+)(s|min){suffix}", n), m.value) for n, m in measures.items())
+        points = [(int(match[1]) * (60 if match[2] == "min" else 1), value) for match, value in matches if match]
         if points:
             axes[1, 1].plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=name)
     axes[1, 1].set(title="drift: distance of latents to real play", xlabel="seconds of play", ylim=(0, None))
@@ -219,15 +220,6 @@ def _plot_curves(curves: Curves, measures: Measures) -> bytes:
         if curves.seconds[-1] > 120:
             axis.set_xscale("log")
     return _png(figure)
-
-
-def _is_distance(name: str, baseline: str) -> bool:
-    return name.startswith("drift_distance_") and name.partition("@")[2] == baseline
-
-
-def _seconds(name: str) -> int:
-    text = name.partition("@")[0].rpartition("_")[2]
-    return 60 * int(text[:-3]) if text.endswith("min") else int(text[:-1])
 
 
 def _plot_onset(measures: Measures) -> bytes:
