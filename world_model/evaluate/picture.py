@@ -52,7 +52,7 @@ def next_frame(context: EvaluationContext) -> Measures:
                 samples.setdefault(suffix, []).append(row)
     if not samples:
         raise NotMeasured(f"no frame of the real game changes by more than {LEAST_MOTION} grey levels on average")
-    columns = {suffix: tuple(map(np.array, zip(*rows, strict=True))) for suffix, rows in samples.items()}
+    columns = {suffix: np.array(rows).T for suffix, rows in samples.items()}
     measures = {}
     for suffix, (decibels, similarity, rooms) in columns.items():
         measures[f"next_frame_psnr_db{suffix}"] = measure(decibels, rooms)
