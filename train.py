@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-TEACH = """
+EPILOG = """
 examples
   python train.py --config configs/keep.yaml --data recordings                   every stage, into runs/keep
-  python train.py --config configs/keep.yaml --data recordings --minutes 90      the same, as far as that goes
+  python train.py --config configs/keep.yaml --data recordings --minutes 90      the same, within 90 minutes
   python train.py --config configs/keep.yaml --data recordings --resume          go on where it was stopped or killed
   python train.py --config configs/keep.yaml --data mine --out runs/mine --resume assets/worlds/keep --minutes 30
                                                                                  teach a trained world your own play
@@ -25,18 +25,18 @@ Recordings are made by play.py: --engine --record FOLDER yours, --engine --bot m
 stages, in this order, of which a world has those under "training:" in its YAML
   autoencoder      frames to latents and back; a world with codec.kind patches has none
   teacher          denoises whole clips
-  student_init     the teacher's weights under play's own window; gives a first world that plays
-  student_rollout  games in progress, played by the student and held to their recordings; begins from nothing, too
+  student_init     the teacher's weights under play's own window; the first weights that play
+  student_rollout  games played by the student and supervised by their recordings; can start from random weights
   student_dmd      the student's own rollouts, scored by the teacher
 Each leaves a checkpoint (at its start, every so many steps, every three minutes, and when Ctrl-C or SIGTERM stops it),
-weights, and sample pictures or films in its folder: real on the left or above, generated on the right or below. What
-the last student learnt becomes the world. Losses: tensorboard --logdir runs/keep.
+weights, and sample pictures or films in its folder: real on the left or above, generated on the right or below. The
+last student becomes the world. Losses: tensorboard --logdir runs/keep.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, epilog=TEACH, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="train.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--config", type=Path, help="the world's YAML, such as configs/arena.yaml")
     p.add_argument("--data", type=Path, help="a folder of recorded sessions")
@@ -106,8 +106,8 @@ def main() -> int:
         from world_model.config import ConfigError
         from world_model.episode import EpisodeError
         from world_model.episode.dataset import DataError
-        from world_model.training.loop import TrainingError
-        from world_model.training.run import Choices, run
+        from world_model.training import TrainingError
+        from world_model.training.command import Choices, run
     except ModuleNotFoundError as error:
         print(f'train.py: {error.name} is not installed; training needs: pip install -e ".[train]"', file=sys.stderr)
         return 2
@@ -120,7 +120,7 @@ def main() -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130  # how to go on is said, once there is something to go on with
+        return 130  # the run has printed how to go on, if it can
     return 0
 
 

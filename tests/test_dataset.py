@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from toy import CPU
 
 from world_model.checkpoint import WEIGHTS, was_trained_on
 from world_model.config import Config
@@ -20,23 +21,21 @@ from world_model.episode.dataset import (
     DataError,
     DatasetSplit,
     Episode,
+    cache_key,
     encode_session,
-    keep_episodes,
-    kept_episodes,
-    key_of,
+    read_cache,
+    write_cache,
 )
 from world_model.play import scenes
 from world_model.play.neural_game import PRIME, NeuralGame
 from world_model.training import student_rollout
 from world_model.training.assemble import write_scenes
 from world_model.training.clips import TrainingData
-from world_model.training.loop import DistributedContext
 from world_model.training.provenance import rooms_trained
 from world_model.training.student_init import prime_from_clip
 from world_model.training.student_rollout import StudentRolloutTraining
 
 B = 3
-CPU = DistributedContext(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +88,13 @@ def test_rooms_are_held_out_only_where_others_are_trained_on(tmp_path, tiny):
         record(tmp_path / str(seed), tiny, 4, seed=seed)
     alone = DatasetSplit.open(tmp_path, tiny)
     assert [s.meta.seed for s in alone.train] == [28, 49] and alone.held_out == []
-    assert "no others to train on" in alone.words
+    assert "no others to train on" in alone.summary
     record(tmp_path / "7", tiny, 4, seed=7)
     mixed = DatasetSplit.open(tmp_path, tiny)
     assert [s.meta.seed for s in mixed.train] == [7] and [s.meta.seed for s in mixed.held_out] == [28, 49]
-    assert mixed.words == "2 sessions of held-out rooms"
+    assert mixed.summary == "2 sessions of held-out rooms"
     own = DatasetSplit.open(tmp_path / "7", tiny)
-    assert [s.meta.seed for s in own.train] == [7] and own.held_out == [] and own.words.startswith("nothing held out")
+    assert [s.meta.seed for s in own.train] == [7] and own.held_out == [] and own.summary.startswith("nothing held out")
 
 
 def test_pictures_that_a_model_made_show_no_room_by_their_seed(tmp_path, tiny):
@@ -192,10 +191,10 @@ def test_encoded_sessions_are_mapped_and_made_anew_when_anything_changes(tmp_pat
     sessions = [record(tmp_path / str(n), tiny, 9 + n) for n in range(2)]
     posed = replace(episode(np.ones((5, 3), np.int8)), poses=np.ones((5, 8), np.float32))
     made = [posed, *(encode_session(session, tiny, encode) for session in sessions)]
-    path, key = tmp_path / "new" / "train", key_of(sessions, tiny.codec, tiny.rolling, "weights", False)
-    keep_episodes(path, key, iter(made))
-    keep_episodes(path, key, (pytest.fail("they were there") for _ in "x"))
-    found = kept_episodes(path, key)
+    path, key = tmp_path / "new" / "train", cache_key(sessions, tiny.codec, tiny.rolling, "weights", False)
+    write_cache(path, key, iter(made))
+    write_cache(path, key, (pytest.fail("they were there") for _ in "x"))
+    found = read_cache(path, key)
     assert len(found) == 3 and [other.name for other in path.parent.iterdir()] == ["train"]
     for ours, theirs in zip(made, found, strict=True):
         for name, array in vars(ours).items():
@@ -205,17 +204,17 @@ def test_encoded_sessions_are_mapped_and_made_anew_when_anything_changes(tmp_pat
                 assert array.dtype == other.dtype and np.array_equal(array, other), name
                 assert not other.flags.writeable and isinstance(other.base, np.memmap), name
     for part, arguments in changes(tiny, sessions).items():
-        assert kept_episodes(path, key_of(*arguments)) is None, part
+        assert read_cache(path, cache_key(*arguments)) is None, part
 
 
 @pytest.mark.parametrize("left", [0, 7, 40, -1, -9, -300])
 def test_a_file_of_encoded_sessions_that_is_cut_short_is_made_anew(tmp_path, left):
     path, made = tmp_path / "train", [episode(np.ones((50, 3), np.int8))]
-    keep_episodes(path, "key", made)
+    write_cache(path, "key", made)
     whole = path.read_bytes()
     path.write_bytes(whole[:left])
-    assert kept_episodes(path, "key") is None
-    keep_episodes(path, "key", made)
+    assert read_cache(path, "key") is None
+    write_cache(path, "key", made)
     assert path.read_bytes() == whole
 
 
@@ -225,7 +224,7 @@ def test_a_full_disk_leaves_no_half_file_of_encoded_sessions(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(DataError, match="No space left on device.*free some space"):
-        keep_episodes(tmp_path / "train", "key", full())
+        write_cache(tmp_path / "train", "key", full())
     assert not list(tmp_path.iterdir())
 
 
@@ -244,7 +243,7 @@ def test_training_begins_in_the_state_that_play_begins_in(tmp_path, name):
     if config.training.student_rollout:
         stage = StudentRolloutTraining(replace(data, train=episodes), tmp_path / WEIGHTS)
         stage.start_sampler.take = lambda *_: (np.array([0]), np.array([lead]))
-        stage._return(np.array([0]), step_noise)
+        stage._restart(np.array([0]), step_noise)
         begun = {key: value[student_rollout._at(key, [0])] for key, value in stage.pool.items()}
     else:
         clip = data.held_out_clip(lead + config.rolling.window_blocks)

@@ -56,8 +56,8 @@ def outcome(program, words: list[str], capsys, strange: str) -> None:
 @contextmanager
 def no_training():
     """train.py up to its first step, and without comparing matrix products."""
-    checks = patch.object(Run, "stages", lambda run, names, *_: run._check_footage(run._unfinished(names)))
-    with checks, patch("world_model.training.run._faster", lambda processes: (False, "")):
+    checks = patch.object(Run, "stages", lambda run, names, *_: run._check_recordings(run._unfinished(names)))
+    with checks, patch("world_model.training.distributed.faster_precision", lambda processes: (False, "")):
         yield
 
 

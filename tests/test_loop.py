@@ -1,4 +1,4 @@
-"""The training loop on a network of one number: budgets, checkpoints, averages, resumption."""
+"""The training loop on a network of one parameter: budgets, checkpoints, averages, resumption."""
 
 from __future__ import annotations
 
@@ -13,22 +13,16 @@ from rich.console import Console
 from torch import nn
 
 from world_model.config import Stage
-from world_model.training import loop
-from world_model.training.loop import (
-    Budget,
-    DistributedContext,
-    StepNoise,
-    Stopped,
-    TrainingError,
-    Update,
-    profile,
-    rate_at,
-    train,
-)
+from world_model.training import TrainingError, checkpointing, loop, progress
+from world_model.training.checkpointing import read_state
+from world_model.training.distributed import DistributedContext, StepNoise
+from world_model.training.loop import Stopped, profile, rate_at, train
+from world_model.training.progress import Budget
+from world_model.training.stage import Update, average_of
 
 
 class Toy:
-    """A stage that pulls one number down by its rate; ``critic_steps`` > 1 gives it a critic that moves oftener."""
+    """A stage that decreases one parameter by its learning rate in every ``every``-th step; its critic in each step."""
 
     name = "toy"
 
@@ -36,9 +30,9 @@ class Toy:
         self.settings = Stage(
             **{"steps": steps, "batch": 2, "learning_rate": 0.1, "warmup": 0, "ema": 0.9, "clip_norm": 9.0} | settings
         )
-        self.updates = {name: self._update(turn) for name, turn in (("ships", every), ("critic", 1))}
+        self.updates = {name: self._update(every) for name, every in (("ships", every), ("critic", 1))}
         self.network = self.updates["ships"].network
-        self.average, self.sampled, self.about, self.rates = loop.average_of(self.network), [], {}, []
+        self.average, self.sampled, self.about, self.rates = average_of(self.network), [], {}, []
 
     def _update(self, every: int) -> Update:
         network = nn.Linear(1, 1, bias=False)
@@ -72,16 +66,16 @@ def tick_a_second(monkeypatch) -> None:
 def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatch):
     first, shown = Toy(steps=1000), distributed()
     sample = first.sample
-    first.sample = lambda *told: (sample(*told), [loop.time.perf_counter() for _ in range(30)])
+    first.sample = lambda *args: (sample(*args), [loop.time.perf_counter() for _ in range(30)])
     with monkeypatch.context() as patched:
         tick_a_second(patched)
-        train(first, shown, tmp_path, {"recordings": "x"}, Budget(400.0, began=0.0))
+        train(first, shown, tmp_path, {"recordings": "x"}, Budget(400.0, start=0.0))
     done = int(first.about["steps"])
     assert 20 < done < 100 and first.about == {"stage": "toy", "steps": str(done), "recordings": "x"}
     assert len(first.sampled) == 2 and first.sampled[0] < done == first.sampled[1], (
         "the first measures what the last will take"
     )
-    assert loop.read_state(tmp_path / "resume.pt")["step"] == done
+    assert read_state(tmp_path / "resume.pt")["step"] == done
     assert first.rates[-1] < 0.01 < 0.09 < max(first.rates), "the rate must have fallen by the end of the budget"
     assert "toy: more than the" in shown.console.file.getvalue()
 
@@ -90,36 +84,36 @@ def test_a_budget_ends_a_stage_in_time_and_resuming_goes_on(tmp_path, monkeypatc
     assert second.about["steps"] == str(done + 5) and len(second.rates) == 2 * 5
 
 
-def test_the_time_to_the_end_is_foretold_after_20_steps(tmp_path):
+def test_the_time_to_the_end_is_predicted_after_20_steps(tmp_path):
     shown = distributed()
     train(Toy(steps=25), shown, tmp_path)
     said = shown.console.file.getvalue()
     assert "toy: 0 s to its end at step 25" in said and "more than" not in said
 
 
-def test_a_sample_that_the_budget_cannot_hold_is_not_begun(tmp_path, monkeypatch):
-    """Steps of 20 seconds, of which a sample is taken to be as long as four, in two minutes."""
+def test_a_sample_that_does_not_fit_into_the_budget_is_not_made(tmp_path, monkeypatch):
+    """Steps of 20 seconds in two minutes; a sample is assumed to take as long as four."""
     stage = Toy(steps=1000)
     critic = stage.updates["critic"]
     loss = critic.loss
     critic.loss = lambda step_noise: ([loop.time.perf_counter() for _ in range(20)], loss(step_noise))[1]
     tick_a_second(monkeypatch)
-    train(stage, distributed(), tmp_path, budget=Budget(120.0, began=0.0))
+    train(stage, distributed(), tmp_path, budget=Budget(120.0, start=0.0))
     assert stage.about["steps"] in ("3", "4") and not stage.sampled
 
 
 def test_a_checkpoint_is_written_by_the_clock(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(loop, "_save", lambda stage, path, step, *_: saved.append(step))
+    monkeypatch.setattr(checkpointing, "save", lambda stage, path, step, *_: saved.append(step))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     train(Toy(steps=3), distributed(), tmp_path)
     assert saved == [0, 1, 2, 3]
 
 
-def test_what_a_failing_sample_could_lose_is_saved_before(tmp_path):
+def test_a_failing_sample_loses_nothing(tmp_path):
     class Unlucky(Toy):
         def sample(self, folder: Path, step: int) -> None:
-            self.sampled.append((step, loop.read_state(folder / "resume.pt")["step"]))
+            self.sampled.append((step, read_state(folder / "resume.pt")["step"]))
             raise OSError("no space for a film")
 
     stage, shown = Unlucky(steps=4, sample_every=2, checkpoint_every=1000), distributed()
@@ -136,7 +130,7 @@ def test_a_signal_ends_a_stage_after_the_step_at_hand_and_it_goes_on(tmp_path, n
     critic.loss = lambda step_noise: (step_noise.step == 2 and os.kill(os.getpid(), number), loss(step_noise))[1]
     with pytest.raises(Stopped) as stopped:
         train(stage, distributed(), tmp_path)
-    assert loop.read_state(tmp_path / "resume.pt")["step"] == 3 and stage.about["steps"] == "3" and not stage.sampled
+    assert read_state(tmp_path / "resume.pt")["step"] == 3 and stage.about["steps"] == "3" and not stage.sampled
     assert stopped.value.logs["ships/loss"] == pytest.approx(-0.2) and signal.getsignal(number) == before
     resumed, straight = Toy(steps=6), Toy(steps=6)
     train(resumed, distributed(), tmp_path)
@@ -149,7 +143,7 @@ def test_without_a_terminal_lines_tell_the_loss_and_the_time_left(tmp_path, monk
     train(Toy(steps=12), quiet, tmp_path / "a")
     said = [line for line in quiet.console.file.getvalue().splitlines() if "/12" in line]
     assert len(said) == 1 and "toy 12/12" in said[0] and "ships/loss -1.0" in said[0] and "0 s left" in said[0]
-    monkeypatch.setattr(loop, "LINE_SECONDS", -1.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
     train(Toy(steps=12), chatty, tmp_path / "b", budget=Budget(90.0))
     said = [line for line in chatty.console.file.getvalue().splitlines() if "/12" in line]
     assert len(said) == 12 and "89 s left" in said[0].replace("90 s", "89 s"), "what the budget leaves, not steps"
@@ -170,7 +164,7 @@ def test_the_average_follows_only_steps_that_moved_what_ships(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", "foreign", "other"], ids=["empty", "cut", "foreign", "other"])
-def test_a_checkpoint_that_is_none_is_one_clear_line(tmp_path, content):
+def test_a_file_that_is_no_checkpoint_is_one_clear_line(tmp_path, content):
     file = tmp_path / "resume.pt"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -181,11 +175,9 @@ def test_a_checkpoint_that_is_none_is_one_clear_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_large_seed_draws():
-    draws = [
-        StepNoise(DistributedContext(torch.device("cpu"), seed=seed), 7, 1, 4).normal(2) for seed in (0, 2**63 - 1)
-    ]
-    assert not torch.equal(*draws)
+def test_a_large_seed():
+    contexts = [DistributedContext(torch.device("cpu"), seed=seed) for seed in (0, 2**63 - 1)]
+    assert not torch.equal(*(StepNoise(context, 7, 1, 4).normal(2) for context in contexts))
 
 
 def test_a_profile_is_a_table_and_leaves_nothing(tmp_path):

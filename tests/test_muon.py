@@ -11,8 +11,8 @@ SHAPES = ((48, 16), (16, 48), (32, 32))
 RATE, DECAY = 1e-2, 0.1
 
 
-def walk(optimizer, parameters, steps: range) -> None:
-    """The same gradients for every optimizer: a fixed pull and some noise of the step's own."""
+def take_steps(optimizer, parameters, steps: range) -> None:
+    """Random gradients, the same in each step for every optimizer."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         for p in parameters:
@@ -25,18 +25,18 @@ def parameters() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
 
 
-def test_it_goes_where_pytorchs_goes():
-    begun, ours, theirs = parameters(), parameters(), parameters()
-    walk(Muon(ours, RATE, DECAY), ours, range(8))
-    walk(torch.optim.Muon(theirs, RATE, DECAY, adjust_lr_fn="match_rms_adamw"), theirs, range(8))
-    for start, our, their in zip(begun, ours, theirs, strict=True):
+def test_it_moves_as_pytorchs_does():
+    initial, ours, theirs = parameters(), parameters(), parameters()
+    take_steps(Muon(ours, RATE, DECAY), ours, range(8))
+    take_steps(torch.optim.Muon(theirs, RATE, DECAY, adjust_lr_fn="match_rms_adamw"), theirs, range(8))
+    for start, our, their in zip(initial, ours, theirs, strict=True):
         moved = (their - start).norm().item()
         assert (our - their).norm().item() < 0.02 * moved, "further apart than bfloat16 explains"
         assert (our - start).norm().item() == pytest.approx(moved, rel=0.01), "another scale of the update"
 
 
 def test_it_works_in_float32_on_a_processor():
-    """In bfloat16 one product alone is off by 1/256; against float64 nothing of that may be seen."""
+    """In bfloat16 one product alone is off by 1/256; against float64 nothing of that may be left."""
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
     exact = matrix.double() / matrix.double().norm()
     for _ in range(5):
@@ -48,10 +48,10 @@ def test_it_works_in_float32_on_a_processor():
 
 def test_it_resumes_where_it_was():
     straight, stopped = parameters(), parameters()
-    walk(Muon(straight, RATE, DECAY), straight, range(6))
+    take_steps(Muon(straight, RATE, DECAY), straight, range(6))
     first = Muon(stopped, RATE, DECAY)
-    walk(first, stopped, range(3))
+    take_steps(first, stopped, range(3))
     second = Muon(stopped, RATE, DECAY)
     second.load_state_dict(first.state_dict())
-    walk(second, stopped, range(3, 6))
+    take_steps(second, stopped, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(straight, stopped, strict=True))

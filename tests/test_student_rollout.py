@@ -1,4 +1,4 @@
-"""Student rollout: where games begin, when they end, and that a stage of it trains, resumes and plays."""
+"""Student rollout: where games start, when they end, and that the stage trains, resumes and plays."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +14,24 @@ from game.record.collect import collect
 from game.worlds.keep import COLOURS
 from world_model import checkpoint
 from world_model.config import CONFIGS
-from world_model.episode.dataset import DataError, DatasetSplit, Episode, encode_session
+from world_model.episode.dataset import DataError, Episode
 from world_model.model.codec import SPREAD, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play.neural_game import NeuralGame
+from world_model.training import TrainingError
 from world_model.training import assemble as assembling
+from world_model.training.checkpointing import read_state
 from world_model.training.clips import TrainingData
-from world_model.training.loop import StepNoise, TrainingError, read_state, train
-from world_model.training.run import Choices, run
+from world_model.training.command import Choices, run
+from world_model.training.distributed import StepNoise
+from world_model.training.loop import train
 from world_model.training.student_rollout import (
     BEFORE_EVENT,
     GAMES,
     StartSampler,
     StudentRolloutTraining,
-    _strange_moves,
-    colours_drawn,
+    _unusual_moves,
+    count_palette,
     tick_flops,
 )
 
@@ -44,13 +47,7 @@ def keep_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(keep_data) -> TrainingData:
-    codec, dataset = make_codec(KEEP), DatasetSplit.open(keep_data, KEEP)
-
-    def encode(frames):
-        return codec.encode(torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1).numpy()
-
-    parts = [[encode_session(session, KEEP, encode) for session in part] for part in (dataset.train, dataset.held_out)]
-    return TrainingData(KEEP, CPU, codec, *parts)
+    return toy.training_data(KEEP, keep_data, make_codec(KEEP))
 
 
 def episode(length: int, event: int) -> Episode:
@@ -95,11 +92,10 @@ def test_sessions_that_are_too_short_are_named():
 def test_a_game_goes_on_from_its_own_frames_and_returns_when_it_strays(data):
     """A student that knows nothing strays at once if the bound is tight; a wide bound lets it go on."""
     for stray, moved in ((1, False), (10_000, True)):
-        settings = KEEP.training.student_rollout.model_copy(update={"stray_cells": stray, "length": 1000, "grow": 1e-6})
-        config = KEEP.model_copy(update={"training": KEEP.training.model_copy(update={"student_rollout": settings})})
-        stage = StudentRolloutTraining(TrainingData(config, CPU, data.codec, data.train, data.held_out), None)
+        settings = {"stray_cells": stray, "length": 1000, "grow": 1e-6}
+        stage = StudentRolloutTraining(toy.with_settings(data, "student_rollout", **settings), None)
         for step in range(6):
-            loss, logs = stage.loss(StepNoise(CPU, step, 0, settings.batch, 0.5))
+            loss, logs = stage.loss(StepNoise(CPU, step, 0, stage.settings.batch, 0.5))
             assert torch.isfinite(loss) and loss.requires_grad and not stage.pool["clean"].requires_grad
         assert (stage.left > 0).mean() > 0.5 if moved else (stage.left > 0).mean() < 0.5
         if moved:
@@ -110,7 +106,7 @@ def test_a_game_goes_on_from_its_own_frames_and_returns_when_it_strays(data):
 
 def test_the_palette_is_what_stands_before_the_sinks(data):
     """The hero's cap, coat and outline among them; and none of the colours of a room alone."""
-    palette = colours_drawn(data.train, 10, KEEP.codec.unfold)
+    palette = count_palette(data.train, 10, KEEP.codec.unfold)
     found = {tuple(colour) for colour in np.round((palette / SPREAD + 1) * 127.5).astype(int).tolist()}
     assert {(26, 20, 38), (240, 64, 56), (52, 104, 232), (96, 220, 90)} <= found <= {tuple(c) for c in COLOURS.tolist()}
 
@@ -120,36 +116,36 @@ def test_a_view_head_needs_to_know_where_frames_were_seen(data):
     latents = np.zeros((40, *config.latent_shape), np.float16)
     episodes = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8))]
     posed = [Episode(latents[:4], latents, np.zeros((40, 8), np.int8), np.zeros((40, 8), np.float32))]
-    for those in (episodes, posed):
+    for recorded in (episodes, posed):
         with pytest.raises(DataError, match=r"spot\(\) and depths"):
-            StudentRolloutTraining(TrainingData(config, CPU, make_codec(config), those, those), None)
+            StudentRolloutTraining(TrainingData(config, CPU, make_codec(config), recorded, recorded), None)
 
 
 def test_a_wall_and_a_jump_are_events():
     """Ten steps ahead by the same key, at any heading; one of them is stopped, and one leaves the ground."""
 
-    def walk(heading: float) -> Episode:
+    def moving(heading: float) -> Episode:
         change = np.tile([-np.sin(heading), np.cos(heading), 0, 0], (10, 1)) * 0.14
         change[4, :2], change[7, 2] = 0, 0.2
-        seen = np.cumsum(change, 0) + [0, 0, 0, heading]
+        place = np.cumsum(change, 0) + [0, 0, 0, heading]
         latents = np.zeros((10, 4, 2, 2), np.float16)
-        return Episode(latents[:1], latents, np.ones((10, 1), np.int8), np.concatenate([seen, change], 1))
+        return Episode(latents[:1], latents, np.ones((10, 1), np.int8), np.concatenate([place, change], 1))
 
-    assert [found.tolist() for found in _strange_moves([walk(h) for h in (0.0, 1.0, 4.0)])] == [[4, 7]] * 3
+    assert [found.tolist() for found in _unusual_moves([moving(h) for h in (0.0, 1.0, 4.0)])] == [[4, 7]] * 3
 
 
-def test_strange_moves_are_told_more_often_than_they_are_met():
+def test_unusual_moves_are_sampled_more_often_than_they_occur():
     """One frame of sixty is stopped by a wall."""
     change = np.tile([0, 0.14, 0, 0], (60, 1))
     change[30] = 0
     poses = np.concatenate([np.cumsum(change, 0), change], 1).astype(np.float32)
     latents, keys = np.zeros((60, 4, 2, 2), np.float16), np.arange(60)[:, None] * 0 + 1
-    walk = Episode(latents[:1], latents, keys, poses)
-    start_sampler, random = StartSampler([walk], lead=4, span=2, per_block=1), np.random.default_rng(0)
-    told = [start_sampler.told(0, chance) for chance in random.random((400, 3))]
-    stopped = [pair[0, 1] == pair[1, 1] for pair, _ in told]
+    moving = Episode(latents[:1], latents, keys, poses)
+    start_sampler, random = StartSampler([moving], lead=4, span=2, per_block=1), np.random.default_rng(0)
+    pairs = [start_sampler.frame_pair(0, chance) for chance in random.random((400, 3))]
+    stopped = [pair[0, 1] == pair[1, 1] for pair, _ in pairs]
     assert 0.4 < np.mean(stopped) < 0.6
-    assert all(pair.shape == (2, 8) and acted.shape == (2, 1) for pair, acted in told)
+    assert all(pair.shape == (2, 8) and acted.shape == (2, 1) for pair, acted in pairs)
 
 
 def test_recordings_of_which_some_know_no_poses_are_cut_alike():
@@ -164,7 +160,7 @@ def test_a_part_of_the_games_that_strayed_is_played_again_from_before(data):
     stage = StudentRolloutTraining(data, None)
     stage.strayed[:], stage.which[:], stage.at[:] = True, 3, 30
     stage.length = 6.0
-    stage._return(np.arange(len(stage.at)), StepNoise(CPU, 0, 0, len(stage.at)))
+    stage._restart(np.arange(len(stage.at)), StepNoise(CPU, 0, 0, len(stage.at)))
     again = (stage.which == 3) & (stage.at < 30) & (stage.at >= 30 - BEFORE_EVENT - 1)
     assert 0.2 < again.mean() < 0.9
 
@@ -190,11 +186,8 @@ def test_a_killed_stage_resumes_on_the_same_curve(data, tmp_path):
 
 
 def make_short(data) -> StudentRolloutTraining:
-    settings = KEEP.training.student_rollout.model_copy(
-        update={"steps": 6, "checkpoint_every": 2, "sample_every": 100, "length": 40, "grow": 0.01, "stray_cells": 999}
-    )
-    config = KEEP.model_copy(update={"training": KEEP.training.model_copy(update={"student_rollout": settings})})
-    return StudentRolloutTraining(TrainingData(config, CPU, data.codec, data.train, data.held_out), None)
+    settings = {"steps": 6, "checkpoint_every": 2, "sample_every": 100, "length": 40, "grow": 0.01, "stray_cells": 999}
+    return StudentRolloutTraining(toy.with_settings(data, "student_rollout", **settings), None)
 
 
 def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The training command, resumed with something changed: it goes on, says that there is nothing to do, or refuses."""
+"""The training command: it resumes, does nothing, or refuses, and keeps to its minutes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from world_model.episode import EpisodeError
 from world_model.episode.dataset import DatasetSplit
 from world_model.evaluate.__main__ import rooms_of
 from world_model.play.neural_game import NeuralGame
+from world_model.training import TrainingError, command, loop
 from world_model.training import assemble as assembling
-from world_model.training import loop
+from world_model.training import distributed as distribution
 from world_model.training import run as training
-from world_model.training.assemble import Made
-from world_model.training.loop import TrainingError
-from world_model.training.run import Choices, open_machine, run
+from world_model.training.assemble import TrainingResult
+from world_model.training.checkpointing import read_state
+from world_model.training.command import Choices, run
+from world_model.training.distributed import DistributedContext
 
 TINY = CONFIGS / "tiny.yaml"
 
@@ -57,6 +59,10 @@ def changed(tmp_path: Path, stage: str, **settings) -> Path:
     path = tmp_path / "changed.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
+
+
+def killed(*_):
+    raise SystemExit
 
 
 def go(config: Path, data: Path, **choices) -> None:
@@ -100,7 +106,7 @@ def test_a_room_that_was_trained_on_is_never_called_unseen(left, tiny, tiny_data
     assert "no others to train on" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(assembling, "export", lambda folder: None)
     student, codec = (folder / checkpoint.WEIGHTS for folder in (mine / "student_init", left / "autoencoder"))
-    assembling.assemble(mine, Made(tiny, DatasetSplit.open(tiny_data, tiny), codec, student, {}), "a test")
+    assembling.assemble(mine, TrainingResult(tiny, DatasetSplit.open(tiny_data, tiny), codec, student, {}), "a test")
     about = checkpoint.describe(mine / checkpoint.WEIGHTS)[1]
     assert [checkpoint.was_trained_on(about, seed) for seed in (28, 20, 37)] == [True, True, False]
     card = (mine / "card.md").read_text()
@@ -113,16 +119,13 @@ def test_a_run_that_was_killed_goes_on_from_what_it_began_with(left, tiny_data, 
     """Killed before its first checkpoint, then stopped after a step, then done: as if it had been left alone."""
     mine, alone, short = tmp_path / "mine", tmp_path / "alone", changed(tmp_path, "student_init", steps=3)
 
-    def killed(*_):
-        raise SystemExit
-
     step = loop._step
     with monkeypatch.context() as patched:
         patched.setattr(training, "train", killed)
         with pytest.raises(SystemExit):
             go(short, tiny_data, out=mine, resume=str(left))
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_step", lambda *told: (os.kill(os.getpid(), signal.SIGTERM), step(*told))[1])
+        patched.setattr(loop, "_step", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), step(*args))[1])
         with pytest.raises(KeyboardInterrupt):
             go(short, tiny_data, out=mine, resume=True)
     said = capsys.readouterr().out.replace("\n", " ")
@@ -137,13 +140,10 @@ def test_a_run_that_was_killed_goes_on_from_what_it_began_with(left, tiny_data, 
 
 
 def test_the_first_checkpoint_is_there_before_the_first_step(left, tiny_data, tmp_path, monkeypatch):
-    def killed(*_):
-        raise SystemExit
-
     monkeypatch.setattr(loop, "_step", killed)
     with pytest.raises(SystemExit):
         go(TINY, tiny_data, out=tmp_path / "mine", resume=str(left))
-    assert loop.read_state(tmp_path / "mine" / "student_init" / "resume.pt")["step"] == 0
+    assert read_state(tmp_path / "mine" / "student_init" / "resume.pt")["step"] == 0
 
 
 def test_other_weights_upstream_are_refused(left, tiny_data):
@@ -205,42 +205,40 @@ def test_compiling_can_be_switched_off(monkeypatch):
         monkeypatch.setattr(f"torch.{name}", lambda *_: True)
     for words, compiles in (("", True), ("--no-compile", False)):
         choices = Choices(**vars(train.parser().parse_args(["--config", "c", "--data", "d", *words.split()])))
-        assert open_machine(choices, {}).compile is compiles
-        assert training._next_command(replace(choices, minutes=1), Path("o")).endswith(f"--minutes 1 {words}".strip())
+        assert DistributedContext.open({}, compile=choices.compile).compile is compiles
+        assert command._next_command(replace(choices, minutes=1), Path("o")).endswith(f"--minutes 1 {words}".strip())
 
 
 @pytest.mark.parametrize("minutes, busy, left, graphs", [(10, 1, 548, True), (10, 4, 392, True), (1, 1, 58, False)])
 def test_minutes_keep_time_for_what_follows_training(monkeypatch, minutes, busy, left, graphs):
     """On a machine where everything takes ``busy`` times as long: 30 s of the processor took as many times 30 s."""
-    monkeypatch.setattr(training.time, "perf_counter", lambda: 100.0 + 30 * busy)
-    monkeypatch.setattr(training.time, "process_time", lambda: 30.0)
-    assert training._times(Choices(TINY, TINY, minutes=minutes), 100.0) == (100.0 + left, graphs)
+    monkeypatch.setattr(command.time, "perf_counter", lambda: 100.0 + 30 * busy)
+    monkeypatch.setattr(command.time, "process_time", lambda: 30.0)
+    assert command._times(Choices(TINY, TINY, minutes=minutes), 100.0) == (100.0 + left, graphs)
 
 
 @pytest.mark.parametrize("half, chosen", [(1.0, False), (0.1, True)])
 def test_precision_auto_is_what_multiplies_faster(monkeypatch, half, chosen):
     seconds = {torch.float32: 0.002, torch.bfloat16: 0.002 * 2 * half}
-    monkeypatch.setattr(training, "product_seconds", lambda rows, kind: seconds[kind])
-    distributed = open_machine(Choices(TINY, TINY, device="cpu"), {})
+    monkeypatch.setattr(distribution, "matmul_seconds", lambda rows, kind: seconds[kind])
+    distributed = DistributedContext.open({}, device="cpu")
     assert distributed.bfloat16 == chosen
-    assert "2.0 ms in float32" in distributed.measured and f"{4 * half:.1f} ms in bfloat16" in distributed.measured
+    assert (
+        "2.0 ms in float32" in distributed.precision_note
+        and f"{4 * half:.1f} ms in bfloat16" in distributed.precision_note
+    )
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--steps-scale", "nan"),
-        ("--steps-scale", "0"),
-        ("--steps-scale", "1e308"),
-        ("--seed", "-1"),
-        ("--seed", 2**63),
-        ("--minutes", "0"),
-    ],
-)
-def test_numbers_that_mean_nothing_are_refused(flags, capsys):
-    with pytest.raises(SystemExit):
-        train.parser().parse_args(["--config", "a", "--data", "b", *map(str, flags)])
-    assert f"argument {flags[0]}" in capsys.readouterr().err
+def test_numbers_that_mean_nothing_are_refused(capsys):
+    for flag, values in {
+        "--steps-scale": ("nan", "0", "1e308"),
+        "--seed": ("-1", str(2**63)),
+        "--minutes": ("0",),
+    }.items():
+        for value in values:
+            with pytest.raises(SystemExit):
+                train.parser().parse_args(["--config", "a", "--data", "b", flag, value])
+            assert f"argument {flag}" in capsys.readouterr().err
 
 
 def test_recordings_that_a_later_stage_could_not_use_are_refused_before_any_work(tiny_data, tmp_path, capsys):
@@ -272,7 +270,7 @@ def test_weights_that_do_not_say_their_steps_are_refused(left, tiny_data, about)
         go(TINY, tiny_data, out=left, resume=True)
 
 
-def test_a_lineage_of_something_else_is_refused(tiny_data, tmp_path):
+def test_a_provenance_of_something_else_is_refused(tiny_data, tmp_path):
     (tmp_path / "autoencoder").mkdir()
     torch.save({"step": 1, "provenance": [1]}, tmp_path / "autoencoder" / "resume.pt")
     with pytest.raises(TrainingError, match="something else than a checkpoint"):

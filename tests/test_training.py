@@ -1,4 +1,4 @@
-"""The training command: what it leaves, that it resumes on the same curve, and how it refuses."""
+"""The stages of the tiny arena: what they leave, that they resume on the same curve, and how they refuse."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from toy import CPU
 
 import train as command
 from world_model import checkpoint
-from world_model.episode.dataset import DataError, DatasetSplit, encode_session
+from world_model.episode.dataset import DataError, DatasetSplit
 from world_model.model import context, rolling
 from world_model.model.autoencoder import Autoencoder
-from world_model.training import loop, student_init
+from world_model.training import TrainingError, student_init
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.clips import TrainingData, batch_of, still_held
-from world_model.training.loop import StepNoise, TrainingError, train
-from world_model.training.run import scaled
+from world_model.training.distributed import StepNoise
+from world_model.training.loop import train
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining, prime_from_clip, window_starts
 from world_model.training.teacher import TeacherTraining
@@ -34,16 +34,9 @@ STAGES = ("autoencoder", "teacher", "student_init", "student_dmd")  # the tiny a
 @pytest.fixture(scope="module")
 def data(trained, tiny, tiny_data) -> TrainingData:
     autoencoder = Autoencoder(tiny)
-    found = checkpoint.tensors(trained / checkpoint.WEIGHTS, "autoencoder")
-    autoencoder.load_state_dict({name: torch.from_numpy(a) for name, a in found.items()})
-
-    @torch.no_grad()
-    def encode(frames: np.ndarray) -> np.ndarray:
-        return autoencoder.encode(torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1).numpy()
-
-    dataset = DatasetSplit.open(tiny_data, tiny)
-    parts = ([encode_session(s, tiny, encode) for s in part] for part in (dataset.train, dataset.held_out))
-    return TrainingData(tiny, CPU, autoencoder.eval(), *parts)
+    arrays = checkpoint.tensors(trained / checkpoint.WEIGHTS, "autoencoder")
+    autoencoder.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return toy.training_data(tiny, tiny_data, autoencoder.eval())
 
 
 def make_stage(name: str, data: TrainingData, trained):
@@ -73,14 +66,7 @@ def test_the_four_stages_leave_a_world(trained):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_killed_stage_resumes_on_the_same_curve(name, data, trained, tmp_path):
-    settings = getattr(data.config.training, name).model_copy(
-        update={"steps": 6, "checkpoint_every": 2, "sample_every": 100, "batch": 4}
-    )
-    training = data.config.training.model_copy(update={name: settings})
-    short = TrainingData(
-        data.config.model_copy(update={"training": training}),
-        CPU, data.codec, data.train, data.held_out,
-    )  # fmt: skip
+    short = toy.with_settings(data, name, steps=6, checkpoint_every=2, sample_every=100, batch=4)
     toy.assert_resumes_alike(lambda: make_stage(name, short, trained), tmp_path)
 
 
@@ -136,7 +122,7 @@ def test_a_window_sees_what_play_shows_it(tiny):
     assert (mask.sum(1) == shape.context_blocks + 1 + size).all()
 
 
-def test_a_window_is_owed_the_truth_until_the_keys_change():
+def test_a_window_counts_until_the_keys_change():
     keys = torch.tensor([[[0.0], [0.0], [1.0], [0.0]]])
     assert still_held(keys, keys[:, :1]).tolist() == [[1, 1, 0, 0]]
     assert still_held(keys.fill_(torch.nan), keys[:, :1]).tolist() == [[1, 1, 1, 1]], "unknown keys never change"
@@ -180,17 +166,15 @@ def test_another_world_is_refused(tiny, tiny_data):
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(data, trained, tmp_path, monkeypatch):
-    short = TrainingData(scaled(data.config, 0.05), CPU, data.codec, data.train, data.held_out)
-    train(make_stage("teacher", short, trained), CPU, tmp_path)
+    train(make_stage("teacher", toy.with_settings(data, "teacher", steps=2), trained), CPU, tmp_path)
     before = (tmp_path / "resume.pt").read_bytes()
 
     def full(state, path):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop.torch, "save", full)
-    longer = TrainingData(scaled(data.config, 0.1), CPU, data.codec, data.train, data.held_out)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(TrainingError, match="the disk is full.*--resume"):
-        train(make_stage("teacher", longer, trained), CPU, tmp_path)
+        train(make_stage("teacher", toy.with_settings(data, "teacher", steps=4), trained), CPU, tmp_path)
     assert (tmp_path / "resume.pt").read_bytes() == before
     assert not (tmp_path / "resume.partial").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import torch
 
 from world_model import checkpoint, config
 from world_model.config import Config
+from world_model.episode.dataset import DatasetSplit, encode_session
+from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
 from world_model.play import scenes
-from world_model.training.loop import DistributedContext, StepNoise, train
+from world_model.training.clips import TrainingData
+from world_model.training.distributed import DistributedContext, StepNoise
+from world_model.training.loop import train
 
 torch.set_num_threads(1)  # at these sizes a second thread only waits
 
@@ -50,6 +55,25 @@ def add_scenes(folder: Path, shape: Config) -> None:
     rng = np.random.default_rng(0)
     for name in SCENES:
         scenes.write(folder, scenes.standing(name, pictures(rng, 4, shape)))
+
+
+def training_data(shape: Config, folder: Path, codec: Codec) -> TrainingData:
+    """The recordings in ``folder``, encoded."""
+    dataset = DatasetSplit.open(folder, shape)
+
+    @torch.no_grad()
+    def encode(frames: np.ndarray) -> np.ndarray:
+        return codec.encode(to_network(torch.from_numpy(frames))).numpy()
+
+    parts = [[encode_session(session, shape, encode) for session in part] for part in (dataset.train, dataset.held_out)]
+    return TrainingData(shape, CPU, codec, *parts)
+
+
+def with_settings(data: TrainingData, stage: str, **settings) -> TrainingData:
+    """The same data for a stage of other settings."""
+    stages = data.config.training
+    stages = stages.model_copy(update={stage: getattr(stages, stage).model_copy(update=settings)})
+    return replace(data, config=data.config.model_copy(update={"training": stages}))
 
 
 def pictures(rng: np.random.Generator, count: int, shape: Config) -> np.ndarray:

@@ -22,8 +22,8 @@ from world_model.config import Config, ConfigError
 WEIGHTS = "weights.safetensors"
 HEADER = "rollplay"
 ROOMS, UNKNOWN = "rooms", "unknown"
-"""Where weights name the rooms that they were trained on: their seeds, and ``UNKNOWN`` for others whose seed nobody
-knows. Words in one string, which stays short: 3,000 rooms are 15 KB."""
+"""Key of ``about`` for the rooms that weights were trained on: their seeds in one string, and ``UNKNOWN`` among them if
+there are others without a seed."""
 
 
 class CheckpointError(ValueError):
@@ -48,15 +48,15 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
 
 def describe(path: Path) -> tuple[Config, dict[str, str]]:
     """The configuration inside a weights file, and what else its maker wrote. Reads only the header."""
-    config, about = _told(path)
+    config, about = _header(path)
     try:
         return Config.from_json(config, where=str(path)), about
     except ConfigError as error:
         raise CheckpointError(f"{error}. The weights were made by another version of this program") from error
 
 
-def _told(path: Path) -> tuple[str, dict[str, str]]:
-    """What ``save`` wrote into the header: the configuration as it was then, in JSON, and ``about``."""
+def _header(path: Path) -> tuple[str, dict[str, str]]:
+    """What ``save`` wrote into the header: the configuration in JSON, and ``about``."""
     with _opened(path) as file:
         header = (file.metadata() or {}).get(HEADER)
     if header is None:
@@ -69,21 +69,21 @@ def _told(path: Path) -> tuple[str, dict[str, str]]:
 
 
 def was_trained_on(about: dict[str, str], seed: int) -> bool | None:
-    """Whether weights saw a room, by what they say ``about`` themselves; None where they do not tell."""
+    """Whether weights with this ``about`` were trained on a room; None where it does not say."""
     rooms = str(about.get(ROOMS, UNKNOWN)).split()
     return str(seed) in rooms or (None if UNKNOWN in rooms else False)
 
 
 def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names start with ``prefix.``, without it."""
-    found = {name[len(prefix) + 1 :]: array for name, array in _arrays(path, prefix + ".")}
-    if not found:
+    arrays = {name[len(prefix) + 1 :]: array for name, array in _arrays(path, prefix + ".")}
+    if not arrays:
         raise CheckpointError(f"{path}: holds no '{prefix}' weights; train that stage first")
-    return found
+    return arrays
 
 
 def check(path: Path) -> None:
-    """Raise CheckpointError unless every weight is a number: the graphs read the file by themselves."""
+    """Raise CheckpointError unless every weight is finite: the graphs read the file by themselves."""
     for _ in _arrays(path, ""):
         pass
 
@@ -101,7 +101,7 @@ def _arrays(path: Path, start: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def places(path: Path) -> dict[str, tuple[int, int]]:
     """Where each tensor's bytes lie in the file: name -> (offset, length)."""
-    header = _header(path)
+    header = _header_bytes(path)
     entries = json.loads(header[8:])
     entries.pop("__metadata__", None)
     spans = {name: entry["data_offsets"] for name, entry in entries.items()}
@@ -109,8 +109,8 @@ def places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def layout_digest(path: Path) -> str:
-    """Names the configuration and where each tensor lies: what a graph counts on. New values leave it as it is."""
-    return hashlib.sha256(json.dumps([_told(path)[0], places(path)]).encode()).hexdigest()[:16]
+    """Digest of the configuration and of where each tensor lies, which a graph depends on; values do not change it."""
+    return hashlib.sha256(json.dumps([_header(path)[0], places(path)]).encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:
@@ -119,7 +119,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _header(path: Path) -> bytes:
+def _header_bytes(path: Path) -> bytes:
     """Eight bytes that say how long the JSON is, and the JSON; the tensors follow."""
     with _opened(path), open(path, "rb") as file:
         length = file.read(8)

@@ -78,8 +78,8 @@ class World(Strict):
         None, exclude_if=lambda game: game is None, description="where the game is not made to be a world"
     )
     map: tuple[int, int] | None = Field(None, description="rows and columns, where the sinks are a map of the place")
-    stands_for: dict[str, str] = Field(  # a keyboard is the person's: no weights tell of it
-        {}, exclude=True, description="keys of a keyboard, and the one of the world's that each is"
+    stands_for: dict[str, str] = Field(  # of the person's keyboard, so no part of the weights
+        {}, exclude=True, description="keys of a keyboard -> the world's keys that they act as"
     )
 
     @model_validator(mode="after")
@@ -148,28 +148,25 @@ class PickSize(Head):
     kind: Literal["pick"] = "pick"
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
-    motion_hypotheses: int = Field(
-        gt=0,
-        description="things that may each be displaced in their own way in a tick",
-    )
-    steps: tuple[int, ...] = Field((), description="pixels that things may move in a tick, along an axis")
-    diagonals: tuple[int, ...] = Field((), description="... and along both")
-    leap: int = Field(gt=0, description="... and at once by who walks off one edge of the screen and on at the other")
-    palette: int = Field(gt=0, description="colours to draw with, counted in the recordings")
+    motion_hypotheses: int = Field(gt=0, description="displacements that a tick may have at once")
+    steps: tuple[int, ...] = Field((), description="pixels that something may move in a tick, along one axis")
+    diagonals: tuple[int, ...] = Field((), description="... along both axes")
+    leap: int = Field(gt=0, description="... from one edge of the screen to the other")
+    palette: int = Field(gt=0, description="colours, counted in the recordings")
 
 
 POSE_NUMBERS = 8
-"""Of a pose: right, ahead (metres), rise and heading (radians to the left) from where the first sink looks, and by how
-much each of them last changed."""
+"""Of a pose: right, ahead, up (metres) and heading (radians to the left), relative to the first sink's view, and how
+much each has just changed."""
 
 
 class ViewSize(Head):
-    """x0 is what four sinks all around and the last frame show, seen from elsewhere (``view_head.py``)."""
+    """x0 is what four sinks all around and the last frame show, seen from another pose (``view_head.py``)."""
 
     kind: Literal["view"]
     width: int = Field(gt=0, description="features a latent cell")
     blocks: int = Field(ge=2, description="residual blocks of two 3x3 convolutions")
-    relief: int = Field(gt=0, description="features a latent cell of what finds how far away the sinks' surfaces are")
+    relief: int = Field(gt=0, description="features a latent cell of the network that finds the sinks' depths")
     relief_blocks: int = Field(gt=0, description="its residual blocks of two 3x3 convolutions")
 
     @property
@@ -178,7 +175,7 @@ class ViewSize(Head):
 
 
 def _kind_of_head(data: object) -> str:
-    """Which of the heads a mapping, or what was made of it, is meant to be; those of older weights do not say."""
+    """The head's kind, from a mapping or a model; older weights do not name it."""
     return str(data.get("kind", "pick") if isinstance(data, dict) else getattr(data, "kind", None))
 
 
@@ -246,7 +243,7 @@ class StudentInitStage(Stage):
     clip_blocks: int = Field(gt=1)
     windows: int = Field(gt=0, description="staircase windows trained in each clip")
     drop_action: float = Field(0.1, ge=0, le=1)
-    context_noise: float = Field(0.1, ge=0, lt=1, description="largest deviation added to the clean context, untold")
+    context_noise: float = Field(0.1, ge=0, lt=1, description="largest deviation of noise added to the clean context")
     stale_share: float = Field(0.5, ge=0, le=1, description="share of windows whose contents are out of date")
 
 
@@ -262,13 +259,13 @@ class StudentDmdStage(Stage):
 
 
 class StudentRolloutStage(Stage):
-    """Games in progress, played by the student and held to their recordings (``student_rollout.py``)."""
+    """Games played by the student and supervised by their recordings (``student_rollout.py``)."""
 
-    pool: int = Field(gt=0, description="games in progress; ``batch`` of them take a tick a step")
-    length: int = Field(gt=0, description="mean ticks that a game lasts before it returns to the recording, at the end")
+    pool: int = Field(gt=0, description="games; ``batch`` of them take a tick a step")
+    length: int = Field(gt=0, description="mean ticks of a game from a recording, at the end of training")
     grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
-    stray_cells: int = Field(gt=0, description="a game returns when more cells than this are wrong")
-    event_share: float = Field(0.5, ge=0, le=1, description="games that begin before an event: see StartSampler")
+    stray_cells: int = Field(gt=0, description="a game restarts when more cells than this are wrong")
+    event_share: float = Field(0.5, ge=0, le=1, description="share that starts before an event: see StartSampler")
 
     @model_validator(mode="after")
     def _no_game_is_twice_in_a_batch(self):
@@ -278,7 +275,7 @@ class StudentRolloutStage(Stage):
 
 
 class Training(Strict):
-    """The stages that a world's plan has; those that it leaves out are not run."""
+    """A world's stages; those that are left out are not run."""
 
     autoencoder: AutoencoderStage | None = None
     teacher: TeacherStage | None = None
@@ -378,7 +375,7 @@ class Config(Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses what the standard forbids and the library forgives: of two equal keys the last would win."""
+    """YAML that refuses a key that stands twice; the library would take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]

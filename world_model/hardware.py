@@ -1,4 +1,4 @@
-"""What figures were measured on, in words, and whether a GPU may be used."""
+"""The machine: its processor, its cores, its GPU driver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cores() -> int:
 
 
 def missing_driver() -> str:
-    """What of an NVIDIA driver is not here, in words; "" where it is. Tells without importing any network's library."""
+    """What is missing of the NVIDIA driver, in words; "" if nothing. Needs neither PyTorch nor ONNX Runtime."""
     library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
     try:
         ctypes.CDLL(library)

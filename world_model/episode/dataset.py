@@ -1,8 +1,7 @@
 """Recordings as training data: frames for the autoencoder, clips of latents with their actions for the others.
 
-Whole rooms are held out, by their seed, so that "held out" means a place the model never saw. Where there are no other
-rooms, those are trained on, and nothing is held out. Real and generated recordings do not mix: only ``engine`` and
-Gymnasium sources are taken unless ``generated`` says otherwise.
+Whole rooms are held out, by their seed, and never trained on. If all rooms of a folder are such, they are trained on
+and nothing is held out. Recordings that a model generated are taken only with ``generated``.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from world_model.episode import EpisodeError, Session, find_sessions
 
 HELD_OUT_ONE_IN = 16
 ALIGNED = 64
-"""Arrays of a file begin at multiples of so many bytes."""
-Watch = Callable[[Iterable, str], Iterable]
+"""Arrays in a cache file begin at multiples of this many bytes."""
+Progress = Callable[[Iterable, str], Iterable]
 """Wraps an iterable to show progress: (items, what is done) -> the same items."""
 
 
@@ -33,7 +32,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """The sessions of a data folder that fit a world, in two parts that share no room; none may be held out."""
+    """The sessions of a data folder that fit a world, in two parts that share no room; ``held_out`` may be empty."""
 
     train: list[Session]
     held_out: list[Session]
@@ -55,12 +54,11 @@ class DatasetSplit:
                 skipped.append(str(error) if str(path) in str(error) else f"{path}: {error}")
         if not sessions:
             raise DataError(_nothing_fits(folder, skipped))
-        held = [session for session in sessions if is_held_out(session)]
-        train = [session for session in sessions if not is_held_out(session)]
-        return cls(train, held, skipped) if train else cls(held, [], skipped)
+        train, held_out = ([s for s in sessions if is_held_out(s) == held] for held in (False, True))
+        return cls(train, held_out, skipped) if train else cls(held_out, [], skipped)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What is held out, for people."""
         if self.held_out:
             return f"{len(self.held_out)} sessions of held-out rooms"
@@ -70,7 +68,7 @@ class DatasetSplit:
 
 
 def room_of(session: Session) -> int | None:
-    """The seed of the room that a session shows; None where it does not say, as where a model made its pictures."""
+    """The seed of a session's room; None where it is not known, or a model generated the frames."""
     return None if session.meta.source == "neural" else session.meta.seed
 
 
@@ -110,11 +108,11 @@ def _nothing_fits(folder: Path, skipped: list[str]) -> str:
     return f"{folder}: none of its {len(skipped)} sessions can be used. {skipped[0]}{more}"
 
 
-def sample_frames(sessions: list[Session], limit: int, watch: Watch) -> np.ndarray:
+def sample_frames(sessions: list[Session], limit: int, progress: Progress) -> np.ndarray:
     """Up to ``limit`` frames spread evenly over the sessions, uint8 [n, H, W, 3]."""
     step = max(1, -(-sum(len(session) for session in sessions) // limit))
     offset, parts = 0, []
-    for session in watch(sessions, "reading frames"):
+    for session in progress(sessions, "reading frames"):
         parts.append(session.frames()[offset::step])
         offset = (offset - len(session)) % step
     return np.concatenate(parts)
@@ -122,11 +120,10 @@ def sample_frames(sessions: list[Session], limit: int, watch: Watch) -> np.ndarr
 
 @dataclass(frozen=True)
 class Episode:
-    """One session as the transformer sees it: sinks [S*B, C, h, w], latents [T, C, h, w], actions [T, keys].
+    """One encoded session: sinks [S*B, C, h, w], latents [T, C, h, w], actions [T, keys].
 
     ``latents[t]`` is what ``actions[t]`` produced. Blocks lie on the episode's grid: block i is frames i*B .. i*B+B-1.
-    Where the recording says it, poses [T, 8]: right, ahead, rise and heading (to the left) from where the first sink
-    looks, and by how much each has changed; and depths [S*B, H, W], metres straight ahead of what the sinks show.
+    If recorded, poses [T, 8] (``config.POSE_NUMBERS``) and depths [S*B, H, W], metres straight ahead, of the sinks.
     """
 
     sinks: np.ndarray
@@ -136,11 +133,8 @@ class Episode:
     depths: np.ndarray | None = None
 
     def block_actions(self, per_block: int) -> np.ndarray:
-        """[T // B, keys]: what play would have made each block from, at one key press a tick.
-
-        A block is made at its first tick, under the keys held then; a tap that comes while it is shown is too late for
-        it and counts for the next one (``NeuralGame.step``).
-        """
+        """[T // B, keys]: the actions under which play would have made each block (``NeuralGame.step``): the keys held
+        at its first tick, and those that were only tapped while the block before it was shown."""
         whole = self.actions[: len(self.actions) // per_block * per_block]
         ticks = whole.reshape(-1, per_block, whole.shape[-1])
         made, later = ticks[:, 0].copy(), ticks[:, 1:].any(1)
@@ -152,9 +146,8 @@ class Episode:
 def encode_session(session: Session, config: Config, encode: Callable[[np.ndarray], np.ndarray]) -> Episode:
     """Latents in float16 of a session; ``encode`` maps uint8 [n, H, W, 3] to latents [n, C, h, w].
 
-    Standing still is put before the first frame, as long as a primed context: play starts from it, and the first tick
-    then begins a block. A recording that began in the middle of play did not stand still before; and what led to its
-    first frame is not known, so that one is left out.
+    The first frame is repeated as often as fills a primed context, as play does, so that the first tick begins a block.
+    A recording from the middle of play is not padded, and lacks its first frame, whose action is not known.
     """
     rolling = config.rolling
     latents = encode(session.frames()).astype(np.float16)
@@ -164,40 +157,39 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
         raise DataError(
             f"{session.path}: {len(sinks)} anchors, the configuration wants {rolling.sink_frames} sink frames"
         )
-    still = frames_taught(session, config) - len(session)
-    first = 1 if still < 0 else 0
-    poses = None if session.poses is None else from_spot(session.poses[first:], session.meta.spot)
+    padding = encoded_length(session, config) - len(session)
     depths = session.depths
     depths = None if depths is None else depths[: rolling.sink_frames].astype(np.float16)
-    if still < 0:
-        return Episode(sinks, latents[1:], session.actions[1:], poses, depths)
-    actions = np.concatenate([np.zeros((still, session.actions.shape[1]), np.int8), session.actions])
-    poses = None if poses is None else np.concatenate([poses[:1].repeat(still, 0), poses])
-    return Episode(sinks, np.concatenate([latents[:1].repeat(still, 0), latents]), actions, poses, depths)
+
+    def aligned(array: np.ndarray) -> np.ndarray:
+        return array[1:] if padding < 0 else np.concatenate([array[:1].repeat(padding, 0), array])
+
+    poses = None if session.poses is None else from_spot(aligned(session.poses), session.meta.spot)
+    return Episode(sinks, aligned(latents), aligned(session.actions), poses, depths)
 
 
 def from_spot(poses: np.ndarray, spot: Sequence[float]) -> np.ndarray:
-    """Recorded poses [T, 4] as ``Episode`` has them, float32 [T, 8]."""
+    """Recorded poses [T, 4] (``format.POSE``) -> float32 [T, 8] (``config.POSE_NUMBERS``)."""
     x, y, heading, eye = (np.append(numbers, poses[:, i]) for i, numbers in enumerate(np.array(spot)[:, None]))
     x, y, heading = x - x[0], y - y[0], np.unwrap(heading)
     cos, sin = np.cos(heading[0]), np.sin(heading[0])
-    seen = np.stack([x * sin - y * cos, x * cos + y * sin, eye - eye[0], heading - heading[0]], 1)[1:]
-    return np.concatenate([seen, np.diff(seen, axis=0, prepend=seen[:1])], 1).astype(np.float32)
+    relative = np.stack([x * sin - y * cos, x * cos + y * sin, eye - eye[0], heading - heading[0]], 1)[1:]
+    return np.concatenate([relative, np.diff(relative, axis=0, prepend=relative[:1])], 1).astype(np.float32)
 
 
-def frames_taught(session: Session, config: Config) -> int:
-    """How many frames ``encode_session`` makes of a session: one less, or the standing still before it more."""
-    still = (config.rolling.recent_blocks + 1) * config.rolling.frames_per_block - 1
-    return len(session) + (still if session.start_state is None else -1)
+def encoded_length(session: Session, config: Config) -> int:
+    """How many frames ``encode_session`` makes of a session."""
+    padding = (config.rolling.recent_blocks + 1) * config.rolling.frames_per_block - 1
+    return len(session) + (padding if session.start_state is None else -1)
 
 
-def keep_episodes(path: Path, key: str, episodes: Iterable[Episode]) -> None:
-    """Write ``episodes`` into one file, unless it holds those of ``key`` already; complete before it gets its name.
+def write_cache(path: Path, key: str, episodes: Iterable[Episode]) -> None:
+    """Write ``episodes`` into one file, unless it holds those of ``key`` already. Raises DataError.
 
-    Their arrays, one after the other; an index of where each lies, in JSON; and the index's length, in eight bytes. One
+    The arrays, one after the other; an index of where each lies, in JSON; and the index's length, in eight bytes. One
     file for all, because a mapped file stays open, and a process may open a thousand.
     """
-    if kept_episodes(path, key) is not None:
+    if read_cache(path, key) is not None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, index = path.with_suffix(".partial"), []
@@ -210,8 +202,8 @@ def keep_episodes(path: Path, key: str, episodes: Iterable[Episode]) -> None:
                         file.write(bytes(-file.tell() % ALIGNED))
                         index[-1][name] = array.shape, array.dtype.str, file.tell()
                         file.write(np.ascontiguousarray(array).data)
-            told = json.dumps({"key": key, "episodes": index}).encode()
-            file.write(told + len(told).to_bytes(8, "little"))
+            footer = json.dumps({"key": key, "episodes": index}).encode()
+            file.write(footer + len(footer).to_bytes(8, "little"))
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -219,29 +211,29 @@ def keep_episodes(path: Path, key: str, episodes: Iterable[Episode]) -> None:
                         "for what the recordings look like to the model") from error  # fmt: skip
 
 
-def kept_episodes(path: Path, key: str) -> list[Episode] | None:
-    """What ``keep_episodes`` wrote for ``key``, mapped and not to be changed: memory that all processes share. None
-    where there is no such file, or one that is cut short or of another key."""
+def read_cache(path: Path, key: str) -> list[Episode] | None:
+    """The episodes that ``write_cache`` wrote for ``key``, memory-mapped and read-only; None if there is no such file,
+    or it is cut short or of another key."""
     try:
         mapped = np.memmap(path, np.uint8, "r")
         end = len(mapped) - 8
-        told = json.loads(mapped[end - int.from_bytes(mapped[end:].tobytes(), "little") : end].tobytes())
-        if told["key"] != key:
+        footer = json.loads(mapped[end - int.from_bytes(mapped[end:].tobytes(), "little") : end].tobytes())
+        if footer["key"] != key:
             return None
         return [Episode(**{name: np.ndarray(shape, dtype, mapped, at) for name, (shape, dtype, at) in arrays.items()})
-                for arrays in told["episodes"]]  # fmt: skip
+                for arrays in footer["episodes"]]  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def key_of(sessions: list[Session], *parts: object) -> str:
-    """Names encoded sessions by all that they are made of: the recordings, and whatever else ``parts`` tell."""
+def cache_key(sessions: list[Session], *parts: object) -> str:
+    """Digest of the recordings and of ``parts``: whatever else encoded sessions depend on."""
     recordings = [(str(s.path.resolve()), len(s), s.meta.model_dump_json()) for s in sessions]
     return hashlib.sha256(json.dumps([recordings, *map(str, parts)]).encode()).hexdigest()
 
 
 class Clips:
-    """Training cuts of encoded sessions: ``take(picks)`` gives those that numbers in [0, 1) pick."""
+    """Clips of ``blocks`` blocks, cut from encoded sessions."""
 
     def __init__(self, episodes: list[Episode], blocks: int, per_block: int):
         self.blocks, self.per_block, frames = blocks, per_block, blocks * per_block
@@ -252,13 +244,14 @@ class Clips:
         self.ends = np.cumsum([len(actions) - blocks + 1 for actions in self.actions])
 
     def take(self, picks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """picks [n] -> float32 sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions [n, T, keys]."""
+        """picks [n], uniform on [0, 1) -> float32 sinks [n, S*B, C, h, w], latents [n, T, B, C, h, w], actions
+        [n, T, keys]."""
         flat = np.minimum((picks * self.ends[-1]).astype(int), self.ends[-1] - 1)
         which = np.searchsorted(self.ends, flat, side="right")
         return _batched([self._cut(i, self.ends[i] - 1 - at) for i, at in zip(which, flat, strict=True)])
 
     def opening(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The clip with which one of the sessions begins, as play does: like ``take``, with n = 1."""
+        """The first clip of one of the sessions: like ``take``, with n = 1."""
         return _batched([self._cut(len(self.episodes) // 2, 0)])
 
     def _cut(self, which: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

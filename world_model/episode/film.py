@@ -1,7 +1,4 @@
-"""A film for people: frames scaled up, with the held keys written beneath, as an mp4 that any player opens.
-
-Lossy on purpose; recordings that train or replay are ``format.py``'s.
-"""
+"""A film for people: frames scaled up, with the held keys written beneath, as a lossy mp4 that any player opens."""
 
 from __future__ import annotations
 
@@ -23,17 +20,17 @@ class Film:
     def __init__(self, path: str | Path, keys: tuple[str, ...], fps: int, scale: int = 3):
         self.path, self.keys, self.fps, self.scale = Path(path), keys, fps, scale
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # a file of ours: when the disk is full, the library's own way of closing one ends the process with a signal
+        # opened here: on a full disk PyAV's own closing of a file ends the process with a signal
         self._disk = open(self.path, "wb")  # noqa: SIM115
         self._file = av.open(self._disk, "w", format="mp4")
         self._stream = None
         self._error: OSError | None = None
 
     def add(self, frame: np.ndarray, action: np.ndarray) -> None:
-        """frame uint8 [H, W, 3]; action [keys], what it was made under."""
+        """frame uint8 [H, W, 3] and the action [keys] that produced it."""
         picture = self._picture(frame, action)
         if self._stream is None:
-            # half the processor time of the default preset for the same size: a game may be waiting for it
+            # half the processor time of the default preset for the same size
             options = {"crf": "18", "preset": "veryfast"}
             self._stream = self._file.add_stream("libx264", rate=self.fps, options=options)
             self._stream.codec_context.thread_count = 1
@@ -56,7 +53,7 @@ class Film:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Whatever fails in here is an OSError with the film's name; after it, nothing more is written."""
+        """Raises what fails in here as an OSError with the film's name, and again at each later call."""
         if self._error:
             raise self._error
         try:

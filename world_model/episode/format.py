@@ -1,4 +1,4 @@
-"""How a session lies on disk, and how it gets there; ``reading.py`` knows the way back, and nothing else does.
+"""How a session is stored, and the writer; ``reading.py`` is the reader.
 
 Alignment: ``frames[t]`` is what ``actions[t]`` produced. ``frames[0]`` is the reset frame (or the frame
 that was on the screen when recording began), so ``actions[0]`` is all zeros.
@@ -7,7 +7,7 @@ A session is a directory, one episode, that standard tools open::
 
     session.json       SessionMeta; there before the first chunk
     anchors/0.png ...  pictures of the place, when the source has them
-    anchors/0.depth.png ...  16 bits: millimetres straight ahead of what they show (0: unknown), when it says so
+    anchors/0.depth.png ...  their depths, when the source has them: 16 bits, millimetres straight ahead, 0 unknown
     start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
     chunk_000000.mkv   lossless RGB video, constant rate
     chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
@@ -16,7 +16,7 @@ A session is a directory, one episode, that standard tools open::
     end.json           written by close(), or, with the reason as ``cut_short``, when writing failed; without it the
                        recorder was killed (or is still running)
 
-Nothing has its final name before it is complete, and a chunk's csv is named last: a csv is a finished chunk.
+Every file is complete before it gets its final name, and a chunk's csv is the last: a csv is a finished chunk.
 The writer never holds more than one second of unfinished frames, so a kill loses at most that.
 """
 
@@ -47,11 +47,11 @@ FORMAT = 1
 META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
 UNFINISHED = ".tmp"
 POSE = ("pose_x", "pose_y", "pose_heading", "pose_eye")
-"""Columns of where a frame is seen from: on the ground, counter-clockwise in radians from +x, and above the ground."""
-SECOND = 2**30
-"""Bytes of pixels that a second may hold: what is read is asked memory for, a second at a time."""
+"""Columns of a frame's pose: place on the ground, heading in radians counter-clockwise from +x, height of the eye."""
+SECOND_BYTES = 2**30
+"""Limit on the pixels of a second: readers allocate memory for as much."""
 PLAIN_ID = r"^([\w-]+/)?[\w.-]+$"
-"""A Gymnasium id; one that names a module to import, as ``os:system`` does, is none."""
+"""A Gymnasium id, but none that imports a module, as ``os:system`` would."""
 
 # Measured on 128x128 frames of the arena, one thread, chunks of 20: KiB a frame, frames/s in, frames/s out.
 #   libx264rgb ultrafast  8.1, 3700, 3800        FFV1        6.5, 1900, 1900
@@ -103,8 +103,10 @@ class SessionMeta(BaseModel):
 
     @model_validator(mode="after")
     def _a_second_fits_into_memory(self):
-        if self.fps * self.height * self.width * 3 > SECOND:
-            raise ValueError(f"{self.fps} frames of {self.width}x{self.height} a second are more than {SECOND} bytes")
+        if self.fps * self.height * self.width * 3 > SECOND_BYTES:
+            raise ValueError(
+                f"{self.fps} frames of {self.width}x{self.height} a second are more than {SECOND_BYTES} bytes"
+            )
         return self
 
     @property
@@ -119,7 +121,7 @@ def anchor_file(folder: Path, number: int, kind: str = "png") -> Path:
 
 
 def session_name(seed: int | None) -> str:
-    """A new session's directory name: sorts by time, carries the seed; the tail keeps two processes apart."""
+    """A new session's directory name: sorted by time, with the seed, and random digits against collisions."""
     started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     return f"{started}-seed{'none' if seed is None else seed}-{secrets.token_hex(2)}"
 
@@ -223,46 +225,46 @@ class SessionWriter:
         return frame, action.astype(np.int8)
 
     def _prepare(self, anchors, depths, start_state) -> None:
-        """Fill a directory under a temporary name, then give it its own: a session never lacks its head."""
+        """Fill a directory under a temporary name, then rename it: a session never lacks its session.json."""
         count = 0 if anchors is None else len(anchors)
         if count != self.meta.anchors:
             raise EpisodeError(f"{self.path}: metadata says {self.meta.anchors} anchors, {count} given")
-        due = (count, *self._frame_shape[:2]) if self.meta.depths else ()
-        if np.shape(depths) != due:
+        expected = (count, *self._frame_shape[:2]) if self.meta.depths else ()
+        if np.shape(depths) != expected:
             raise EpisodeError(
-                f"{self.path}: the anchors' depths are {list(due)} numbers, not {list(np.shape(depths))}"
+                f"{self.path}: the anchors' depths are {list(expected)} numbers, not {list(np.shape(depths))}"
             )
         if self.path.exists():
             raise EpisodeError(f"{self.path}: exists already; a session is never written over")
-        making = self.path.with_name(f"{self.path.name}-{secrets.token_hex(4)}{UNFINISHED}")
+        temporary = self.path.with_name(f"{self.path.name}-{secrets.token_hex(4)}{UNFINISHED}")
         try:
-            making.mkdir(parents=True)
+            temporary.mkdir(parents=True)
             for i in range(count):
-                (making / ANCHORS).mkdir(exist_ok=True)
-                _write(anchor_file(making, i), _png_bytes(anchors[i]), self._durable)
+                (temporary / ANCHORS).mkdir(exist_ok=True)
+                _write(anchor_file(temporary, i), _png_bytes(anchors[i]), self._durable)
                 if depths is not None:
-                    _write(anchor_file(making, i, "depth.png"), _depth_bytes(depths[i]), self._durable)
+                    _write(anchor_file(temporary, i, "depth.png"), _depth_bytes(depths[i]), self._durable)
             if start_state is not None:
-                _write(making / START_STATE, _npz_bytes(start_state), self._durable)
-            _write(making / META, _json_bytes(self.meta.model_dump(mode="json")), self._durable)
-            making.rename(self.path)
+                _write(temporary / START_STATE, _npz_bytes(start_state), self._durable)
+            _write(temporary / META, _json_bytes(self.meta.model_dump(mode="json")), self._durable)
+            temporary.rename(self.path)
         except OSError as error:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise self._explained(error) from error
 
     def _work(self) -> None:
-        """The writing thread. It must hand every failure to the caller, or it would be lost with the thread."""
+        """The writing thread; a failure goes to the caller by ``_error``."""
         try:
             self._write_chunks()
         except Exception as error:
             self._error = self._explained(error)
-            with suppress(OSError):  # a full disk has room again for a line: what was unfinished goes
+            with suppress(OSError):  # without the unfinished chunk, a full disk has room for end.json
                 chunk_file(self.path, self._chunks).unlink(missing_ok=True)
                 self._end(cut_short=_reason(error))
-            self._unfinished.release()  # whoever waits in add() comes out and finds the error
+            self._unfinished.release()  # add() may be waiting, and must raise the error
 
     def _write_chunks(self) -> None:
-        """Encode frames as they come, save each chunk as it fills up, end at a None."""
+        """Encode frames from the queue and save each full chunk, until a None."""
         chunk = None
         while (item := self._queue.get()) is not None:
             chunk = chunk or _Chunk(self.meta, self._chunks, self._kept, self._chunk_frames)
@@ -290,7 +292,7 @@ class SessionWriter:
 
 
 class _Chunk:
-    """Up to ``size`` frames in the making, all in memory; ``save`` puts them on disk."""
+    """Up to ``size`` frames, encoded in memory; ``save`` writes them."""
 
     def __init__(self, meta: SessionMeta, number: int, start: int, size: int):
         self._meta, self._number, self._start, self._size = meta, number, start, size
@@ -311,7 +313,7 @@ class _Chunk:
 
     @property
     def full(self) -> bool:
-        """By number, or by time when the ticks came late: a kill must not take more than a second."""
+        """By number, or by time when ticks are late: a kill must not lose more than a second."""
         return len(self.rows) == self._size or self._last_time - self._first_time >= self._size / self._meta.fps
 
     def save(self, folder: Path, durable: bool) -> None:
@@ -323,17 +325,17 @@ class _Chunk:
 
 
 def _write(path: Path, data: bytes, durable: bool) -> None:
-    """The whole file or nothing under this name; after an error no temporary file is left."""
-    making = path.with_name(path.name + UNFINISHED)
+    """Write under a temporary name, then rename; after an error no temporary file is left."""
+    temporary = path.with_name(path.name + UNFINISHED)
     try:
-        with open(making, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.replace(making, path)
+        os.replace(temporary, path)
     except OSError:
-        making.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

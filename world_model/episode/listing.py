@@ -1,9 +1,10 @@
-"""What is in a folder of recordings, and is it whole? A table with a line a session, and the damage beneath it."""
+"""A table of the sessions in a folder, one a line, with the damage beneath it."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +21,8 @@ from world_model.episode.reading import Session
 
 
 def show(folder: Path, paths: list[Path], decode: bool) -> bool:
-    """Print the table of the sessions at ``paths``; ``decode`` also holds every frame to its checksum.
-
-    Returns whether all of them are whole.
-    """
+    """Print the table of the sessions at ``paths``; ``decode`` also checks every frame. Returns whether none is
+    damaged."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     rows = _inspect_all(folder, paths, decode)
     console.print(_table(rows))
@@ -42,7 +41,7 @@ def _inspect_all(folder: Path, paths: list[Path], decode: bool) -> list[_Row]:
 
 
 class _Row(BaseModel):
-    """One line of the listing; sums of these make the total line."""
+    """One line of the table, or the total."""
 
     name: str
     source: str = "?"
@@ -53,7 +52,7 @@ class _Row(BaseModel):
     gaps: int = 0
     largest_gap: float = 0.0
     damage: list[str] = []
-    damaged: str = ""  # the total's own words
+    damaged: str = ""  # in the total: how many sessions are
 
 
 def _inspect(path: Path, name: str, decode: bool) -> _Row:
@@ -63,7 +62,7 @@ def _inspect(path: Path, name: str, decode: bool) -> _Row:
         return _Row(name=name, damage=[str(error).removeprefix(f"{path}: ")])
     steps = np.diff(session.times)
     late = steps[steps > 1.5 / session.meta.fps]
-    played = session.actions[1:]  # actions[0] is no action, nobody's choice
+    played = session.actions[1:]  # actions[0] is always zero
     return _Row(
         name=name,
         source=session.meta.source,
@@ -78,21 +77,18 @@ def _inspect(path: Path, name: str, decode: bool) -> _Row:
 
 
 def _total(rows: list[_Row]) -> _Row:
-    held: dict[str, int] = {}
+    held: Counter[str] = Counter()
     for row in rows:
-        for key, count in row.held.items():
-            held[key] = held.get(key, 0) + count
+        held.update(row.held)
     sources = sorted({row.source for row in rows})
+    sums = {name: sum(getattr(row, name) for row in rows) for name in ("frames", "seconds", "idle", "gaps")}
     return _Row(
         name=f"{len(rows)} sessions",
         source=", ".join(f"{source} {sum(row.source == source for row in rows)}" for source in sources),
-        frames=sum(row.frames for row in rows),
-        seconds=sum(row.seconds for row in rows),
-        idle=sum(row.idle for row in rows),
         held=held,
-        gaps=sum(row.gaps for row in rows),
         largest_gap=max(row.largest_gap for row in rows),
         damaged=f"{sum(bool(row.damage) for row in rows)} sessions",
+        **sums,
     )
 
 
@@ -116,13 +112,5 @@ def _cells(row: _Row, actions: int) -> list[str]:
     gaps = f"{row.gaps}, up to {1000 * row.largest_gap:.0f} ms" if row.gaps else "none"
     problems = len(row.damage)
     damage = row.damaged if row.damaged else f"{problems} named below" if problems else "none"
-    return [
-        row.name,
-        row.source,
-        str(row.frames),
-        f"{row.seconds:.1f}",
-        f"{row.idle / actions:.0%}",
-        held,
-        gaps,
-        damage,
-    ]
+    frames, seconds, idle = str(row.frames), f"{row.seconds:.1f}", f"{row.idle / actions:.0%}"
+    return [row.name, row.source, frames, seconds, idle, held, gaps, damage]

@@ -31,15 +31,15 @@ from world_model.episode.format import (
     chunk_number,
 )
 
-FARTHEST = 1e6
-"""What no number of a pose reaches."""
+POSE_LIMIT = 1e6
+"""Numbers of a pose are smaller than this."""
 
 
 def find_sessions(folder: str | Path) -> list[Path]:
     """Sorted paths of the sessions in a directory, nested ones too; it may itself be a session.
 
-    An empty directory in it, and one with chunks but no session.json, are listed as well, so that they are not passed
-    over in silence: opening them says what is wrong. Raises EpisodeError when there is no such directory.
+    Empty directories and those with chunks but no session.json are among them: opening one says what is wrong.
+    Raises EpisodeError when there is no such directory.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -97,13 +97,13 @@ class Session:
         """uint8 [A,H,W,3], read at each access; A is 0 for sources without anchors. Raises EpisodeError."""
         size = self.meta.height, self.meta.width
         files = (anchor_file(self.path, i) for i in range(self.meta.anchors))
-        anchors = [_read_anchor(file, *size) for file in files]  # memory is asked for as files are found
+        anchors = [_read_anchor(file, *size) for file in files]
         return np.stack(anchors) if anchors else np.empty((0, *size, 3), np.uint8)
 
     @property
     def depths(self) -> np.ndarray | None:
-        """float32 [A,H,W], metres straight ahead of what the anchors show, 0 where that is not known; None where the
-        game told none. Raises EpisodeError."""
+        """float32 [A,H,W]: the anchors' depths, metres straight ahead, 0 where unknown; None where there are none.
+        Raises EpisodeError."""
         if not self.meta.depths or not self.meta.anchors:
             return None
         files = (anchor_file(self.path, i, "depth.png") for i in range(self.meta.anchors))
@@ -116,7 +116,7 @@ class Session:
         if not file.is_file():
             return None
         try:
-            _check_claims(file)
+            _check_sizes(file)
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except Exception as error:  # a damaged archive makes the libraries raise a dozen kinds
@@ -130,7 +130,7 @@ class Session:
         first = np.searchsorted(self._starts, start, side="right") - 1
         end = np.searchsorted(self._starts, stop) if stop > start else first
         if end > first:
-            self._chunk(first)  # before memory is asked for: are the frames as large as session.json says?
+            self._chunk(first)  # before allocating: raises unless frames are as large as session.json says
         out = np.empty((stop - start, self.meta.height, self.meta.width, 3), np.uint8)
         for i in range(first, end):
             begin = int(self._starts[i])
@@ -141,9 +141,9 @@ class Session:
         return out
 
     def check(self) -> list[str]:
-        """Decode everything and compare it with the checksums; returns ``damage`` and what this finds."""
+        """Decode everything and compare it with the checksums; returns ``damage`` and what else is wrong."""
         parts = [partial(self._compare, i) for i in range(len(self._starts) - 1)]
-        parts += [self._look_at_anchors, lambda: self.depths, lambda: self.start_state]
+        parts += [self._check_anchors, lambda: self.depths, lambda: self.start_state]
         problems = list(self.damage)
         for read in parts:
             try:
@@ -153,27 +153,26 @@ class Session:
         return list(dict.fromkeys(problems))
 
     def damaged(self) -> Iterator[np.ndarray]:
-        """Numbers of the frames that are not what was recorded or cannot be read, chunk after chunk, as they are
-        decoded."""
+        """For each chunk, the numbers of its frames that differ from their checksums or cannot be read."""
         for i, (begin, end) in enumerate(pairwise(self._starts.tolist())):
             try:
-                yield self._wrong(i)
+                yield self._mismatched(i)
             except EpisodeError:
                 yield np.arange(begin, end)
 
     def _compare(self, i: int) -> None:
-        wrong = self._wrong(i)
+        wrong = self._mismatched(i)
         if len(wrong):
             words = f"{len(wrong)} frames are not what was recorded, the first is frame {wrong[0]}"
             raise EpisodeError(f"{chunk_file(self.path, i)}: {words}")
 
-    def _wrong(self, i: int) -> np.ndarray:
+    def _mismatched(self, i: int) -> np.ndarray:
         begin = int(self._starts[i])
-        found = np.array([zlib.crc32(frame) for frame in self._chunk(i)])
-        return begin + np.flatnonzero(found != self._crc[begin : begin + len(found)])
+        sums = np.array([zlib.crc32(frame) for frame in self._chunk(i)])
+        return begin + np.flatnonzero(sums != self._crc[begin : begin + len(sums)])
 
-    def _look_at_anchors(self) -> None:
-        black = np.flatnonzero(~self.anchors.any((1, 2, 3)))  # they have no checksum, but no place is all black
+    def _check_anchors(self) -> None:
+        black = np.flatnonzero(~self.anchors.any((1, 2, 3)))  # they have no checksum, but none is all black
         if len(black):
             raise EpisodeError(f"{ANCHORS}/{black[0]}.png: all black")
 
@@ -250,8 +249,8 @@ def _read_png(file: Path, height: int, width: int, how: int) -> np.ndarray:
     raise EpisodeError(f"{file}: missing, or not a picture of {width}x{height}")
 
 
-def _check_claims(file: Path) -> None:
-    """ValueError when an array in an npz claims more than the file holds: that much memory would be asked for."""
+def _check_sizes(file: Path) -> None:
+    """ValueError when an array in an npz claims more bytes than the file has: NumPy would allocate them."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             with archive.open(member) as array:
@@ -328,7 +327,7 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
     keys, poses = np.split(table[:, 2:-1], [len(meta.keys)], 1)
     if not np.isin(keys, (0, 1)).all():
         raise EpisodeError(f"{csv.name}: a key is neither 0 nor 1")
-    if not (np.abs(poses) < FARTHEST).all():
+    if not (np.abs(poses) < POSE_LIMIT).all():
         raise EpisodeError(f"{csv.name}: a pose is not a number, or out of this world")
     finite = np.isfinite(table[:, 1]).all()
     if not finite or (np.diff(table[:, 1], prepend=since) < 0).any():
@@ -339,7 +338,7 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
 
 
 def _missing_parts(path: Path, meta: SessionMeta, names: list[str]) -> list[str]:
-    found = len(list((path / ANCHORS).glob("*")))  # one more than these is missing, however many are claimed
+    found = len(list((path / ANCHORS).glob("*")))  # name one missing anchor, not a billion that are claimed
     kinds = ("png", "depth.png") if meta.depths else ("png",)
     anchors = [f"{ANCHORS}/{i}.{kind}" for i in range(min(meta.anchors, found + 1)) for kind in kinds]
     damage = [f"{name}: missing" for name in anchors if not (path / name).is_file()]

@@ -16,8 +16,8 @@ TRAINED_SCENES, HELD_OUT_SCENES = 12, 4
 
 
 @dataclass(frozen=True)
-class Made:
-    """What training leaves: where the weights are, what they were trained on, and what each stage reported."""
+class TrainingResult:
+    """Where a run's weights are, what they were trained on, and the last logs of each stage."""
 
     config: Config
     dataset: DatasetSplit
@@ -26,22 +26,22 @@ class Made:
     report: dict[str, dict[str, float]]
 
 
-def assemble(folder: Path, made: Made, hardware: str, graphs: bool = True) -> None:
+def assemble(folder: Path, result: TrainingResult, hardware: str, graphs: bool = True) -> None:
     """Write weights, scenes, card.md and ONNX graphs into ``folder``: what ``play.py --checkpoint folder`` plays, with
     or without graphs."""
     tensors = {
         f"{prefix}.{name}": array
-        for prefix, path in (("autoencoder", made.codec), ("student", made.student))
+        for prefix, path in (("autoencoder", result.codec), ("student", result.student))
         if path is not None
         for name, array in checkpoint.tensors(path, prefix).items()
     }
-    about = checkpoint.describe(made.student)[1]
-    checkpoint.save(folder / checkpoint.WEIGHTS, tensors, made.config, about)
+    about = checkpoint.describe(result.student)[1]
+    checkpoint.save(folder / checkpoint.WEIGHTS, tensors, result.config, about)
     for graph in folder.glob("*.onnx"):
         graph.unlink()  # of the weights before these
-    unseen = [s for s in made.dataset.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
-    names = write_scenes(folder, made.dataset, made.config)
-    (folder / "card.md").write_text(_card(folder, made, unseen, hardware, names))
+    unseen = [s for s in result.dataset.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
+    names = write_scenes(folder, result.dataset, result.config)
+    (folder / "card.md").write_text(_card(folder, result, unseen, hardware, names))
     if graphs:
         export(folder)
 
@@ -60,8 +60,8 @@ def write_scenes(folder: Path, dataset: DatasetSplit, config: Config) -> dict[st
 
 
 def _scene(session: Session, config: Config) -> scenes.Scene:
-    """Where a session began: behind its anchors, which may be a map and no views from there; without anchors, behind
-    its first frames, with as many after them as fill the context, or as there are."""
+    """A session's start: its anchors, and its first frame. Without anchors its first frames are the sinks, and as many
+    follow as fill the context, or as there are."""
     rolling = config.rolling
     name = session.path.name if session.meta.seed is None else str(session.meta.seed)
     if session.meta.anchors:
@@ -71,13 +71,13 @@ def _scene(session: Session, config: Config) -> scenes.Scene:
     return scenes.Scene(name, frames[: rolling.sink_frames], frames[rolling.sink_frames :])
 
 
-def _card(folder: Path, made: Made, unseen: list[Session], hardware: str, names: dict[str, Session]) -> str:
-    """``unseen``: the sessions whose rooms these weights, and those that they began from, never saw."""
-    sessions = made.dataset.train
+def _card(folder: Path, result: TrainingResult, unseen: list[Session], hardware: str, names: dict[str, Session]) -> str:
+    """``unseen``: the sessions of rooms that neither these weights nor those that they started from were trained on."""
+    sessions = result.dataset.train
     of_unseen = [name for name, session in names.items() if session in unseen]
-    seconds = sum(len(session) for session in sessions) / made.config.world.fps
+    seconds = sum(len(session) for session in sessions) / result.config.world.fps
     lines = [
-        f"# {made.config.name}",
+        f"# {result.config.name}",
         "",
         f"- weights: `{checkpoint.WEIGHTS}`, hash `{checkpoint.digest(folder / checkpoint.WEIGHTS)}`",
         f"- data: {len(sessions)} recorded sessions, {seconds / 60:.0f} minutes, "
@@ -90,6 +90,6 @@ def _card(folder: Path, made: Made, unseen: list[Session], hardware: str, names:
         "| stage | what its last step reported |",
         "|---|---|",
     ]
-    for name, values in made.report.items():
+    for name, values in result.report.items():
         lines.append(f"| {name} | " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()) + " |")
     return "\n".join(lines) + "\n"

@@ -1,5 +1,5 @@
-"""Stage 1: frames to latents and back. L1 on pixels and on their gradients; latents get a little noise, because the
-decoder will be shown a network's latents, not the encoder's."""
+"""Stage 1: the autoencoder. L1 on pixels and on their gradients; latents get a little noise, because the decoder will
+be given latents that a network predicts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 from world_model import checkpoint
 from world_model.config import Config
 from world_model.model.autoencoder import Autoencoder, to_frames, to_network
-from world_model.training.loop import DistributedContext, StepNoise, Update, average_of, optimizers_for
+from world_model.training.distributed import DistributedContext, StepNoise
 from world_model.training.samples import write_strip
+from world_model.training.stage import Update, average_of, optimizers_for
 
 LATENT_NOISE = 0.05
 CALIBRATION_FRAMES = 4096
 
 
 class AutoencoderTraining:
-    """``train``'s view of the autoencoder: frames uint8 [n, H, W, 3] in memory, drawn at random."""
+    """The stage: frames and shown uint8 [n, H, W, 3], to train on and to sample."""
 
     name = "autoencoder"
 
@@ -64,6 +65,6 @@ class AutoencoderTraining:
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical pixel differences: what blur changes most."""
+    """Mean absolute difference of the horizontal and vertical pixel differences, which blur changes most."""
     error = a - b
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()

@@ -1,4 +1,4 @@
-"""What the three transformer stages share: a batch of clips, losses, and the frames they show."""
+"""What the transformer stages share: batches of clips, losses, and samples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from world_model.episode.dataset import Clips, Episode
 from world_model.model.autoencoder import to_frames
 from world_model.model.codec import Codec
 from world_model.model.transformer import Transformer
-from world_model.training.loop import DistributedContext, Loss, StepNoise, Update, average_of, optimizers_for
+from world_model.training.distributed import DistributedContext, StepNoise
 from world_model.training.samples import write_video
+from world_model.training.stage import Loss, Update, average_of, optimizers_for
 
 LEAST_SIGMA = 0.2
-"""Velocity errors are weighted no more than at this noise share: a nearly clean block teaches only to copy itself."""
+"""Lowest noise share that weights a velocity error: a nearly clean block teaches only to copy itself."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the stages train on: encoded sessions, the decoder to look at them with, and the world."""
+    """What the stages train on: encoded sessions, the codec that decodes them, and the configuration."""
 
     config: Config
     distributed: DistributedContext
@@ -33,7 +34,8 @@ class TrainingData:
     held_out: list[Episode]
 
     def held_out_clip(self, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One long clip of a room that is not trained on, if there is one; as long as it can be up to ``blocks``."""
+        """The first ``blocks`` blocks, or fewer, of a held-out session (of a training one if there is none): sinks
+        [1, S*B, C, h, w], latents [1, T, B, C, h, w], actions [1, T, keys]."""
         per_block = self.config.rolling.frames_per_block
         episodes = self.held_out or self.train
         longest = max(len(episode.latents) for episode in episodes) // per_block
@@ -41,7 +43,7 @@ class TrainingData:
         return tuple(torch.from_numpy(a).to(self.distributed.device) for a in clips.opening())
 
     def show(self, path: Path, real: Tensor, made: Tensor, actions: Tensor) -> None:
-        """Latents real and made [T, B, C, h, w] under actions [T, keys], side by side in a video."""
+        """Write a video of latents real and made [T, B, C, h, w], side by side, with their actions [T, keys]."""
         world, per_block = self.config.world, self.config.rolling.frames_per_block
         columns = [to_frames(self.codec.decode(x.flatten(0, 1).float())).cpu().numpy() for x in (real, made)]
         held = actions.repeat_interleave(per_block, 0).cpu().numpy()
@@ -49,7 +51,7 @@ class TrainingData:
 
 
 class TransformerStage:
-    """What the stages that train transformers have in common; ``prefix`` names the weights that they leave."""
+    """What the stages that train a transformer share; ``prefix`` is that of their weights' names."""
 
     name: str
     prefix: str
@@ -60,8 +62,8 @@ class TransformerStage:
         self.settings, self.rolling = getattr(self.config.training, self.name), self.config.rolling
         self.clips = Clips(data.train, self.config.clip_blocks(self.name), self.rolling.frames_per_block)
 
-    def take(self, model: Transformer, loss: Loss, muon: bool, every: int = 1) -> None:
-        """Train ``model``: the network that ships, whose average is kept."""
+    def set_model(self, model: Transformer, loss: Loss, muon: bool, every: int = 1) -> None:
+        """Train ``model``, the network that ships, and keep its average."""
         self.model, self.average = model, average_of(model)
         if self.distributed.compile:
             model.compile_run()
@@ -88,14 +90,14 @@ def velocity_loss(x0: Tensor, real: Tensor, sigma: Tensor) -> Tensor:
     return error / sigma.clamp(min=LEAST_SIGMA).square()
 
 
-def forget(actions: Tensor, share: float, step_noise: StepNoise) -> Tensor:
-    """Drop all actions of a random share of the clips: NaN is "unknown", not "no keys"."""
+def drop_actions(actions: Tensor, share: float, step_noise: StepNoise) -> Tensor:
+    """Replace all actions of a random share of the clips by NaN, which means "unknown", not "no keys"."""
     dropped = step_noise.uniform() < share
     return actions.masked_fill(dropped.reshape(-1, *[1] * (actions.ndim - 1)), torch.nan)
 
 
 def still_held(actions: Tensor, held: Tensor) -> Tensor:
-    """1 until the keys change, 0 from there on: actions and held [..., K, keys] -> [..., K]; unknown is no change."""
+    """actions, held [..., K, keys] -> [..., K]: 1 until they first differ, 0 from there on; unknown counts as equal."""
     return ((actions == held) | actions.isnan()).all(-1).float().cumprod(-1)
 
 
@@ -104,6 +106,6 @@ def load_transformer(config: Config, distributed: DistributedContext, weights: P
     torch.manual_seed(distributed.seed)
     model = Transformer(config)
     if weights is not None:
-        found = checkpoint.tensors(weights, prefix)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+        arrays = checkpoint.tensors(weights, prefix)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return model.to(distributed.device, memory_format=torch.channels_last)

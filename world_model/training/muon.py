@@ -1,7 +1,7 @@
 """Muon: momentum, made nearly orthogonal, for hidden matrices (Keller Jordan 2024; arXiv 2502.16982).
 
-``torch.optim.Muon`` works in bfloat16 wherever it runs, and a CPU without bfloat16 instructions is some fifty times
-slower in it than in float32. This one is the same but for that: bfloat16 on a GPU, float32 elsewhere.
+``torch.optim.Muon`` computes in bfloat16, in which a CPU without bfloat16 instructions is some fifty times slower than
+in float32. This one uses bfloat16 on a GPU and float32 elsewhere, and is otherwise the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Jordan's coefficients: steepest at zero; singular values end between about 0.7 and 1.2, which is near enough."""
+"""Jordan's coefficients: steepest at zero; singular values end between about 0.7 and 1.2."""
 ITERATIONS = 5
 
 

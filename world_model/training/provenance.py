@@ -1,7 +1,7 @@
-"""What a stage's weights are made of: its part of the configuration, its recordings, and the weights it began from.
+"""What a stage's weights are made of: its part of the configuration, its recordings, and the weights it starts from.
 
-Digests of the three are kept with every checkpoint and inside the weights, so that a run that is resumed never passes
-off old weights as made of something new.
+Digests of the three are kept with every checkpoint and inside the weights: a resumed run must not present old weights
+as made of something new.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from world_model import checkpoint
 from world_model.config import Config
 from world_model.episode.dataset import DatasetSplit, room_of
-from world_model.training.loop import TrainingError, read_state
+from world_model.training import TrainingError
+from world_model.training.checkpointing import RESUME, read_state
 
-HABITS = {"steps", "checkpoint_every", "sample_every"}
-"""Settings that change how long a stage trains and what it shows, not what it is: more steps go on where it stopped."""
+UNHASHED = {"steps", "checkpoint_every", "sample_every"}
+"""Settings that may change when a stage is resumed: how long it trains and what it shows."""
 SHAPES = {"name": True, "world": True, "codec": True}
-RESUME = "resume.pt"
 Provenance = dict[str, str]
 
 
 def provenance_of(stage: str, config: Config, dataset: DatasetSplit, upstream: Iterable[Path]) -> Provenance:
-    """Digests by what they are of; weights that another stage has yet to make do not count."""
+    """Digests by what they are of; upstream weights that are not there yet do not count."""
     shapes = SHAPES if stage == "autoencoder" else SHAPES | {"transformer": True, "head": True, "rolling": True}
-    settings = getattr(config.training, stage).model_dump(exclude=HABITS)
+    settings = getattr(config.training, stage).model_dump(exclude=UNHASHED)
     scored = config.training.teacher.clip_blocks if stage == "student_dmd" else 0  # windows as long as its clips
     parts = [config.model_dump(include=shapes), settings, scored]
     sessions = sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in dataset.train)
@@ -35,7 +35,7 @@ def provenance_of(stage: str, config: Config, dataset: DatasetSplit, upstream: I
 
 
 def rooms_trained(dataset: DatasetSplit, upstream: Iterable[Path]) -> str:
-    """The rooms that a stage's weights have seen (``checkpoint.ROOMS``), with those of the weights it begins from."""
+    """The rooms that a stage's weights were trained on (``checkpoint.ROOMS``), with those of its upstream weights."""
     seeds = {room_of(session) for session in dataset.train}
     rooms = {checkpoint.UNKNOWN if seed is None else str(seed) for seed in seeds}
     for path in upstream:
@@ -43,8 +43,9 @@ def rooms_trained(dataset: DatasetSplit, upstream: Iterable[Path]) -> str:
     return " ".join(sorted(rooms))
 
 
-def kept(folder: Path) -> tuple[int, Provenance] | None:
-    """Steps that made the weights in a stage's folder, 0 before it has any, and its provenance; None if not begun."""
+def stored_provenance(folder: Path) -> tuple[int, Provenance] | None:
+    """The steps that made the weights in a stage's folder, 0 where it has only a checkpoint, and its provenance; None
+    where it has neither."""
     if (folder / checkpoint.WEIGHTS).is_file():
         about = checkpoint.describe(folder / checkpoint.WEIGHTS)[1]
         if not str(about.get("steps")).isdecimal():
@@ -55,11 +56,11 @@ def kept(folder: Path) -> tuple[int, Provenance] | None:
     return None
 
 
-def check(folder: Path, made_of: Provenance, then: Provenance) -> None:
-    """Raises TrainingError when what is kept in ``folder`` is made of something else than what it would be now."""
-    if not made_of.keys() <= then.keys():
+def check_unchanged(folder: Path, current: Provenance, stored: Provenance) -> None:
+    """Raises TrainingError when what is in ``folder`` is made of something else than what it would be made of now."""
+    if not current.keys() <= stored.keys():
         raise TrainingError(f"{folder}: does not say what it is made of, another version left it. Give another --out")
-    changed = [part for part in made_of if then[part] != made_of[part]]
+    changed = [part for part in current if stored[part] != current[part]]
     if not changed:
         return
     names = {"configuration": f"the configuration of {folder.name}", "upstream": "the weights it began from"}

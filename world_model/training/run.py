@@ -1,7 +1,7 @@
-"""From a configuration and a data folder to a world that plays: its stages in order, then what play needs.
+"""A training run: the stages of a world's YAML in order, then a folder that plays.
 
-A world's YAML says which stages it has. A run's folder has one for each, with its checkpoint and weights;
-``BEGUN_FROM`` in it names the trained world that the run started from, if any: going on begins from nothing else.
+The folder has one folder for each stage, with its checkpoint and weights. Its file ``BASE`` names the trained world
+that the run started from, if any, so that a resumed run starts from the same.
 """
 
 from __future__ import annotations
@@ -10,181 +10,190 @@ import json
 import shlex
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
 from world_model import checkpoint
-from world_model.config import Config, Stage, load
+from world_model.config import Config, Stage
 from world_model.episode.dataset import (
     DatasetSplit,
     Episode,
+    cache_key,
     encode_session,
-    frames_taught,
-    keep_episodes,
-    kept_episodes,
-    key_of,
+    encoded_length,
+    read_cache,
     sample_frames,
+    write_cache,
 )
 from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
-from world_model.training.assemble import Made, assemble
+from world_model.training import TrainingError
+from world_model.training.assemble import TrainingResult, assemble
 from world_model.training.autoencoder import AutoencoderTraining
+from world_model.training.checkpointing import RESUME
 from world_model.training.clips import TrainingData
-from world_model.training.loop import (
-    Budget,
-    DistributedContext,
-    Stopped,
-    TrainingError,
-    barrier,
-    product_seconds,
-    profile,
-    train,
-)
-from world_model.training.provenance import RESUME, check, kept, provenance_of, rooms_trained
+from world_model.training.distributed import DistributedContext
+from world_model.training.loop import Stopped, profile, train
+from world_model.training.progress import Budget
+from world_model.training.provenance import check_unchanged, provenance_of, rooms_trained, stored_provenance
+from world_model.training.stage import TrainingStage
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
 from world_model.training.student_rollout import StudentRolloutTraining
 from world_model.training.teacher import TeacherTraining
 
 STAGES = ("autoencoder", "teacher", "student_init", "student_rollout", "student_dmd")
-BEGUN_FROM = "begun_from"
 STUDENTS = STAGES[:1:-1]
-"""The stages that leave a student, the last first."""
+"""The stages that train a student, the last first."""
+BASE = "begun_from"
 FRAME_LIMIT = 40_000
 """Frames held in memory for the autoencoder: 2 GB at 128x128."""
-CLOSING, EXPORT = 2.0, 50.0
-"""Seconds of an idle processor that the end of a run takes: for weights, scenes and card; and for the graphs, which a
-budget of minutes goes without if they would take more than half of it."""
-PRODUCT = 512
-"""Rows and columns of the matrices that float32 and bfloat16 are compared with."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The command line, as data. ``resume`` is None, True, or the folder of a trained world."""
-
-    config: Path
-    data: Path
-    stage: str = "all"
-    out: Path | None = None
-    resume: bool | str | None = None
-    generated: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    seed: int = 0
-    steps_scale: float = 1.0
-    minutes: float | None = None
-    profile: bool = False
-    compile: bool = True
-
-
-def run(choices: Choices, environment: dict[str, str], began: float | None = None) -> Path:
-    """Train what was asked for and return the folder; ``environment`` holds torchrun's RANK and WORLD_SIZE, if any.
-    ``began``: when the command did, by ``perf_counter``."""
-    began = began or time.perf_counter()
-    config = scaled(load(choices.config), choices.steps_scale)
-    dataset = DatasetSplit.open(choices.data, config, choices.generated)
-    out = choices.out or Path("runs") / choices.config.stem
-    choices = _with_its_world(choices, out)
-    distributed = open_machine(choices, environment)
-    try:
-        training = Run(config, distributed, dataset, out, _prepare(choices, config, out, distributed))
-        names = _stages(choices, config)
-        if choices.profile:
-            training.profile(names)
-        elif training.stages(names, *_times(choices, began)) and distributed.first:
-            distributed.console.print(f"the time is up; go on: {_next_command(choices, out)}", soft_wrap=True)
-    except KeyboardInterrupt:
-        if distributed.first:
-            distributed.console.print(f"stopped; go on: {_next_command(choices, out)}", soft_wrap=True)
-        raise
-    finally:
-        if distributed.processes > 1:
-            dist.destroy_process_group()
-    return out
 
 
 class Run:
-    """One training run: its folder, and the stages that fill it."""
+    """One training run: its folder ``out``, and ``base``, the folder of a trained world to start from, if any."""
 
     def __init__(
         self, config: Config, distributed: DistributedContext, dataset: DatasetSplit, out: Path, base: Path | None
     ):
         self.config, self.distributed, self.dataset, self.out, self.base = config, distributed, dataset, out, base
-        self._material: TrainingData | None = None
+        self._data: TrainingData | None = None
 
-    def stages(self, names: tuple[str, ...], ends: float | None = None, graphs: bool = True) -> bool:
-        """Run the stages in order; afterwards, if there is a student, make the folder playable and write the report.
+    def stages(self, names: tuple[str, ...], end: float | None = None, graphs: bool = True) -> bool:
+        """Run the stages in order; then, if there is a student, make the folder playable and write the report.
 
-        What is left until ``ends``, a time of ``perf_counter``, is shared out evenly among the stages still to come.
-        Returns whether one of them ran out of it. A signal ends the stage at hand, and what follows it but the graphs
-        is still done.
+        The time until ``end``, by ``perf_counter``, is divided evenly among the stages still to come. Returns whether
+        one of them ran out of it. A signal ends the current stage and the run, with a report but without graphs.
         """
-        self._say_what_it_trains_on()
-        report, left, stopped = {}, self._unfinished(names), None
-        self._check_footage(left)
+        self._print_inputs()
+        report, unfinished, stopped = {}, self._unfinished(names), None
+        self._check_recordings(unfinished)
         if self.distributed.first:
-            (self.out / BEGUN_FROM).write_text(str(self.base.resolve()) if self.base else "")
-        for index, name in enumerate(left):
-            began = time.perf_counter()
-            budget = Budget(None if ends is None else max(1e-3, (ends - began) / (len(left) - index)), began)
+            (self.out / BASE).write_text(str(self.base.resolve()) if self.base else "")
+        for index, name in enumerate(unfinished):
+            start = time.perf_counter()
+            seconds = None if end is None else max(1e-3, (end - start) / (len(unfinished) - index))
             try:
-                logs = self._train(name, budget)
+                logs = self._train(name, Budget(seconds, start))
             except Stopped as stop:
                 logs, stopped = stop.logs, stop
             if logs:
-                report[name] = {"seconds": round(time.perf_counter() - began, 1), **logs}
+                report[name] = {"seconds": round(time.perf_counter() - start, 1), **logs}
             if stopped:
                 break
         if self.distributed.first:
             self._assemble(report, graphs and not stopped)
-        barrier(self.distributed)
+        self.distributed.barrier()
         if stopped:
             raise stopped
         return any(not self._is_finished(name) for name in names)
+
+    def profile(self, names: tuple[str, ...]) -> None:
+        """Print where the time of a few steps of each stage goes, and train nothing."""
+        for name in names:
+            profile(self._stage(name), self.distributed)
 
     def _train(self, name: str, budget: Budget) -> dict[str, float]:
         upstream, folder = self._upstream(name), self.out / name
         if not (folder / RESUME).is_file():
             networks = [str(path) for maker, path in upstream.items() if maker != "autoencoder"]
-            self._say(f"{name}: no checkpoint, begins from {' and '.join(networks) or 'random weights'}")
+            self._print(f"{name}: no checkpoint, begins from {' and '.join(networks) or 'random weights'}")
         provenance = provenance_of(name, self.config, self.dataset, upstream.values())
         about = provenance | {checkpoint.ROOMS: rooms_trained(self.dataset, upstream.values())}
-        return train(getattr(self, f"_{name}")(), self.distributed, folder, about, budget)
+        return train(self._stage(name), self.distributed, folder, about, budget)
 
-    def profile(self, names: tuple[str, ...]) -> None:
-        """Print where the time of a few steps of each stage goes, and train nothing."""
-        for name in names:
-            profile(getattr(self, f"_{name}")(), self.distributed)
+    def _stage(self, name: str) -> TrainingStage:
+        upstream = self._upstream(name)
+        student = next((path for maker, path in upstream.items() if maker in (*STUDENTS, "base")), None)
+        match name:
+            case "autoencoder":
+                frames = sample_frames(self.dataset.train, FRAME_LIMIT, self._progress)
+                examples = sample_frames(self.dataset.held_out or self.dataset.train, 256, self._progress)
+                return AutoencoderTraining(self.config, self.distributed, frames, examples)
+            case "teacher":
+                return TeacherTraining(self.data)
+            case "student_init":
+                prefix = "student" if student else "teacher"
+                return StudentInitTraining(self.data, student or upstream["teacher"], prefix)
+            case "student_rollout":
+                return StudentRolloutTraining(self.data, student)
+            case _:
+                return StudentDmdTraining(self.data, student, upstream["teacher"])
+
+    def _upstream(self, name: str) -> dict[str, Path]:
+        """The weights that a stage starts from, by the stage that makes them; ``base`` is the trained world."""
+        if name == "autoencoder":
+            return {}
+        codec = {} if self.config.codec.kind == "patches" else {"autoencoder": self._weights("autoencoder")}
+        if name == "teacher":
+            return codec
+        student, teacher = self._previous_student(name), {"teacher": self._weights("teacher")}
+        if name == "student_init":
+            return codec | (student or teacher)
+        return codec | student | (teacher if name == "student_dmd" else {})
+
+    def _previous_student(self, name: str) -> dict[str, Path]:
+        """The student that a stage starts from, by the stage that makes it, or that of the trained world; none before
+        the first student stage of a run that starts from nothing."""
+        configured = [stage for stage in STUDENTS if getattr(self.config.training, stage) is not None]
+        for stage in configured[configured.index(name) + 1 :][:1]:
+            path = self.out / stage / checkpoint.WEIGHTS
+            if self.base is None or path.is_file():
+                return {stage: path}
+        return {"base": self.base / checkpoint.WEIGHTS} if self.base else {}
+
+    def _weights(self, stage: str) -> Path:
+        """Where the weights of autoencoder or teacher are: in this run, or in the world it started from."""
+        own = self.out / stage / checkpoint.WEIGHTS
+        if own.is_file() or self.base is None:
+            return own
+        return self.base / ("teacher" if stage == "teacher" else "") / checkpoint.WEIGHTS
 
     def _unfinished(self, names: tuple[str, ...]) -> list[str]:
-        """The stages that are to be trained. Raises TrainingError, before any work, for one that lacks what it begins
-        from, and for one that was made of something else: its old weights must not pass for new ones."""
-        left: list[str] = []
+        """The stages to train. Raises TrainingError, before any work, for one that lacks what it starts from, and for
+        one that was made of something else."""
+        unfinished: list[str] = []
         for name in names:
             for maker, path in self._upstream(name).items():
-                if not path.is_file() and maker not in left:
+                if not path.is_file() and maker not in unfinished:
                     raise TrainingError(
                         f"{path}: not there, and {name} begins from it. Train {maker} first, or --resume a run with one"
                     )
-            self._check_provenance(name, left)
+            self._check_provenance(name, unfinished)
             if self._is_finished(name):
-                self._say(f"{name}: finished before; more steps or another --out would train it")
+                self._print(f"{name}: finished before; more steps or another --out would train it")
             else:
-                left.append(name)
-        return left
+                unfinished.append(name)
+        return unfinished
 
-    def _check_footage(self, names: list[str]) -> None:
-        """Raises TrainingError, before any work, for recordings that a stage to come could not use; EpisodeError for
-        one that lost a picture of its place."""
+    def _check_provenance(self, name: str, unfinished: list[str]) -> None:
+        """Raises TrainingError when what is stored of a stage is made of something else than what it would be made of
+        now, or is finished though a stage before it is in ``unfinished``."""
+        folder, upstream, finished = self.out / name, self._upstream(name), self._is_finished(name)
+        if (stored := stored_provenance(folder)) is None:
+            return
+        if finished and (before := [maker for maker in upstream if maker in unfinished]):
+            raise TrainingError(
+                f"{folder}: finished, but {before[0]} before it is not. Delete it to train it after that"
+            )
+        provenance = provenance_of(name, self.config, self.dataset, upstream.values())
+        if not finished and self.base is None and stored[1].get("upstream") != provenance["upstream"]:
+            # A budget ends stages early, and resuming trains those before this one further: nobody changed anything.
+            self._print(f"{name}: goes on, from newer weights of the stages before it")
+            del provenance["upstream"]
+        check_unchanged(folder, provenance, stored[1])
+
+    def _is_finished(self, name: str) -> bool:
+        stored = stored_provenance(self.out / name)
+        return stored is not None and stored[0] >= getattr(self.config.training, name).steps
+
+    def _check_recordings(self, names: list[str]) -> None:
+        """Raises TrainingError, before any work, for recordings that one of the stages could not use; EpisodeError for
+        one whose anchors cannot be read."""
         if not set(names) - {"autoencoder"}:
             return
         roll, sessions = self.config.rolling, self.dataset.train
@@ -194,124 +203,47 @@ class Run:
                 raise TrainingError(
                     f"{session.path}: {sinks} anchors, the configuration wants {roll.sink_frames} sink frames"
                 )
-        longest = max(frames_taught(session, self.config) for session in sessions)
+        longest = max(encoded_length(session, self.config) for session in sessions)
         for name in names:
             if (wanted := self.config.clip_blocks(name) * roll.frames_per_block) > longest:
                 raise TrainingError(f"{name}: no session is as long as a clip of {wanted} frames: record longer ones")
 
-    def _check_provenance(self, name: str, left: list[str]) -> None:
-        """Hold what is kept of a stage to what it would be made of now; those in ``left`` are yet to be trained."""
-        folder, upstream, finished = self.out / name, self._upstream(name), self._is_finished(name)
-        if (found := kept(folder)) is None:
-            return
-        if finished and (before := [maker for maker in upstream if maker in left]):
-            raise TrainingError(
-                f"{folder}: finished, but {before[0]} before it is not. Delete it to train it after that"
-            )
-        provenance = provenance_of(name, self.config, self.dataset, upstream.values())
-        if not finished and self.base is None and found[1].get("upstream") != provenance["upstream"]:
-            # A budget ends stages early, and going on trains those before this one further: no change of mind.
-            self._say(f"{name}: goes on, from newer weights of the stages before it")
-            del provenance["upstream"]
-        check(folder, provenance, found[1])
-
-    def _is_finished(self, name: str) -> bool:
-        found = kept(self.out / name)
-        return found is not None and found[0] >= getattr(self.config.training, name).steps
-
-    def _upstream(self, name: str) -> dict[str, Path]:
-        """The weights that a stage begins from, by the stage that makes them."""
-        patches = self.config.codec.kind == "patches"
-        first = {} if patches or name == "autoencoder" else {"autoencoder": self._weights("autoencoder")}
-        teacher = {"teacher": self._weights("teacher")}
-        before = {"student": self.base / checkpoint.WEIGHTS} if self.base else self._student_before(name)
-        return (
-            first
-            | {
-                "autoencoder": {},
-                "teacher": {},
-                "student_init": before if self.base else teacher,
-                "student_rollout": before,
-                "student_dmd": before | teacher,
-            }[name]
-        )
-
-    def _student_before(self, name: str) -> dict[str, Path]:
-        """The weights of the last student before a stage, by the stage that makes them; none before the first."""
-        has = [stage for stage in STUDENTS if getattr(self.config.training, stage) is not None]
-        before = has[has.index(name) + 1 :][:1] if name in has else []
-        return {stage: self.out / stage / checkpoint.WEIGHTS for stage in before}
-
-    def _autoencoder(self) -> AutoencoderTraining:
-        frames = sample_frames(self.dataset.train, FRAME_LIMIT, self._watch)
-        shown = sample_frames(self.dataset.held_out or self.dataset.train, 256, self._watch)
-        return AutoencoderTraining(self.config, self.distributed, frames, shown)
-
-    def _teacher(self) -> TeacherTraining:
-        return TeacherTraining(self.data)
-
-    def _student_init(self) -> StudentInitTraining:
-        if self.base is not None:
-            return StudentInitTraining(self.data, self.base / checkpoint.WEIGHTS, "student")
-        return StudentInitTraining(self.data, self._weights("teacher"))
-
-    def _student_rollout(self) -> StudentRolloutTraining:
-        return StudentRolloutTraining(self.data, self._student("student_rollout"))
-
-    def _student_dmd(self) -> StudentDmdTraining:
-        return StudentDmdTraining(self.data, self._student("student_dmd"), self._weights("teacher"))
-
     @property
     def data(self) -> TrainingData:
         """The encoded data; encoded once for all stages."""
-        if self._material is None:
+        if self._data is None:
             codec = make_codec(self.config)
             if self.config.codec.kind == "autoencoder":
-                found = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
-                codec.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+                arrays = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
+                codec.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
             codec = codec.to(self.distributed.device, memory_format=torch.channels_last).eval()
             train_set, held_out = (self._encode(codec, part) for part in ("train", "held_out"))
-            self._material = TrainingData(self.config, self.distributed, codec, train_set, held_out)
-        return self._material
+            self._data = TrainingData(self.config, self.distributed, codec, train_set, held_out)
+        return self._data
 
     def _encode(self, codec: Codec, part: str) -> list[Episode]:
-        """The sessions of a part of the data set, encoded by the first process and mapped by all."""
+        """The sessions of a part of the data set, encoded by the first process and memory-mapped by all."""
 
         @torch.no_grad()
         def encode(frames: np.ndarray) -> np.ndarray:
             with self.distributed.precision():
-                parts = torch.from_numpy(frames).split(128)
-                return torch.cat(
-                    [codec.encode(to_network(p.to(self.distributed.device))).float().cpu() for p in parts]
-                ).numpy()
+                batches = (to_network(b.to(self.distributed.device)) for b in torch.from_numpy(frames).split(128))
+                return torch.cat([codec.encode(batch).float().cpu() for batch in batches]).numpy()
 
         sessions, path = getattr(self.dataset, part), self.out / "latents" / part
         weights = "" if self.config.codec.kind == "patches" else checkpoint.digest(self._weights("autoencoder"))
-        key = key_of(sessions, self.config.codec, self.config.rolling, weights, self.distributed.bfloat16)
+        key = cache_key(sessions, self.config.codec, self.config.rolling, weights, self.distributed.bfloat16)
         if self.distributed.first:
-            watched = self._watch(sessions, "encoding sessions")
-            keep_episodes(path, key, (encode_session(session, self.config, encode) for session in watched))
-        barrier(self.distributed)
-        if (found := kept_episodes(path, key)) is None:
+            with_progress = self._progress(sessions, "encoding sessions")
+            write_cache(path, key, (encode_session(session, self.config, encode) for session in with_progress))
+        self.distributed.barrier()
+        if (episodes := read_cache(path, key)) is None:
             raise TrainingError(f"{path}: cannot be read; delete it and --resume")
-        return found
-
-    def _weights(self, stage: str) -> Path:
-        """Where a stage's weights are: in this run, or in the world it started from."""
-        own = self.out / stage / checkpoint.WEIGHTS
-        if own.is_file() or self.base is None:
-            return own
-        return self.base / ("teacher" if stage == "teacher" else "") / checkpoint.WEIGHTS
-
-    def _student(self, stage: str) -> Path | None:
-        """The student that a stage goes on from: of this run, or of the world it started from; None begins one."""
-        return next((path for path in self._student_before(stage).values() if path.is_file()), None) or (
-            self.base / checkpoint.WEIGHTS if self.base else None
-        )
+        return episodes
 
     def _assemble(self, report: dict, graphs: bool) -> None:
-        """The report of all stages so far, and once there is a student, everything that play needs; ``graphs`` make it
-        faster."""
+        """Write the report of all stages so far and, once there is a student, what play needs, with or without ONNX
+        graphs."""
         file = self.out / "report.json"
         report = (json.loads(file.read_text()) if file.is_file() else {}) | report
         file.write_text(json.dumps(report, indent=1))
@@ -319,145 +251,47 @@ class Run:
         newest = next((path for path in students if path.is_file()), None)
         if newest is not None:
             codec = self._weights("autoencoder") if self.config.codec.kind == "autoencoder" else None
-            made = Made(self.config, self.dataset, codec, newest, report)
-            assemble(self.out, made, self.distributed.hardware, graphs)
+            result = TrainingResult(self.config, self.dataset, codec, newest, report)
+            assemble(self.out, result, self.distributed.hardware, graphs)
             if not graphs:
-                again = shlex.join(["python", "-m", "world_model.play.export", str(self.out)])
-                self._say(f"no time for the ONNX graphs: PyTorch plays it. To have them: {again}")
-        self._print_report(report, playable=newest is not None)
-
-    def _print_report(self, report: dict, playable: bool) -> None:
+                export = shlex.join(["python", "-m", "world_model.play.export", str(self.out)])
+                self._print(f"no time for the ONNX graphs: PyTorch plays it. To have them: {export}")
         for name, values in report.items():
-            shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-            self.distributed.console.print(f"[bold]{name}[/bold]  {shown}")
-        play = f"; play it: python play.py --checkpoint {self.out}" if playable else ""
+            numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            self.distributed.console.print(f"[bold]{name}[/bold]  {numbers}")
+        play = f"; play it: python play.py --checkpoint {self.out}" if newest is not None else ""
         self.distributed.console.print(f"written to {self.out}{play}")
 
-    def _say(self, words: str) -> None:
-        if self.distributed.first:
-            self.distributed.console.print(words, soft_wrap=True)
-
-    def _say_what_it_trains_on(self) -> None:
-        runs_on = self.distributed
-        if not runs_on.first:
-            return
-        say = runs_on.console.print
-        sessions, held = self.dataset.train, self.dataset.held_out
-        say(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {self.dataset.words}; "
-            f"{runs_on.device}, {'bfloat16' if runs_on.bfloat16 else 'float32'}{runs_on.measured}, "
-            f"{runs_on.processes} process(es)")  # fmt: skip
+    def _print_inputs(self) -> None:
+        """The recordings, those that are left out or damaged, and what it trains on."""
+        distributed, sessions = self.distributed, self.dataset.train
+        precision = f"{'bfloat16' if distributed.bfloat16 else 'float32'}{distributed.precision_note}"
+        self._print(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {self.dataset.summary}; "
+                    f"{distributed.device}, {precision}, {distributed.processes} process(es)")  # fmt: skip
         damaged = [
             f"{session.path}: {session.damage[0]}; its {len(session)} readable frames are used"
-            for session in (*sessions, *held)
+            for session in (*sessions, *self.dataset.held_out)
             if session.damage
         ]
         for words, lines in (("left out", self.dataset.skipped), ("damaged", damaged)):
-            shown = lines[:5] + [f"{len(lines) - 5} more"] * (len(lines) > 5)
-            for line in shown:
-                say(f"[yellow]{words}[/yellow] {escape(line)}", soft_wrap=True)
+            for line in lines[:5] + [f"{len(lines) - 5} more"] * (len(lines) > 5):
+                self._print(f"[yellow]{words}[/yellow] {escape(line)}")
 
-    def _watch(self, items: Iterable, what: str) -> Iterable:
+    def _print(self, words: str) -> None:
+        if self.distributed.first:
+            self.distributed.console.print(words, soft_wrap=True)
+
+    def _progress(self, items: Iterable, what: str) -> Iterable:
         return track(list(items), what, console=self.distributed.console, disable=not self.distributed.first)
 
 
-def scaled(config: Config, share: float) -> Config:
+def scaled(config: Config, factor: float) -> Config:
     """The configuration with every stage's steps multiplied; at least one step each."""
-    if share == 1:
+    if factor == 1:
         return config
 
     def shorter(stage: Stage | None) -> Stage | None:
-        return stage and stage.model_copy(update={"steps": max(1, round(stage.steps * share))})
+        return stage and stage.model_copy(update={"steps": max(1, round(stage.steps * factor))})
 
     stages = {name: shorter(getattr(config.training, name)) for name in STAGES}
     return config.model_copy(update={"training": config.training.model_copy(update=stages)})
-
-
-def open_machine(choices: Choices, environment: dict[str, str]) -> DistributedContext:
-    """This process's device, precision and place among torchrun's processes."""
-    rank, processes = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
-    cuda = choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: no CUDA GPU is at hand for PyTorch; --device cpu trains on the processor")
-    device = torch.device("cuda", int(environment.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
-    if processes > 1:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
-    bfloat16, measured = choices.precision == "bfloat16", ""
-    if choices.precision == "auto":
-        bfloat16, measured = (True, "") if cuda else _faster(processes)
-    return DistributedContext(
-        device, bfloat16, cuda and choices.compile, rank, processes, choices.seed, Console(), measured
-    )
-
-
-def _faster(processes: int) -> tuple[bool, str]:
-    """Whether this processor multiplies faster in bfloat16, and the figures. All processes take the first one's."""
-    seconds = torch.tensor([product_seconds(PRODUCT, kind) for kind in (torch.float32, torch.bfloat16)])
-    if processes > 1:
-        dist.broadcast(seconds, 0)
-    single, half = (1e3 * seconds).tolist()
-    return half < single, f" (a matrix product takes {single:.1f} ms in float32, {half:.1f} ms in bfloat16)"
-
-
-def _times(choices: Choices, began: float) -> tuple[float | None, bool]:
-    """When the last stage must stop, for the whole command to take the minutes it was given, and whether that leaves
-    time for the graphs. How busy the machine is tells how long this process had to wait for its processor so far."""
-    if choices.minutes is None:
-        return None, True
-    seconds, busy = 60 * choices.minutes, max(1.0, (time.perf_counter() - began) / time.process_time())
-    graphs = busy * EXPORT < seconds / 2
-    return began + seconds - min(seconds / 4, busy * CLOSING) - busy * EXPORT * graphs, graphs
-
-
-def _next_command(choices: Choices, out: Path) -> str:
-    """What to type to go on where training ended, for as many minutes again."""
-    words = ["--config", choices.config, "--data", choices.data, "--out", out, "--resume"]
-    words += [choices.resume] if isinstance(choices.resume, str) else []
-    words += ["--minutes", f"{choices.minutes:g}"] if choices.minutes else []
-    for name in ("stage", "device", "precision", "seed", "steps_scale"):
-        if getattr(choices, name) != getattr(Choices, name):
-            words += [f"--{name.replace('_', '-')}", getattr(choices, name)]
-    switches = ["--generated"] * choices.generated + ["--no-compile"] * (not choices.compile)
-    return shlex.join(["python", "train.py", *map(str, words), *switches])
-
-
-def _stages(choices: Choices, config: Config) -> tuple[str, ...]:
-    """The stages to run: those that the configuration has; onwards from a trained world, its first student's."""
-    has = tuple(name for name in STAGES if getattr(config.training, name) is not None)
-    if choices.stage != "all":
-        if choices.stage not in has:
-            raise TrainingError(f"{choices.config}: has no stage {choices.stage}; it has {', '.join(has)}")
-        return (choices.stage,)
-    return tuple(name for name in has if name in STUDENTS)[:1] if isinstance(choices.resume, str) else has
-
-
-def _with_its_world(choices: Choices, out: Path) -> Choices:
-    """``--resume`` alone goes on with what the run in ``out`` began with: the trained world is part of that."""
-    file = out / BEGUN_FROM
-    if choices.resume is not True or not file.is_file():
-        return choices
-    return replace(choices, resume=file.read_text(errors="replace") or True)
-
-
-def _prepare(choices: Choices, config: Config, out: Path, distributed: DistributedContext) -> Path | None:
-    """Check what the run starts from, make its folder, and return the trained world to start from, if any."""
-    base = Path(choices.resume) if isinstance(choices.resume, str) else None
-    if base is not None:
-        theirs, _ = checkpoint.describe(base / checkpoint.WEIGHTS)
-        for part in ("name", "world", "codec", "transformer", "head", "rolling"):
-            if getattr(theirs, part) != getattr(config, part):
-                raise TrainingError(
-                    f"{base}: its {part} is not that of {choices.config}; use the configuration it was trained with"
-                )
-    if choices.resume is True and not any((out / name).exists() for name in (BEGUN_FROM, *STAGES)):
-        raise TrainingError(f"{out}: holds no run to go on with. Leave out --resume to begin one, or give its --out")
-    if choices.resume is None and distributed.first and not choices.profile:
-        begun = [name for name in STAGES if (out / name / "resume.pt").is_file() and name in _stages(choices, config)]
-        if begun:
-            raise TrainingError(
-                f"{out}: already holds a run ({', '.join(begun)}). Add --resume to go on with it, or another --out"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    return base

@@ -1,4 +1,4 @@
-"""What training shows a person: real beside generated, as pictures and videos, with the held keys drawn on them."""
+"""Samples for people: real beside generated, as pictures and videos."""
 
 from __future__ import annotations
 

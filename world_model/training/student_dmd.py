@@ -1,17 +1,17 @@
-"""Stage 4: the student plays, and two scores say how real its play is (DMD, arXiv 2311.18828; DMD2, 2405.14867).
+"""Stage 4: distribution matching distillation of the student's own rollouts (DMD, arXiv 2311.18828; DMD2, 2405.14867).
 
-Rollouts start from recordings, follow their keys, and use the very tick that play uses; by a fair coin they go rolling
-or block by block (arXiv 2509.25161, section 3.3). Rolling, one of every K windows carries gradient. What is scored is
-one window at a time, behind the blocks that were shown before it, and under the actions that the student was given:
-the key held *now* for every block in flight. Past and window are noised to one level; only the window learns.
+Rollouts start from recordings, follow their keys and use play's own tick. They go rolling or block by block, at random
+(arXiv 2509.25161, section 3.3); rolling, one of every K windows carries gradient. Teacher and critic score a window
+behind the blocks that were shown before it, under the actions that the student was given: the keys held now for every
+block of the window. Past and window are noised to one level; the gradient goes to the window alone.
 
-The game is deterministic, so the recording also holds the true continuation under the same keys: a regression on it may
-be mixed in, where the held key stayed held; its share of the gradient is logged.
+The game is deterministic, so the recording holds the true continuation under the same keys. A regression on it can be
+added, for blocks before the keys change; its share of the gradient is logged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,21 +29,22 @@ from world_model.training.clips import (
     still_held,
     velocity_loss,
 )
-from world_model.training.loop import StepNoise, Update, optimizers_for
+from world_model.training.distributed import StepNoise
+from world_model.training.stage import Update, optimizers_for
 from world_model.training.student_init import prime_from_clip, show_rollout
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Windows to be scored: past [m, P, B, C, h, w] and the student's window [m, K, B, C, h, w], what each was shown
-    or made under, actions [m, P + K, keys]; the recording, true [m, K, B, C, h, w], owed [m, K] where 1, not 0."""
+class Windows:
+    """Windows to score: past [m, P, B, C, h, w], the student's window [m, K, B, C, h, w], the actions that made both
+    [m, P + K, keys], the recording true [m, K, B, C, h, w], and valid [m, K], 1 where the recording counts, else 0."""
 
     sinks: Tensor
     past: Tensor
     window: Tensor
     actions: Tensor
     true: Tensor
-    owed: Tensor
+    valid: Tensor
 
 
 class StudentDmdTraining(TransformerStage):
@@ -55,7 +56,8 @@ class StudentDmdTraining(TransformerStage):
         self.past = max(1, settings.teacher.clip_blocks - shape.window_blocks)
         super().__init__(data)
         config, distributed, s = self.config, self.distributed, self.settings
-        self.take(load_transformer(config, distributed, student, "student"), self.student_loss, False, s.critic_steps)
+        model = load_transformer(config, distributed, student, "student")
+        self.set_model(model, self.student_loss, False, s.critic_steps)
         self.teacher = load_transformer(config, distributed, teacher, "teacher").requires_grad_(False).eval()
         self.critic = load_transformer(config, distributed, teacher, "teacher")
         if distributed.compile:
@@ -65,10 +67,10 @@ class StudentDmdTraining(TransformerStage):
         self.updates["critic"] = Update(self.critic, self.critic_loss, optimizers)
 
     def student_loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
-        scored = self.rollout(step_noise, learn=True)
-        gradient = dmd_gradient(scored.window, *self._score(scored, step_noise))
-        matching = 0.5 * (scored.window - (scored.window - gradient).detach()).square().mean()
-        error = (scored.window - scored.true) * scored.owed[:, :, None, None, None, None]
+        windows = self.rollout(step_noise, learn=True)
+        gradient = dmd_gradient(windows.window, *self._score(windows, step_noise))
+        matching = 0.5 * (windows.window - (windows.window - gradient).detach()).square().mean()
+        error = (windows.window - windows.true) * windows.valid[:, :, None, None, None, None]
         regression = error.square().mean()
         weight = self.settings.regression_weight
         pull, push = gradient.square().mean().sqrt(), 2 * weight * error.detach().square().mean().sqrt()
@@ -76,21 +78,21 @@ class StudentDmdTraining(TransformerStage):
             "dmd_gradient": pull,
             "regression": regression.detach(),
             "regression_share": push / (pull + push + 1e-12),
-            "motion_ratio": _motion(scored.window) / _motion(scored.true).clamp(min=1e-6),
+            "motion_ratio": _motion(windows.window) / _motion(windows.true).clamp(min=1e-6),
         }
         return matching + weight * regression, logs
 
     def critic_loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         with torch.no_grad():
-            scored = self.rollout(step_noise, learn=False)
-        x, sigma, real = self._noised(scored, step_noise)
+            windows = self.rollout(step_noise, learn=False)
+        x, sigma, real = self._noised(windows, step_noise)
         with self.distributed.precision():
-            x0 = self._seen(self.critic, scored, x, sigma, scored.actions)
+            x0 = self._x0(self.critic, windows, x, sigma, windows.actions)
         flat = real.flatten(1, 2)
         return velocity_loss(x0.flatten(1, 2), flat, sigma[:, : flat.shape[1]]).mean(), {}
 
-    def rollout(self, step_noise: StepNoise, learn: bool) -> Scored:
-        """Play from recorded starts under recorded keys; the windows to be scored, all in one batch."""
+    def rollout(self, step_noise: StepNoise, learn: bool) -> Windows:
+        """Play from recorded starts under recorded keys; returns the windows to score in one batch."""
         sinks, latents, actions = batch_of(self.clips, step_noise, self.distributed.device)
         with torch.no_grad(), self.distributed.precision():
             state = prime_from_clip(self.model, self.rolling, sinks, latents, actions, step_noise)
@@ -99,7 +101,7 @@ class StudentDmdTraining(TransformerStage):
 
     def _roll(
         self, step_noise: StepNoise, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor
-    ) -> Scored:
+    ) -> Windows:
         size, phase = self.rolling.window_blocks, step_noise.shared(self.rolling.window_blocks)
         shown, windows = [latents[:, index] for index in range(self.lead)], []
         for at in range(self.lead, self.lead + self.ticks):
@@ -109,13 +111,13 @@ class StudentDmdTraining(TransformerStage):
                 state, x0, _ = rolling.tick(self.model, self.rolling, state, actions[:, at], noise)
             if chosen:
                 held = actions[:, at : at + 1].expand(-1, size, -1)
-                windows.append(self._scored(sinks, latents, actions, shown, x0.float(), held, at))
+                windows.append(self._window(sinks, latents, actions, shown, x0.float(), held, at))
             shown.append(x0[:, 0].detach().float())
-        return _together(windows)
+        return _concatenated(windows)
 
     def _block_by_block(
         self, step_noise: StepNoise, learn: bool, state, sinks: Tensor, latents: Tensor, actions: Tensor
-    ) -> Scored:
+    ) -> Windows:
         size = self.rolling.window_blocks
         last_level = 1 + step_noise.shared(size)
         shown, made, windows = [latents[:, index] for index in range(self.lead)], [], []
@@ -129,46 +131,46 @@ class StudentDmdTraining(TransformerStage):
             if len(made) == size:
                 first = at - size + 1
                 held = actions[:, first : at + 1]
-                windows.append(self._scored(sinks, latents, actions, shown, torch.cat(made, 1), held, first))
+                windows.append(self._window(sinks, latents, actions, shown, torch.cat(made, 1), held, first))
                 shown += [x[:, 0].detach() for x in made]
                 made = []
-        return _together(windows)
+        return _concatenated(windows)
 
-    def _scored(
+    def _window(
         self, sinks: Tensor, latents: Tensor, actions: Tensor, shown: list[Tensor], x0: Tensor, held: Tensor, at: int
-    ) -> Scored:
+    ) -> Windows:
         """One window [n, K, B, C, h, w] that starts at block ``at``, behind what was shown before it."""
         size, past = self.rolling.window_blocks, min(self.past, at)
         under = torch.cat([actions[:, at - past : at], held], 1)
         same = still_held(actions[:, at : at + size], held)
-        return Scored(sinks, torch.stack(shown[-past:], 1), x0, under, latents[:, at : at + size], same)
+        return Windows(sinks, torch.stack(shown[-past:], 1), x0, under, latents[:, at : at + size], same)
 
-    def _score(self, scored: Scored, step_noise: StepNoise) -> tuple[Tensor, Tensor]:
+    def _score(self, windows: Windows, step_noise: StepNoise) -> tuple[Tensor, Tensor]:
         """x0 [m, K, B, C, h, w] of the windows by critic and by (guided) teacher, at one noise level a clip."""
         with torch.no_grad(), self.distributed.precision():
-            x, sigma, _ = self._noised(scored, step_noise)
-            fake = self._seen(self.critic, scored, x, sigma, scored.actions).float()
-            real = self._seen(self.teacher, scored, x, sigma, scored.actions).float()
+            x, sigma, _ = self._noised(windows, step_noise)
+            fake = self._x0(self.critic, windows, x, sigma, windows.actions).float()
+            real = self._x0(self.teacher, windows, x, sigma, windows.actions).float()
             if self.settings.guidance != 1:
-                unknown = torch.full_like(scored.actions, torch.nan)
-                free = self._seen(self.teacher, scored, x, sigma, unknown).float()
+                unknown = torch.full_like(windows.actions, torch.nan)
+                free = self._x0(self.teacher, windows, x, sigma, unknown).float()
                 real = free + self.settings.guidance * (real - free)
         return fake, real
 
-    def _noised(self, scored: Scored, step_noise: StepNoise) -> tuple[Tensor, Tensor, Tensor]:
+    def _noised(self, windows: Windows, step_noise: StepNoise) -> tuple[Tensor, Tensor, Tensor]:
         """Past and window at one noise share a clip: x [m, F, C, h, w], sigma [m, F], and the clean window."""
-        clean = torch.cat([scored.past, scored.window.detach()], 1).flatten(1, 2)
+        clean = torch.cat([windows.past, windows.window.detach()], 1).flatten(1, 2)
         share = shifted(step_noise.uniform(), self.rolling.shift).clamp(
             self.settings.score_low, self.settings.score_high
         )
         repeats = len(clean) // len(share)
         sigma = share.repeat(repeats)[:, None].expand(-1, clean.shape[1])
         noise = torch.cat([step_noise.normal(*clean.shape[1:]) for _ in range(repeats)])
-        return renoise(clean, noise, sigma[:, :, None, None, None]), sigma, scored.window.detach()
+        return renoise(clean, noise, sigma[:, :, None, None, None]), sigma, windows.window.detach()
 
-    def _seen(self, model: Transformer, scored: Scored, x: Tensor, sigma: Tensor, actions: Tensor) -> Tensor:
+    def _x0(self, model: Transformer, windows: Windows, x: Tensor, sigma: Tensor, actions: Tensor) -> Tensor:
         per_block = self.rolling.frames_per_block
-        x0 = view_clip(model, scored.sinks, x, sigma, actions, per_block)
+        x0 = view_clip(model, windows.sinks, x, sigma, actions, per_block)
         return x0.unflatten(1, (-1, per_block))[:, -self.rolling.window_blocks :]
 
     @torch.no_grad()
@@ -184,14 +186,14 @@ def dmd_gradient(sample: Tensor, fake: Tensor, real: Tensor) -> Tensor:
     return torch.nan_to_num((fake - real) / scale)
 
 
-def _together(windows: list[Scored]) -> Scored:
-    """Windows in one batch; the shortest past decides (early windows have less behind them)."""
+def _concatenated(windows: list[Windows]) -> Windows:
+    """Windows in one batch, their pasts cut to the shortest (early windows have less behind them)."""
     past = min(window.past.shape[1] for window in windows)
     size = windows[0].window.shape[1]
-    cut = [Scored(w.sinks, w.past[:, -past:], w.window, w.actions[:, -past - size :], w.true, w.owed) for w in windows]
-    return Scored(*(torch.cat(parts) for parts in zip(*(vars(w).values() for w in cut), strict=True)))
+    cut = [replace(w, past=w.past[:, -past:], actions=w.actions[:, -past - size :]) for w in windows]
+    return Windows(*(torch.cat(parts) for parts in zip(*(vars(w).values() for w in cut), strict=True)))
 
 
 def _motion(windows: Tensor) -> Tensor:
-    """Mean absolute change from block to block: what DMD is known to lose."""
+    """Mean absolute change from block to block, which DMD tends to reduce."""
     return windows.detach().diff(dim=1).abs().mean()

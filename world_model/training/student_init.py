@@ -1,13 +1,13 @@
 """Stage 3: the student learns the tick from recordings. Teacher's weights, play's mask and play's inputs.
 
 One pass trains several ticks: [sinks | clean clip | a staircase window at each start], masked so that every window sees
-exactly what play would show it, under the key held at its first block (Causal Forcing, arXiv 2602.02214: start the
-student under the mask it will play with). As in play, a window is owed the truth only until the keys change: what
-comes after a change, nobody can tell from the key held now.
+exactly what play would show it, under the keys held at its first block (Causal Forcing, arXiv 2602.02214: start the
+student under the mask it will play with). The loss of a window counts only until the keys change, because what comes
+after a change does not follow from the keys held now.
 
-In play, a window's noisy contents were guessed under the keys held before. A share of the windows here is *stale*:
-what was noised is the clip some blocks earlier or later, the target is the truth. Without it the student trusts what
-it finds in the window more than the key.
+In play, a window's noisy contents were predicted under the keys held before. So a share of the windows here is *stale*:
+the noised contents are from some blocks earlier or later in the clip, the target is the recording. Otherwise the
+student relies on the contents of the window more than on the keys.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from world_model.training.clips import (
     TrainingData,
     TransformerStage,
     batch_of,
-    forget,
+    drop_actions,
     load_transformer,
     still_held,
     velocity_loss,
 )
-from world_model.training.loop import StepNoise
+from world_model.training.distributed import StepNoise
 
 SAMPLE_BLOCKS = 80
 
@@ -42,14 +42,14 @@ class StudentInitTraining(TransformerStage):
         """``weights`` holds the teacher, or with ``prefix`` student, a student to teach further."""
         super().__init__(data)
         self.starts = window_starts(self.rolling, self.settings.clip_blocks, self.settings.windows)
-        self.take(load_transformer(self.config, self.distributed, weights, prefix), self.loss, muon=True)
+        self.set_model(load_transformer(self.config, self.distributed, weights, prefix), self.loss, muon=True)
 
     def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         sinks, latents, actions = batch_of(self.clips, step_noise, self.distributed.device)
-        actions = forget(actions, self.settings.drop_action, step_noise)
+        actions = drop_actions(actions, self.settings.drop_action, step_noise)
         shape, per_block, size = self.rolling, self.rolling.frames_per_block, self.rolling.window_blocks
-        # Added, not blended in: an untold blend shrinks the past, and the student learns to undo that, a gain above one
-        # that a long game multiplies up to white.
+        # Added, not blended in: a blend shrinks the past, and the student, which is not given its level, learns to undo
+        # that with a gain above one, which grows to white in a long game.
         past = latents + self.settings.context_noise * step_noise.uniform(1, 1, 1, 1, 1) * step_noise.normal(
             *latents.shape[1:]
         )
@@ -72,11 +72,11 @@ class StudentInitTraining(TransformerStage):
         losses = velocity_loss(x0, real.flatten(1, 2), sigma[-count:].expand(len(x), -1))
         losses = losses.unflatten(1, (len(self.starts), size, per_block))
         true_actions = torch.cat([actions[:, start : start + size] for start in self.starts], 1)
-        owed = still_held(*(acts.unflatten(1, losses.shape[1:3]) for acts in (true_actions, held)))
-        return (losses * owed[..., None]).mean(), {"first_block": losses[:, :, 0].detach().mean()}
+        valid = still_held(*(acts.unflatten(1, losses.shape[1:3]) for acts in (true_actions, held)))
+        return (losses * valid[..., None]).mean(), {"first_block": losses[:, :, 0].detach().mean()}
 
     def _window_indices(self, step_noise: StepNoise) -> list[Tensor]:
-        """For each start the block numbers [K] whose latents are noised into the window; one draw for the batch."""
+        """For each start the block numbers [K] whose latents are noised into the window, the same for all clips."""
         size, last = self.rolling.window_blocks, self.settings.clip_blocks - 1
         indices = []
         for start in self.starts:
@@ -92,15 +92,15 @@ class StudentInitTraining(TransformerStage):
 
 
 def window_starts(shape: Rolling, blocks: int, windows: int) -> tuple[int, ...]:
-    """Where the windows of a clip start: evenly from where the ring is full, as it always is in play, to the clip's
-    last whole window."""
+    """The blocks where a clip's windows start: evenly from where the recent blocks are full, as they always are in
+    play, to the clip's last whole window."""
     first, last = shape.recent_blocks + 1, blocks - shape.window_blocks
     spread = torch.linspace(first, last, windows).round().int().tolist()
     return tuple(sorted(set(spread)))
 
 
 def show_rollout(model: Transformer, data: TrainingData, path: Path) -> None:
-    """Roll from a held-out start under the recorded keys, with play's own step, and film it beside what happened."""
+    """A film of a rollout with play's own step, from a held-out start under the recorded keys, beside the recording."""
     distributed = data.distributed
     shape = data.config.rolling
     lead = shape.recent_blocks + 1

@@ -1,7 +1,7 @@
-"""Stage 2: the teacher. The transformer looks both ways over a clip and learns its flow at every mix of noise levels.
+"""Stage 2: the teacher, a transformer with bidirectional attention over a clip, trained by flow matching.
 
-Each clip draws one of three shapes of noise: independent levels for every block (diffusion forcing, arXiv 2407.01392);
-the window's staircase behind a nearly clean past; one level for all, as a score for DMD needs.
+The noise of each clip is one of three kinds: independent levels for every block (diffusion forcing, arXiv 2407.01392);
+the window's staircase behind a nearly clean past; one level for all, which a score for DMD needs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,15 @@ from torch import Tensor
 
 from world_model.model.noise import renoise, shifted, sigmas
 from world_model.model.teacher_view import denoise_clip, view_clip
-from world_model.training.clips import TrainingData, TransformerStage, batch_of, forget, load_transformer, velocity_loss
-from world_model.training.loop import StepNoise
+from world_model.training.clips import (
+    TrainingData,
+    TransformerStage,
+    batch_of,
+    drop_actions,
+    load_transformer,
+    velocity_loss,
+)
+from world_model.training.distributed import StepNoise
 
 SAMPLE_STEPS = 24
 
@@ -24,12 +31,12 @@ class TeacherTraining(TransformerStage):
 
     def __init__(self, data: TrainingData):
         super().__init__(data)
-        self.take(load_transformer(self.config, self.distributed, None, self.prefix), self.loss, muon=True)
+        self.set_model(load_transformer(self.config, self.distributed, None, self.prefix), self.loss, muon=True)
 
     def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         sinks, latents, actions = batch_of(self.clips, step_noise, self.distributed.device)
         sigma = self._noise_shares(step_noise).repeat_interleave(self.rolling.frames_per_block, 1)
-        actions = forget(actions, self.settings.drop_action, step_noise)
+        actions = drop_actions(actions, self.settings.drop_action, step_noise)
         real = latents.flatten(1, 2)
         noise = step_noise.normal(*real.shape[1:])
         x = renoise(real, noise, sigma[:, :, None, None, None])
@@ -39,7 +46,7 @@ class TeacherTraining(TransformerStage):
         return losses.mean(), {}
 
     def _noise_shares(self, step_noise: StepNoise) -> Tensor:
-        """[n, T] noise shares of the blocks, of one of the three shapes."""
+        """Noise shares of the blocks [n, T], of one of the three kinds."""
         settings, rolling, count = self.settings, self.rolling, self.settings.clip_blocks
         independent = shifted(step_noise.uniform(count), 2.0)
         one = shifted(step_noise.uniform(1), rolling.shift).expand(-1, count)
@@ -53,7 +60,7 @@ class TeacherTraining(TransformerStage):
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
-        """A held-out clip: its first third as it was, the rest denoised from nothing under the same keys."""
+        """A held-out clip: its first third as recorded, the rest denoised from pure noise under the same keys."""
         step_noise = StepNoise(self.distributed, 0, 99, self.distributed.processes)
         sinks, latents, actions = self.data.held_out_clip(self.settings.clip_blocks)
         past = latents.shape[1] // 3
