@@ -82,6 +82,12 @@ def test_recordings_of_something_else_are_refused(said, words, tmp_path, tiny):
         DatasetSplit.open(tmp_path, tiny)
 
 
+def test_recordings_of_another_world_are_refused(tmp_path, tiny):
+    record(tmp_path / "session", tiny, 4)
+    with pytest.raises(DataError, match="recorded in the world 'arena'.*'elsewhere'"):
+        DatasetSplit.open(tmp_path, tiny.model_copy(update={"name": "elsewhere"}))
+
+
 def test_rooms_are_held_out_only_where_others_are_trained_on(tmp_path, tiny):
     """28 and 49 are for testing, by their seed. Never is a room both trained on and called held out."""
     for seed in (28, 49):

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from world_model.config import Stage
-from world_model.training import TrainingError, checkpointing, loop, progress
+from world_model.training import TrainingError, loop, progress
 from world_model.training.checkpointing import read_state
 from world_model.training.distributed import DistributedContext, StepNoise
 from world_model.training.loop import Stopped, profile, rate_at, train
@@ -102,12 +102,14 @@ def test_a_sample_that_does_not_fit_into_the_budget_is_not_made(tmp_path, monkey
     assert stage.about["steps"] in ("3", "4") and not stage.sampled
 
 
-def test_a_checkpoint_is_written_by_the_clock(tmp_path, monkeypatch):
-    saved = []
-    monkeypatch.setattr(checkpointing, "save", lambda stage, path, step, *_: saved.append(step))
+def test_a_checkpoint_is_written_before_the_first_step_and_by_the_clock(tmp_path, monkeypatch):
+    stage, found = Toy(steps=3), []
+    critic = stage.updates["critic"]
+    loss = critic.loss
+    critic.loss = lambda step_noise: (found.append(read_state(tmp_path / "resume.pt")["step"]), loss(step_noise))[1]
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    train(Toy(steps=3), distributed(), tmp_path)
-    assert saved == [0, 1, 2, 3]
+    train(stage, distributed(), tmp_path)
+    assert found == [0, 1, 2] and read_state(tmp_path / "resume.pt")["step"] == 3
 
 
 def test_a_failing_sample_loses_nothing(tmp_path):

@@ -11,7 +11,7 @@ A session is a directory, one episode, that standard tools open::
     start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
     chunk_000000.mkv   lossless RGB video, constant rate
     chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
-                       crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be held to the pixel;
+                       crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be checked;
                        before it, where session.json has a spot, pose_x,pose_y,pose_heading,pose_eye)
     end.json           written by close(), or, with the reason as ``cut_short``, when writing failed; without it the
                        recorder was killed (or is still running)

@@ -60,7 +60,7 @@ class Session:
     meta     SessionMeta
     actions  int8 [T, K], actions[t] produced frames[t], actions[0] is zero
     times    float64 [T], seconds since the start
-    poses    float64 [T, 4], where each frame is seen from (see ``POSE``); None where the game told none
+    poses    float64 [T, 4], of each frame (see ``format.POSE``); None where there are none
     damage   named problems that opening found; what they name is left out
 
     It holds the finished chunks up to the first gap: frame numbers never jump. Opening reads no video;

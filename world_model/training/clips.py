@@ -60,7 +60,8 @@ class TransformerStage:
     def __init__(self, data: TrainingData):
         self.data, self.config, self.distributed = data, data.config, data.distributed
         self.settings, self.rolling = getattr(self.config.training, self.name), self.config.rolling
-        self.clips = Clips(data.train, self.config.clip_blocks(self.name), self.rolling.frames_per_block)
+        if blocks := self.config.clip_blocks(self.name):
+            self.clips = Clips(data.train, blocks, self.rolling.frames_per_block)
 
     def set_model(self, model: Transformer, loss: Loss, muon: bool, every: int = 1) -> None:
         """Train ``model``, the network that ships, and keep its average."""

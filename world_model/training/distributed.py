@@ -16,7 +16,7 @@ from world_model.hardware import cores, cpu_name
 from world_model.training import TrainingError
 
 PRODUCTS, ROWS = 5, {"cpu": 1024, "cuda": 8192}
-"""Matrix products that are timed, and the rows and columns of the matrices that tell what a device could reach."""
+"""Matrix products that are timed, and the rows and columns of their matrices, by device."""
 PRECISION_ROWS = 512
 """Rows and columns of the matrices with which float32 and bfloat16 are compared."""
 

@@ -41,15 +41,10 @@ class Display:
     def __init__(self, stage: TrainingStage, distributed: DistributedContext, folder: Path, step: int, budget: Budget):
         self.stage, self.distributed, self.first_step, self.budget = stage, distributed, step, budget
         self.start = self.warm = self.last_line = time.perf_counter()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        terminal = distributed.console.is_terminal
-        self.progress = Progress(*columns, console=distributed.console, disable=not (distributed.first and terminal))
+        name, note = "{task.description}", "{task.fields[note]}"
+        columns = TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn(note)
+        hidden = not (distributed.first and distributed.console.is_terminal)
+        self.progress = Progress(*columns, console=distributed.console, disable=hidden)
         self.task = self.progress.add_task(stage.name, total=stage.settings.steps, completed=step, note="")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if distributed.first else None
         self.numbers: dict[str, float] = {}

@@ -182,7 +182,7 @@ class Run:
             )
         provenance = provenance_of(name, self.config, self.dataset, upstream.values())
         if not finished and self.base is None and stored[1].get("upstream") != provenance["upstream"]:
-            # A budget ends stages early, and resuming trains those before this one further: nobody changed anything.
+            # A budget ends stages early, and resuming trains those before this one further.
             self._print(f"{name}: goes on, from newer weights of the stages before it")
             del provenance["upstream"]
         check_unchanged(folder, provenance, stored[1])

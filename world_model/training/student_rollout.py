@@ -26,7 +26,7 @@ from world_model.model import rolling
 from world_model.model.rolling import State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
-from world_model.training.clips import TrainingData, TransformerStage, load_transformer
+from world_model.training.clips import TrainingData, TransformerStage, load_transformer, still_held
 from world_model.training.distributed import StepNoise
 from world_model.training.student_init import show_rollout
 
@@ -62,8 +62,7 @@ class StudentRolloutTraining(TransformerStage):
     name, prefix = "student_rollout", "student"
 
     def __init__(self, data: TrainingData, weights: Path | None):
-        self.data, self.config, self.distributed = data, data.config, data.distributed
-        self.settings, self.rolling = self.config.training.student_rollout, self.config.rolling
+        super().__init__(data)
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
         self.start_sampler = StartSampler(data.train, self.lead, self.rolling.window_blocks, per_block)
         if isinstance(self.config.head, ViewSize) and not (self.start_sampler.posed and self.start_sampler.deep):
@@ -97,11 +96,11 @@ class StudentRolloutTraining(TransformerStage):
             extra = {} if poses is None else {"window_poses": poses}
             moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         wrong = self._store(games, moved, x0, true)
-        held = (actions == actions[:, :1]).all(-1).float().cumprod(1)
-        held[:, 1:] *= LATER
+        weights = still_held(actions, actions[:, :1])
+        weights[:, 1:] *= LATER
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         nll = (elements + choice).unflatten(1, true.shape[1:3])
-        loss = (nll.mean(2) * held).mean()
+        loss = (nll.mean(2) * weights).mean()
         if isinstance(self.config.head, ViewSize):
             loss = loss + self._pose_loss(games, state["relief"], step_noise).mean()
         logs = {
