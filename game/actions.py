@@ -26,16 +26,3 @@ def to_action(pressed: Iterable[str], keys: Sequence[str] = ARENA_KEYS) -> np.nd
             raise ValueError(f"key {name!r} is not one of this world's keys: {' '.join(keys)}")
         action[list(keys).index(name)] = 1
     return action
-
-
-def pressed_keys(action: np.ndarray, keys: Sequence[str] = ARENA_KEYS) -> tuple[str, ...]:
-    """Names of the held keys, in key order. ValueError when the vector is not one bit for each key."""
-    bits = np.asarray(action)
-    if bits.shape != (len(keys),):
-        raise ValueError(f"action of shape {bits.shape}; expected one bit for each of: {' '.join(keys)}")
-    return tuple(key for key, bit in zip(keys, bits, strict=True) if bit)
-
-
-def describe(action: np.ndarray, keys: Sequence[str] = ARENA_KEYS) -> str:
-    """A readable action: ``w+left``, or ``-`` when no key is held."""
-    return "+".join(pressed_keys(action, keys)) or "-"

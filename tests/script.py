@@ -1,11 +1,12 @@
-"""A screen that does as it is told, for tests of the player's loop."""
+"""A screen with scripted events, for tests of the player's loop."""
 
 from game.play.keyboard import Event
+from game.play.player import Options, Player
 from game.play.screen import Headless
 
 
 class Script(Headless):
-    """Events by the number of frames shown until then; keeps every frame and what was shown with it."""
+    """plan: {number of frames shown until then: events}. Keeps every frame, and the HUD that was shown with it."""
 
     def __init__(self, plan: dict[int, list[Event]]):
         self.plan, self.shown, self.huds = dict(plan), [], []
@@ -17,6 +18,13 @@ class Script(Headless):
     def show(self, frame, hud):
         self.shown.append(frame.copy())
         self.huds.append(hud)
+
+
+def play(source, plan, recording=None, **options) -> Script:
+    """Play a source by a plan, as fast as it goes."""
+    screen = Script(plan)
+    Player(source, screen, Options(source.metadata["keys"], fps=0, **options), recording=recording).run()
+    return screen
 
 
 def down(*keys: str) -> list[Event]:

@@ -206,7 +206,7 @@ def wall_gaps(walls, point):
     return (offset * walls[:, [R.WALL_NX, R.WALL_NY]]).sum(-1)
 
 
-def test_nobody_ever_leaves_a_room_or_enters_a_landmark():
+def test_no_player_ever_leaves_a_room_or_enters_a_landmark():
     count, rng = 32, np.random.default_rng(0)
     batch = ArenaBatch(8, 8)
     batch.reset(range(count))
@@ -222,7 +222,7 @@ def test_nobody_ever_leaves_a_room_or_enters_a_landmark():
             room = (np.linalg.norm(marks[:, :2] - batch.position[b], axis=1) - marks[:, 2]).min()
             assert min(gap, room) > PLAYER_RADIUS - 0.011
             touched += min(gap, room) < PLAYER_RADIUS + 0.001
-    assert touched > 1000  # the walk did press against things
+    assert touched > 1000  # the players do press against things
 
 
 def test_walls_let_one_slide_along():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
-from script import Script, down
+from script import down, play
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
 from game.play.branch import Branch
 from game.play.keyboard import Event
-from game.play.player import Options, Player
 from game.record.recorder import Recorder
 from game.record.replay import Replay
 from world_model.episode import Session, find_sessions
@@ -25,12 +24,6 @@ def keep() -> gymnasium.Env:
     game = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     game.reset(seed=0)
     return game
-
-
-def play(source, plan) -> Script:
-    screen = Script(plan)
-    Player(source, screen, Options(KEEP_KEYS, fps=0, seed=0)).run()
-    return screen
 
 
 def test_two_futures_under_the_same_keys_are_one_and_the_first_does_not_notice(keep):
@@ -97,7 +90,7 @@ def test_what_ends_a_branch_and_what_takes_it(keep, key):
 def test_a_recording_ends_where_the_other_future_is_taken_and_both_verify(keep, tmp_path):
     recorder = Recorder(keep, tmp_path, world="keep", player="person", recording=True)
     plan = {5: down("b"), 7: down("b"), 8: down("right"), 14: down("return"), 22: down("escape")}
-    Player(recorder, Script(plan), Options(KEEP_KEYS, fps=0, seed=0), None, recorder).run()
+    play(recorder, plan, recorder)
     recorder.close()
     sessions = [Session.open(path) for path in find_sessions(tmp_path)]
     assert len(sessions) == 2 and sessions[1].start_state is not None

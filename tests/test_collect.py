@@ -111,6 +111,6 @@ def make_deadly_game(config: Config) -> gymnasium.Env:
     os._exit(1)
 
 
-def test_a_killed_worker_is_told_and_not_waited_for(tmp_path, config):
+def test_a_killed_worker_is_reported_and_not_waited_for(tmp_path, config):
     with pytest.raises(EpisodeError, match="a recording process was killed"):
         make(config, tmp_path, sessions=2, workers=2, make_env=make_deadly_game)

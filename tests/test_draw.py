@@ -4,7 +4,7 @@ import cv2
 import gymnasium
 import numpy as np
 import pytest
-from script import Script, down
+from script import down, play
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
@@ -12,10 +12,9 @@ from game.draw import plan as planning
 from game.draw.map_canvas import BUTTONS, ROOM_BOXES, tile_at
 from game.draw.plan import BURROW, KEPT, Plan, PlanError
 from game.play.keyboard import Event
-from game.play.player import Options, Player
 from game.record.recorder import Recorder
 from game.record.replay import Replay
-from game.worlds.keep_rooms import CRATE, FLOOR, RUG, WALL, make_keeps
+from game.worlds.keep_rooms import CRATE, FLOOR, RUG, WALL, make_keep
 from world_model.episode import Session, find_sessions
 from world_model.play.maps import repainted
 from world_model.play.neural_game import NeuralGame
@@ -30,7 +29,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> set[tuple[int, int, int]]:
 
 
 def test_a_plan_begins_as_the_keep_that_it_is_of():
-    assert np.array_equal(Plan.of_seed(7).pictures(), make_keeps([7]).pictures[0])
+    assert np.array_equal(Plan.of_seed(7).pictures(), make_keep(7).pictures)
 
 
 def test_a_stroke_changes_its_tile_and_is_taken_back():
@@ -60,7 +59,7 @@ def test_a_doorway_opens_on_both_sides(at, beyond):
 
 
 @pytest.mark.parametrize("at", [(0, 0, 3), (0, 3, 0), (0, 0, 0), (0, 7, 7), (3, 7, 2), (1, 2, 7), (2, 4, 0)])
-def test_nobody_opens_the_outer_walls(at):
+def test_the_outer_walls_stay_closed(at):
     plan = Plan.of_seed(0)
     assert not plan.put(at, FLOOR) and not plan.fill(at, FLOOR)
 
@@ -106,14 +105,14 @@ def test_pictures_of_any_size_are_read_and_saved_again(tmp_path):
 
 @pytest.mark.parametrize("light", [(1.0, 0.0), (0.4, 12.0)])
 def test_another_map_is_painted_under_the_sprites(light):
-    old, new = make_keeps([1]).pictures[0, 0], make_keeps([2]).pictures[0, 3]
+    old, new = make_keep(1).pictures[0], make_keep(2).pictures[3]
 
-    def seen(picture: np.ndarray) -> np.ndarray:
+    def shown(picture: np.ndarray) -> np.ndarray:
         frame = np.round(picture * light[0] + light[1]).astype(np.uint8)
         frame[20:28, 30:38] = (250, 10, 200)
         return frame
 
-    assert np.abs(repainted(seen(old), old, new).astype(int) - seen(new)).max() <= 1
+    assert np.abs(repainted(shown(old), old, new).astype(int) - shown(new)).max() <= 1
     fog = np.random.default_rng(0).integers(0, 255, old.shape, np.uint8)
     assert np.array_equal(repainted(fog, old, new), fog)
 
@@ -138,7 +137,7 @@ def button(name: str) -> tuple[float, float]:
     return box.x + box.width / 2, box.y + box.height / 2
 
 
-def test_the_board_is_found_where_it_is_drawn():
+def test_the_canvas_has_its_boxes_where_they_are_drawn():
     for room, row, column in ((0, 0, 0), (1, 3, 6), (2, 7, 7), (3, 5, 1)):
         assert tile_at(*centre((room, row, column))) == (room, row, column)
     assert tile_at(*button("crate")) is None and tile_at(-1, -1) is None
@@ -167,17 +166,9 @@ def test_other_sinks_are_the_ones_that_priming_gives(neural):
 def test_a_stroke_is_in_the_picture_and_stays_when_walked_over(neural, tmp_path):
     """Drawn, recorded on both sides of the stroke, and still there after the hero has been elsewhere."""
     draws = [Event("press", where=button("rug")), Event("press", where=centre((0, 5, 5))), Event("let_go")]
-    plan = {
-        1: [Event("down", "tab")],
-        3: draws,
-        5: [Event("down", "d")],
-        14: [Event("up", "d"), Event("down", "w")],
-        20: [Event("down", "escape")],
-    }
+    plan = {1: down("tab"), 3: draws, 5: down("d"), 14: [Event("up", "d"), *down("w")], 20: down("escape")}
     source = Recorder(neural, tmp_path, world="keep")
-    screen = Script(plan)
-    keys = neural.metadata["keys"]
-    Player(source, screen, Options(keys, fps=0, seed=0, title="keep"), recording=source).run()
+    screen = play(source, plan, source)
     drawn = screen.huds[-1].canvas.pictures[0]
     tile = slice(40, 48), slice(40, 48)
     first = neural.place(0)[0]
@@ -197,8 +188,7 @@ def test_a_stroke_is_in_the_picture_and_stays_when_walked_over(neural, tmp_path)
 
 
 def test_a_pinned_view_is_a_sink_from_then_on(neural):
-    screen = Script({4: [Event("down", "g")], 8: [Event("down", "escape")]})
-    Player(neural, screen, Options(KEEP_KEYS, fps=0, seed=0)).run()
+    screen = play(neural, {4: down("g"), 8: down("escape")})
     pinned = screen.huds[-1].anchors
     assert sum(np.array_equal(pinned[0], frame) for frame in screen.shown) >= 1
     assert not np.array_equal(pinned[0], neural.place(0)[0]) and np.array_equal(pinned[1:], neural.place(0)[1:])
@@ -206,19 +196,16 @@ def test_a_pinned_view_is_a_sink_from_then_on(neural):
 
 def test_time_runs_back_through_another_map(neural):
     """Tick by tick the same pictures and maps as on the way there."""
-    screen = Script({1: down("d"), 6: down("t"), 12: down("backspace"), 30: down("escape")})
-    Player(neural, screen, Options(KEEP_KEYS, fps=0, seed=0)).run()
+    screen = play(neural, {1: down("d"), 6: down("t"), 12: down("backspace"), 30: down("escape")})
     back = [hud.rewound is not None for hud in screen.huds].index(True)
     moments = [(frame, hud.anchors) for frame, hud in zip(screen.shown, screen.huds, strict=True)]
     assert not np.array_equal(moments[0][1], moments[back - 1][1]) and back > 10
-    for there, again in zip(moments[back - 2 :: -1], moments[back:], strict=False):
-        assert all(map(np.array_equal, there, again))
+    for before, again in zip(moments[back - 2 :: -1], moments[back:], strict=False):
+        assert all(map(np.array_equal, before, again))
     assert screen.huds[-1].behind == 0 and np.array_equal(screen.shown[-1], screen.shown[0])
 
 
 def test_the_real_game_is_not_drawn():
     game = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
-    plan = {2: [Event("down", "tab"), Event("down", "t")], 4: [Event("down", "escape")]}
-    screen = Script(plan)
-    Player(game, screen, Options(KEEP_KEYS, fps=0)).run()
+    screen = play(game, {2: down("tab", "t"), 4: down("escape")})
     assert screen.huds[-1].canvas is None and "neural" in screen.huds[-1].notice

@@ -9,8 +9,8 @@ import pytest
 from game.actions import KEEP_KEYS, to_action
 from game.register import register_worlds
 from game.worlds.bots import make_bot
-from game.worlds.keep import CRAWL, EDGE, FIELDS, NIGHT_GAIN, NIGHT_OFFSET, Keep, KeepBatch
-from game.worlds.keep_rooms import make_keeps
+from game.worlds.keep import CRAWL, EDGE, FIELDS, NIGHT_GAIN, NIGHT_OFFSET, Keep
+from game.worlds.keep_rooms import make_keep
 
 register_worlds()
 NOTHING = np.zeros(len(KEEP_KEYS), np.int8)
@@ -55,17 +55,7 @@ def test_everything_follows_from_seed_and_keys():
     assert not np.array_equal(one[0][0], other[0][0])
 
 
-def test_a_batch_equals_its_keeps_one_by_one():
-    batch, random = KeepBatch(), np.random.default_rng(0)
-    games = [keep(seed) for seed in (3, 4, 5)]
-    assert np.array_equal(batch.reset([3, 4, 5]), [game.render() for game in games])
-    for _ in range(200):
-        actions = random.integers(0, 2, (3, len(KEEP_KEYS)))
-        frames = batch.step(actions)
-        assert np.array_equal(frames, [game.step(action)[0] for game, action in zip(games, actions, strict=True)])
-
-
-def test_nobody_walks_through_walls():
+def test_walls_stop_hero_and_slime():
     for frame, info, _ in walk("masher", 1, 3000):
         for name in ("hero", "slime"):
             x, y, _, _ = info["sprites"].get(name, (0, 0, 0, 0))
@@ -77,7 +67,7 @@ def test_nobody_walks_through_walls():
 
 def test_a_doorway_leads_to_the_neighbour_at_the_other_edge():
     game = keep(0)
-    solid = game._batch.keeps.solid[0]
+    solid = game._map.solid
     for room, key, axis, next_room in ((0, "d", 1, 1), (1, "a", 1, 0), (0, "s", 0, 2), (3, "w", 0, 1)):
         edge = 7 if key in "ds" else 0
         lane = int(np.flatnonzero(~(solid[room][:, edge] if axis else solid[room][edge]))[0]) * 8
@@ -87,33 +77,32 @@ def test_a_doorway_leads_to_the_neighbour_at_the_other_edge():
         across = EDGE - start
         assert info["room"] == next_room
         assert info["position"] == ((across, lane) if axis else (lane, across))
-        assert info["slime"][2] and abs(info["slime"][0] - game._batch.keeps.burrows[0, next_room, 0]) <= CRAWL
+        assert info["slime"][2] and abs(info["slime"][0] - game._map.burrows[next_room, 0]) <= CRAWL
 
 
 def test_every_keep_can_be_walked():
     """From the spawn to every room, for many seeds, by tiles; rooms differ in colour."""
-    keeps = make_keeps(range(150))
-    for solid, spawn, pictures in zip(keeps.solid, keeps.spawn, keeps.pictures, strict=True):
+    for pictures, solid, spawn, _ in map(make_keep, range(150)):
         whole = np.block([[solid[0], solid[1]], [solid[2], solid[3]]])
-        seen, todo = {(spawn[1] // 8, spawn[0] // 8)}, [(spawn[1] // 8, spawn[0] // 8)]
+        reached, todo = {(spawn[1] // 8, spawn[0] // 8)}, [(spawn[1] // 8, spawn[0] // 8)]
         for row, column in todo:
             for near in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-                if near not in seen and min(near) >= 0 and max(near) < 16 and not whole[near]:
-                    seen.add(near)
+                if near not in reached and min(near) >= 0 and max(near) < 16 and not whole[near]:
+                    reached.add(near)
                     todo.append(near)
-        assert all(any((r // 8) * 2 + c // 8 == room for r, c in seen) for room in range(4))
+        assert all(any((r // 8) * 2 + c // 8 == room for r, c in reached) for room in range(4))
         means = pictures.reshape(4, -1, 3).mean(1)
         assert min(np.abs(means[i] - means[j]).sum() for i in range(4) for j in range(i)) > 8
 
 
-def test_the_map_is_what_is_seen_where_nobody_stands():
+def test_the_map_is_the_frame_without_its_sprites():
     game = keep(2)
     frame, info = press(game, "d", ticks=3)
-    nobody = np.ones((64, 64), bool)
+    empty = np.ones((64, 64), bool)
     for x, y, width, height in info["sprites"].values():
-        nobody[y : y + height, x : x + width] = False
-    assert np.array_equal(frame[nobody], game.anchors()[0][nobody])
-    assert not np.array_equal(frame[~nobody], game.anchors()[0][~nobody])
+        empty[y : y + height, x : x + width] = False
+    assert np.array_equal(frame[empty], game.anchors()[0][empty])
+    assert not np.array_equal(frame[~empty], game.anchors()[0][~empty])
 
 
 def test_lights_switch_when_e_goes_down_and_the_dark_is_a_map_of_colours():
@@ -176,7 +165,7 @@ def test_hero_and_slime_stop_each_other_and_may_part_where_they_touch():
     assert info["position"][0] == 30
 
 
-def test_nobody_walks_onto_a_slime():
+def test_hero_and_slime_never_come_to_touch():
     """But into a room whose slime is at the door; then they touch already."""
     apart, room, frames = True, 0, 0
     for seed in range(4):

@@ -42,12 +42,12 @@ class Script:
     """A screen on which keys are pressed one by one, each once every world that can play is there to be seen."""
 
     def __init__(self, *keys: str, plays: int = 2):
-        self.keys, self.plays, self.seen, self.shown = list(keys), plays, [], None
+        self.keys, self.plays, self.polled, self.shown = list(keys), plays, [], None
 
     def poll(self):
         if self.shown is None or sum(entry.picture is not None for entry in self.shown.menu.entries) < self.plays:
             return []
-        self.seen.append(self.shown)
+        self.polled.append(self.shown)
         key = self.keys.pop(0)
         if isinstance(key, Event):
             return [key]
@@ -100,7 +100,7 @@ def test_what_keys_choose(keys, picked):
 
 def test_worlds_play_while_one_looks_and_the_one_that_is_looked_at_is_large():
     _, screen = chosen("down", "", "", "escape")
-    first, last = screen.seen[0].menu, screen.seen[-1].menu
+    first, last = screen.polled[0].menu, screen.polled[-1].menu
     assert (first.chosen, last.chosen) == (0, 1)
     assert all(last.entries[i].picture.max() > first.entries[i].picture.max() for i in (0, 1))
     assert screen.frame is last.entries[1].picture
@@ -146,8 +146,8 @@ def test_all_worlds_are_listed_those_that_play_first(tmp_path, monkeypatch):
     monkeypatch.setattr(configuration, "WORLDS", tmp_path / "worlds")
     monkeypatch.setattr(configuration, "CONFIGS", tmp_path)
     listed = menu.worlds(("keep",))
-    found = [(world.name, world.ready) for world in listed]
-    assert found == [("keep", True), ("b", True), ("mine", False), ("wrong", False)]
+    names = [(world.name, world.ready) for world in listed]
+    assert names == [("keep", True), ("b", True), ("mine", False), ("wrong", False)]
     assert listed[0].about == "Four rooms." and listed[1].about == "" and "wrong.yaml" in listed[3].about
 
 

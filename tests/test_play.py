@@ -20,7 +20,8 @@ import av
 import gymnasium
 import numpy as np
 import pytest
-from script import Script
+import script
+from script import Script, down
 
 from game.actions import ARENA_KEYS
 from game.play.controllers import BotController, RecordedController, Remembered
@@ -74,10 +75,9 @@ class Counter(gymnasium.Env):
         return np.full((8, 8, 3), len(self.actions), np.uint8), 0.0, False, False, {}
 
 
-def play(plan, **options) -> tuple[Counter, Script]:
-    source, screen = Counter(), Script(plan)
-    Player(source, screen, Options(("w", "e"), fps=0, **options)).run()
-    return source, screen
+def play(plan, source=None, **options) -> tuple[Counter, Script]:
+    source = source or Counter()
+    return source, script.play(source, plan, **options)
 
 
 def test_a_tap_between_two_ticks_reaches_the_game_exactly_once():
@@ -91,7 +91,7 @@ def test_every_frame_is_shown_once_and_none_is_skipped():
 
 
 def test_next_room_counts_up_and_quit_ends():
-    source, _ = play({2: [Event("down", "n")], 5: [Event("down", "escape")]}, seed=7)
+    source, _ = play({2: down("n"), 5: down("escape")}, seed=7)
     assert source.resets == [7, 8]
 
 
@@ -106,17 +106,17 @@ def test_a_key_pressed_before_there_is_a_picture_counts_as_no_latency():
             return [replace(event, at=time.perf_counter()) for event in super().poll()]
 
     source = Slow()
-    ledger = Player(source, Live({0: [Event("down", "w")]}), Options(("w", "e"), fps=0, frames=3)).run()
+    ledger = Player(source, Live({0: down("w")}), Options(("w", "e"), fps=0, frames=3)).run()
     assert ledger.summary()["key_to_photon_ms"]["n"] == 0 and source.actions[0][0] == 1
 
 
 def test_nothing_is_stepped_while_paused():
-    source, screen = play({2: [Event("down", "p")], 8: [Event("down", "escape")]})
+    source, screen = play({2: down("p"), 8: down("escape")})
     assert len(source.actions) <= 2 and screen.huds[-1].paused
 
 
 def test_h_hides_the_panel_and_f1_helps():
-    _, screen = play({2: [Event("down", "h")], 4: [Event("down", "f1")], 7: [Event("quit")]})
+    _, screen = play({2: down("h"), 4: down("f1"), 7: [Event("quit")]})
     assert not screen.huds[-1].visible and screen.huds[-1].help
 
 
@@ -140,8 +140,8 @@ def test_what_a_game_says_of_its_picture_is_shown_and_counted():
 
 def test_a_pause_is_neither_caught_up_nor_played():
     """Keys tapped in a pause do not reach the game; keys still down when it ends do."""
-    tapped, held = [Event("down", "e"), Event("up", "e")], [Event("down", "w")]
-    plan = {2: [Event("down", "p")], 4: tapped, 5: held, 6: [Event("down", "p")], 9: [Event("quit")]}
+    tapped, held = [Event("down", "e"), Event("up", "e")], down("w")
+    plan = {2: down("p"), 4: tapped, 5: held, 6: down("p"), 9: [Event("quit")]}
     source, _ = play(plan)
     actions = np.array(source.actions)
     assert not actions[:, 1].any() and actions[-1, 0] == 1
@@ -153,7 +153,7 @@ def test_what_fails_in_the_game_ends_the_play():
             raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        Player(Broken(), Script({}), Options(("w", "e"), fps=0, frames=3)).run()
+        play({}, Broken(), frames=3)
 
 
 def test_an_episode_that_ends_is_followed_by_the_next():
@@ -162,8 +162,7 @@ def test_an_episode_that_ends_is_followed_by_the_next():
             frame, *_ = super().step(action)
             return frame, 0.0, len(self.actions) % 2 == 0, False, {}
 
-    source = Short()
-    Player(source, Script({}), Options(("w", "e"), fps=0, seed=4, frames=5)).run()
+    source, _ = play({}, Short(), seed=4, frames=5)
     assert source.resets == [4, 5, 6] and len(source.actions) == 5
 
 
@@ -229,9 +228,9 @@ def test_a_neural_session_says_what_it_was_played_with(neural_session):
 
 
 def test_a_neural_session_is_made_again_bit_for_bit(neural_session, exported):
-    said, aside = run_play("--replay", neural_session, "--verify", "--checkpoint", exported)
-    assert "all 121 frames are bit-equal" in said
-    assert aside.count(" CPU threads\n") == 1, "what runs is said once"
+    output, aside = run_play("--replay", neural_session, "--verify", "--checkpoint", exported)
+    assert "all 121 frames are bit-equal" in output
+    assert aside.count(" CPU threads\n") == 1, "what runs is printed once"
 
 
 def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):
@@ -245,8 +244,8 @@ def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):
     lines[1] = ",".join(cells)
     table.write_text("\n".join(lines) + "\n")
     first = int(cells[0])
-    said, _ = run_play("--replay", copy, "--verify", "--checkpoint", exported, code=1)
-    assert f"the first is frame {first};" in said
+    output, _ = run_play("--replay", copy, "--verify", "--checkpoint", exported, code=1)
+    assert f"the first is frame {first};" in output
 
 
 def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
@@ -291,8 +290,8 @@ def test_what_is_not_whole_is_not_verified(recorded, file, old, new, words):
 
 def test_a_recording_without_a_readable_frame_is_refused(recorded):
     (recorded / "chunk_000000.csv").write_text("nothing")
-    said = refused("--replay", recorded, "--headless")
-    assert "no frame of it can be read; chunk_000000.csv: not the table" in said
+    output = refused("--replay", recorded, "--headless")
+    assert "no frame of it can be read; chunk_000000.csv: not the table" in output
 
 
 def test_a_recording_of_a_size_that_the_game_has_not_is_refused(recorded):
@@ -397,12 +396,12 @@ def test_whoever_ends_the_game_its_outputs_are_finished(name, tmp_path):
         assert time.monotonic() < end and game.poll() is None
         time.sleep(0.1)
     game.send_signal(number)
-    out, said = game.communicate(timeout=60)
-    assert game.returncode == (130 if name == "SIGINT" else 128 + number) and "Traceback" not in said, said
+    out, errors = game.communicate(timeout=60)
+    assert game.returncode == (130 if name == "SIGINT" else 128 + number) and "Traceback" not in errors, errors
     session = Session.open(find_sessions(tmp_path)[0])
     assert not session.damage and f"recorded to {session.path}" in out
     frames = json.loads((tmp_path / "r.json").read_text())["frames"]
-    assert len(session) >= 20 and 0 <= len(session) - frames <= 2  # the first frame, and a tick half told
+    assert len(session) >= 20 and 0 <= len(session) - frames <= 2  # the first frame, and a tick that was under way
     with av.open(str(tmp_path / "v.mp4")) as film:
         assert sum(1 for _ in film.decode(video=0)) >= frames
 
@@ -423,12 +422,12 @@ def test_without_a_display_it_says_what_to_do(recorded):
         return done.returncode, done.stdout + done.stderr
 
     for driver in ({}, {"SDL_VIDEODRIVER": "x11"}):
-        code, said = run("--engine", "--config", "configs/tiny.yaml", **driver)
-        assert code == 2 and "--headless" in said and "xvfb-run" in said
-    code, said = run("--replay", recorded)
-    assert code == 2 and "Without one: --verify;" in said and "--bot" not in said
-    code, said = run("--replay", recorded, "--verify")
-    assert code == 0 and "all 30 frames are bit-equal" in said
+        code, output = run("--engine", "--config", "configs/tiny.yaml", **driver)
+        assert code == 2 and "--headless" in output and "xvfb-run" in output
+    code, output = run("--replay", recorded)
+    assert code == 2 and "Without one: --verify;" in output and "--bot" not in output
+    code, output = run("--replay", recorded, "--verify")
+    assert code == 0 and "all 30 frames are bit-equal" in output
 
 
 def test_a_missing_gpu_is_said_and_the_cpu_offered(exported):

@@ -208,13 +208,13 @@ def make_disk_full(recorder: Recorder) -> None:
 
 
 def test_a_full_disk_stops_the_recording_and_not_the_game(tmp_path):
-    told = []
-    recorder = recorder_of(tmp_path, on_error=told.append)
+    errors = []
+    recorder = recorder_of(tmp_path, on_error=errors.append)
     recorder.reset(seed=2)
     make_disk_full(recorder)
     play(recorder, 40)
     assert recorder.unwrapped.tick == 40
-    assert len(told) == 1 and "the disk is full; the first 5 frames" in told[0]
+    assert len(errors) == 1 and "the disk is full; the first 5 frames" in errors[0]
     assert not recorder.recording
     recorder.reset(seed=3)
     recorder.close()
@@ -229,7 +229,7 @@ def test_a_full_disk_at_stop_is_the_answer_of_stop(tmp_path):
     assert "the disk is full" in recorder.stop()
 
 
-def test_a_full_disk_is_raised_when_nobody_listens(tmp_path):
+def test_a_full_disk_is_raised_without_a_listener(tmp_path):
     recorder = recorder_of(tmp_path)
     recorder.reset(seed=2)
     make_disk_full(recorder)
@@ -240,8 +240,8 @@ def test_a_full_disk_is_raised_when_nobody_listens(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    told = []
-    recorder = recorder_of(tmp_path / "file", recording=False, on_error=told.append)
+    errors = []
+    recorder = recorder_of(tmp_path / "file", recording=False, on_error=errors.append)
     recorder.reset(seed=0)
-    assert recorder.start() == told[0] and "cannot write" in told[0]
+    assert recorder.start() == errors[0] and "cannot write" in errors[0]
     assert not recorder.recording

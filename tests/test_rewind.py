@@ -9,12 +9,11 @@ import gymnasium
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from script import Script, down
+from script import down, play
 from test_play import Counter
 
 from game.actions import ARENA_KEYS
 from game.play.keyboard import Event
-from game.play.player import Options, Player
 from game.play.rewind import RewindBuffer
 from game.play.saves import HEADER, SaveError, load, save
 from game.record.recorder import Recorder
@@ -68,7 +67,7 @@ def test_200_ticks_back_and_forth_are_bit_equal(neural):
         for tick, action in enumerate(keys):
             if tick in (0, 50, 131):
                 game.reset(seed=tick)
-                rewind.begin()
+                rewind.change() if tick else rewind.start()
                 frames.append(game.render())
             frames.append(game.step(action)[0])
             rewind.tick(action)
@@ -103,21 +102,14 @@ class Slow(gymnasium.Env):
 def test_the_budget_holds_and_what_does_not_change_is_kept_once():
     rewind = RewindBuffer(game := Slow(), budget=4_000)
     game.reset()
-    rewind.begin()
+    rewind.start()
     for _ in range(110):
         game.step(None)
         rewind.tick(np.zeros(1, np.int8))
     assert len(rewind) == 70  # to tick 40, in four states
     assert rewind.back() and game.tick == 109
-    rewind.clear()
-    assert len(rewind) == 0 and not rewind.back()
-
-
-def play(source, plan, recording=None) -> Script:
-    screen = Script(plan)
-    keys = source.metadata["keys"]
-    Player(source, screen, Options(keys, fps=0, seed=3, title="keep"), recording=recording).run()
-    return screen
+    rewind.start()
+    assert len(rewind) == 0 and not rewind.back() and rewind.actions == []
 
 
 def state_after(plan) -> np.ndarray:
@@ -144,8 +136,7 @@ def test_backspace_goes_back_and_play_goes_on_from_there():
 
 def test_a_recording_ends_where_one_goes_back_and_goes_on_in_another(tmp_path):
     source = Recorder(keep(), tmp_path, world="keep")
-    plan = {1: down("d"), 9: down("backspace"), 12: [Event("up", "backspace")],
-            16: down("escape")}  # fmt: skip
+    plan = {1: down("d"), 9: down("backspace"), 12: [Event("up", "backspace")], 16: down("escape")}
     screen = play(source, plan, source)
     source.close()
     first, second = map(Session.open, find_sessions(tmp_path))
@@ -212,7 +203,7 @@ def test_what_is_no_saved_game_is_refused_in_words(harm, tmp_path):
         load(file, {"source": "engine"})
 
 
-def test_saving_where_nothing_can_be_written_is_told(tmp_path):
+def test_saving_where_nothing_can_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="cannot be written"):
         save(Path(tmp_path / "file" / "x.safetensors"), {"a": np.arange(5)}, {})
@@ -220,12 +211,6 @@ def test_saving_where_nothing_can_be_written_is_told(tmp_path):
 
 def test_a_game_without_states_has_no_past(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = {
-        3: down("backspace", "f5"),
-        5: down("f9"),
-        8: down("escape"),
-    }
-    source, screen = Counter(), Script(plan)
-    Player(source, screen, Options(("w", "e"), fps=0)).run()
+    screen = play(Counter(), {3: down("backspace", "f5"), 5: down("f9"), 8: down("escape")})
     assert not list(tmp_path.iterdir()) and "saved" in screen.huds[4].notice and "loaded" in screen.huds[-1].notice
     assert [frame[0, 0, 0] for frame in screen.shown] == list(range(len(screen.shown)))

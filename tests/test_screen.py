@@ -33,8 +33,8 @@ def window(driver) -> Window:
 
 def hud(**changed) -> Hud:
     anchors = np.full((4, 128, 128, 3), 90, np.uint8)
-    said = {"title": "arena", "place": "room 3", "keys": ARENA_KEYS, "held": np.zeros(8, np.int8), "anchors": anchors}
-    return Hud(**(said | changed))
+    fields = {"title": "arena", "place": "room 3", "keys": ARENA_KEYS, "held": np.zeros(8, np.int8), "anchors": anchors}
+    return Hud(**(fields | changed))
 
 
 def shown(window: Window, frame: np.ndarray | None = None, **changed) -> np.ndarray:
@@ -81,17 +81,17 @@ def test_the_recording_light(window):
     assert count(shown(window, recording=61.0), RED) > 50
 
 
-@pytest.mark.parametrize("said", [{"collapse": "saturated"}, {"reprimes": 1234}])
+@pytest.mark.parametrize("fields", [{"collapse": "saturated"}, {"reprimes": 1234}])
 @pytest.mark.parametrize("size", [SCALE, 3])
-def test_a_collapse_is_told_in_a_line_of_its_own(driver, size, said):
+def test_a_collapse_has_a_line_of_its_own(driver, size, fields):
     """In the panel, below the sink frames and above the last line."""
     window = Window(ARENA_KEYS, (128, 128), size, pixels=True)
-    plain, other, told = (shown(window, research=True, **more) for more in ({}, {"recording": 1.0}, said))
-    rows = np.flatnonzero((plain != told).any((1, 2)))
+    plain, other, collapsed = (shown(window, research=True, **more) for more in ({}, {"recording": 1.0}, fields))
+    rows = np.flatnonzero((plain != collapsed).any((1, 2)))
     last_line = np.flatnonzero((plain != other).any((1, 2)))
     pictures = np.flatnonzero((plain[:, -20 * size :] == 90).all(-1).any(1))
     assert len(rows) and pictures.max() < rows.min() and rows.max() < last_line.min()
-    assert not (plain != told)[:, : 128 * size].any()
+    assert not (plain != collapsed)[:, : 128 * size].any()
 
 
 def test_new_sink_frames_replace_the_old(window):
@@ -193,8 +193,8 @@ def test_events_are_named_and_stamped(window):
     pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     events = window.poll()
-    said = [(event.kind, event.key) for event in events]
-    assert said == [("down", "left"), ("down", "escape"), ("up", "left"), ("blur", ""), ("quit", "")]
+    kinds = [(event.kind, event.key) for event in events]
+    assert kinds == [("down", "left"), ("down", "escape"), ("up", "left"), ("blur", ""), ("quit", "")]
     assert all(isinstance(event, Event) and event.at > 0 for event in events)
 
 
@@ -213,8 +213,8 @@ def test_a_pad_and_the_mouse_are_heard(window):
     ):
         pygame.event.post(event)
     events = window.poll()
-    said = [(event.kind, event.key) for event in events]
-    assert said == [("down", "left"), ("down", "w"), ("down", "space"), ("erase", ""), ("drag", ""), ("let_go", ""),
+    kinds = [(event.kind, event.key) for event in events]
+    assert kinds == [("down", "left"), ("down", "w"), ("down", "space"), ("erase", ""), ("drag", ""), ("let_go", ""),
                     ("drop", "a.png")]  # fmt: skip
     assert 0 < events[3].where[0] < 1 and events[3].where[1] == pytest.approx(0.5, abs=0.01)
     assert events[4].where == (0, 0)

@@ -47,8 +47,8 @@ def words(socket, key: str) -> dict:
     """The next words that say something of ``key``."""
     while True:
         message = socket.recv(timeout=20)
-        if isinstance(message, str) and key in (said := json.loads(message)):
-            return said
+        if isinstance(message, str) and key in (fields := json.loads(message)):
+            return fields
 
 
 def frame(socket) -> tuple[int, np.ndarray]:
@@ -81,13 +81,13 @@ def test_the_player_gets_frames_and_gives_keys(page):
         socket.send(json.dumps({"key": "w", "down": True, "number": 7}))
         (event,) = polled(page)
         assert (event.kind, event.key) == ("down", "w")
-        told = {"notice": "hello", "fps": 9.0, "slow_of": 20.0, "tick_ms": 40.04, "runs": "onnx on cpu"}
-        page.show(FRAME, Hud(keys=("w", "e"), held=np.array([1, 0]), answers=(event.at,), **told))
-        said = words(socket, "notice")
-        assert said["held"] == [0] and said["rate"] == "slow: 9 of 20 frames a second"
-        assert said["figures"] == {"runs": "onnx on cpu", "tick, ms": 40.0}
-        newest, seen = frame(socket)
-        assert newest == 7 and np.array_equal(seen, FRAME)
+        hud = {"notice": "hello", "fps": 9.0, "slow_of": 20.0, "tick_ms": 40.04, "runs": "onnx on cpu"}
+        page.show(FRAME, Hud(keys=("w", "e"), held=np.array([1, 0]), answers=(event.at,), **hud))
+        fields = words(socket, "notice")
+        assert fields["held"] == [0] and fields["rate"] == "slow: 9 of 20 frames a second"
+        assert fields["figures"] == {"runs": "onnx on cpu", "tick, ms": 40.0}
+        newest, shown = frame(socket)
+        assert newest == 7 and np.array_equal(shown, FRAME)
         page.show(FRAME, Hud())
         assert frame(socket)[0] == 0
         socket.send(json.dumps({"seen": 12.5}))
@@ -153,14 +153,14 @@ def test_who_fetches_slowly_gets_the_newest_and_not_everything(page):
     assert len(ticks) < 200 and ticks == sorted(ticks)
 
 
-def test_what_was_said_is_told_to_who_comes_later(page):
+def test_what_was_said_is_reported_to_who_comes_later(page):
     page.poll()
     page.show(FRAME, Hud(place="room 3"))
     with visitor(page) as socket:
         assert words(socket, "place")["place"] == "room 3" and np.array_equal(frame(socket)[1], FRAME)
 
 
-def test_a_port_that_is_taken_is_told():
+def test_a_port_that_is_taken_is_reported():
     with closing(Page(("w",), "keep", "127.0.0.1", 0)) as page:
         port = page.address.split(":")[2].split("/")[0]
         done = subprocess.run([sys.executable, "play.py", "--engine", "--serve", port], cwd=ROOT, capture_output=True,
@@ -175,17 +175,22 @@ def served(tmp_path):
     """play.py on a page: its address, and the folder that it records into."""
     command = [sys.executable, "play.py", "--engine", "--config", "configs/tiny_keep.yaml", "--serve", "0", "--record"]
 
-    def heard():
+    def reset():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     game = subprocess.Popen(
-        [*command, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        [*command, str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=reset,
     )
     address = re.search(r"http://\S+", game.stdout.readline())[0]
     yield address, tmp_path
     game.send_signal(signal.SIGINT)
-    out, said = game.communicate(timeout=60)
-    assert "Traceback" not in said and "recorded to" in out and "key to photon" in out, said
+    out, errors = game.communicate(timeout=60)
+    assert "Traceback" not in errors and "recorded to" in out and "key to photon" in out, errors
 
 
 def until_recorded(folder: Path, key: int, ticks: int) -> None:

@@ -22,7 +22,7 @@ class Script:
     """A screen to which events come one by one, a frame apart; ``None`` waits for the search of damage to end."""
 
     def __init__(self, *events):
-        self.events, self.seen, self.frames = list(events), [], []
+        self.events, self.huds, self.frames = list(events), [], []
 
     def poll(self):
         if not self.events:
@@ -30,7 +30,7 @@ class Script:
         return list(filter(None, [self.events.pop(0)]))
 
     def show(self, frame, hud):
-        self.seen.append(hud)
+        self.huds.append(hud)
         self.frames.append(frame)
 
 
@@ -51,7 +51,7 @@ def key(name: str) -> Event:
 
 
 def at(screen: Script) -> list[int]:
-    return [hud.timeline.at for hud in screen.seen]
+    return [hud.timeline.at for hud in screen.huds]
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +64,8 @@ def test_it_plays_with_its_keys_and_stops_at_the_end(session):
     assert at(screen)[:3] == [0, 1, 2] and at(screen)[-5:] == [LAST] * 5
     for number in (0, 17, LAST):
         np.testing.assert_array_equal(screen.frames[number], session.frames(number, number + 1)[0])
-        np.testing.assert_array_equal(screen.seen[number].held, session.actions[number])
-    assert not screen.seen[5].notice and "Space" in screen.seen[-1].notice
+        np.testing.assert_array_equal(screen.huds[number].held, session.actions[number])
+    assert not screen.huds[5].notice and "Space" in screen.huds[-1].notice
 
 
 @pytest.mark.parametrize(
@@ -119,25 +119,25 @@ def test_damage_is_marked_and_jumped_to(session):
     assert found == [25, 45]
     screen = Script(key("space"))
     shown = Viewer(damaged, screen)
-    shown._look_for_damage()
+    shown._find_damage()
     screen.events += [key("j"), key("j"), key("j"), None]
-    shown._look_for_damage = lambda: None
+    shown._find_damage = lambda: None
     shown.run()
-    assert at(screen)[1:4] == [25, 45, 25] and screen.seen[-1].timeline.damaged == (25, 45)
+    assert at(screen)[1:4] == [25, 45, 25] and screen.huds[-1].timeline.damaged == (25, 45)
 
 
 def test_what_cannot_be_decoded_is_black_says_so_and_is_damage(session):
     chunk_file(session.path, 1).write_bytes(b"no film")
     damaged = Session.open(session.path)
     screen = looked(damaged, key("page down"), key("right"), None)
-    assert not screen.frames[-1].any() and "cannot be decoded" in screen.seen[-1].notice
+    assert not screen.frames[-1].any() and "cannot be decoded" in screen.huds[-1].notice
     assert np.concatenate(list(damaged.damaged())).tolist() == list(range(20, 40))
 
 
 def test_the_whole_is_searched_while_one_looks(session):
     damage(session)
     screen, end = Script(key("space")), time.monotonic() + 20
-    screen.poll = lambda: [Event("quit")] if (screen.seen and screen.seen[-1].timeline.damaged == (25, 45)) else []
+    screen.poll = lambda: [Event("quit")] if (screen.huds and screen.huds[-1].timeline.damaged == (25, 45)) else []
     shown = Viewer(Session.open(session.path), screen)
     shown.playing = False
     show = screen.show

@@ -45,9 +45,9 @@ def press(display, *words) -> None:
 
 def start(display, *flags) -> subprocess.Popen:
     command = [sys.executable, "play.py", *map(str, flags)]
-    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    reset = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     return subprocess.Popen(
-        command, cwd=ROOT, env=display, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        command, cwd=ROOT, env=display, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=reset
     )
 
 
@@ -59,10 +59,10 @@ def until(condition, what: str, seconds: float = 60) -> None:
 
 
 def finish(game: subprocess.Popen) -> str:
-    """Wait for the game to end by itself; what it said on stderr."""
-    _, said = game.communicate(timeout=60)
-    assert game.returncode == 0 and "Traceback" not in said, said
-    return said
+    """Wait for the game to end by itself; what it printed on stderr."""
+    _, errors = game.communicate(timeout=60)
+    assert game.returncode == 0 and "Traceback" not in errors, errors
+    return errors
 
 
 def runs(bits) -> list[int]:
@@ -102,8 +102,8 @@ def test_a_closed_game_leaves_the_recording_whole(display, tmp_path):
     game = start(display, *ENGINE, "--record", tmp_path)
     until(lambda: list(tmp_path.glob("*/chunk_*.csv")), "the first recorded chunk")
     game.send_signal(2)
-    _, said = game.communicate(timeout=60)
-    assert game.returncode == 130 and "Traceback" not in said
+    _, errors = game.communicate(timeout=60)
+    assert game.returncode == 130 and "Traceback" not in errors
     (session,) = map(Session.open, find_sessions(tmp_path))
     assert (session.path / END).is_file() and not session.damage
 
@@ -120,11 +120,11 @@ def window(display, monkeypatch) -> Window:
 
 @needs_x
 def test_a_person_makes_the_window_larger_fills_the_screen_and_points(display, window):
-    frame, heard = np.full((64, 64, 3), 90, np.uint8), []
+    frame, events = np.full((64, 64, 3), 90, np.uint8), []
 
-    def shown(**said) -> np.ndarray:
-        window.show(frame, Hud(keys=("w",), **said))
-        heard.extend(window.poll())
+    def shown(**fields) -> np.ndarray:
+        window.show(frame, Hud(keys=("w",), **fields))
+        events.extend(window.poll())
         return pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
 
     shown()
@@ -134,8 +134,8 @@ def test_a_person_makes_the_window_larger_fills_the_screen_and_points(display, w
     full = shown(fullscreen=True)
     assert full.shape[:2] == (600, 800)
     row, column = (int(places[0]) for places in np.nonzero((full == 90).all(-1)))
-    heard.clear()
+    events.clear()
     press(display, "mousemove", str(column), str(row), "click", "1", "click", "5")
-    until(lambda: shown(fullscreen=True) is not None and "wheel" in [event.kind for event in heard], "the mouse")
-    said = {event.kind: event for event in heard}
-    assert said["press"].over == said["hover"].over == (0, 0) and said["wheel"].key == "down", heard
+    until(lambda: shown(fullscreen=True) is not None and "wheel" in [event.kind for event in events], "the mouse")
+    by_kind = {event.kind: event for event in events}
+    assert by_kind["press"].over == by_kind["hover"].over == (0, 0) and by_kind["wheel"].key == "down", events

@@ -1,6 +1,6 @@
-"""The canvas that a map is drawn on with the mouse, beside the game that is played in it.
+"""The canvas on which a map is drawn with the mouse, beside the game that is played in it.
 
-Places are in units of the canvas's side, from its top left corner, so that a window of any size has the same canvas.
+Coordinates are in units of the canvas's side, from its top left corner, whatever the size of the window.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BUTTONS = _buttons()
 
 
 class MapCanvas:
-    """What the mouse does to a plan: ``press``, ``drag``, ``let_go`` at (x, y); ``take_change`` says whether to look.
+    """What the mouse does to a plan: ``press``, ``drag``, ``let_go``; ``take_change`` says if ``pictures`` changed.
 
     ``kind`` is what is put down, ``room`` what mirror and colours act on; ``save`` is called with the pictures.
     """
@@ -55,8 +55,8 @@ class MapCanvas:
         self.kind, self.room, self.filling = "wall", 0, False
         self.pictures = plan.pictures()
         self._changed = False
-        self._drawing: str | None = None  # the kind of the stroke that goes on
-        self._begun = False  # whether that stroke changed anything yet
+        self._stroke: str | None = None  # its kind, while a button is down
+        self._stroke_changed = False  # whether it changed anything yet
 
     def press(self, x: float, y: float, erases: bool = False) -> None:
         """A button is pressed, or a stroke begins; ``erases`` puts down floor, whatever is chosen."""
@@ -68,27 +68,27 @@ class MapCanvas:
             return
         self.room, kind = tile[0], "floor" if erases else self.kind
         if self.filling:
-            self._see(self.plan.fill(tile, KINDS[kind]))
+            self._update(self.plan.fill(tile, KINDS[kind]))
         else:
-            self._drawing = kind
-            self._begun = self.plan.put(tile, KINDS[kind])
-            self._see(self._begun)
+            self._stroke = kind
+            self._stroke_changed = self.plan.put(tile, KINDS[kind])
+            self._update(self._stroke_changed)
 
     def drag(self, x: float, y: float) -> None:
-        """The stroke goes on."""
-        if self._drawing is not None and (tile := tile_at(x, y)) is not None:
-            changed = self.plan.put(tile, KINDS[self._drawing], begins=not self._begun)
-            self._begun = self._begun or changed
-            self._see(changed)
+        """Continue the stroke."""
+        if self._stroke is not None and (tile := tile_at(x, y)) is not None:
+            changed = self.plan.put(tile, KINDS[self._stroke], begins=not self._stroke_changed)
+            self._stroke_changed = self._stroke_changed or changed
+            self._update(changed)
 
     def let_go(self) -> None:
-        self._drawing = None
+        self._stroke = None
 
     def undo(self) -> None:
-        self._see(self.plan.undo())
+        self._update(self.plan.undo())
 
     def take_change(self) -> bool:
-        """Whether the map is another one since the last call."""
+        """Whether the pictures changed since the last call."""
         changed, self._changed = self._changed, False
         return changed
 
@@ -102,15 +102,15 @@ class MapCanvas:
         elif name == "undo":
             self.undo()
         else:
-            self._see({"mirror": self.plan.mirror, "colours": self.plan.recolour}[name](self.room))
+            self._update({"mirror": self.plan.mirror, "colours": self.plan.recolour}[name](self.room))
 
-    def _see(self, changed: bool) -> None:
+    def _update(self, changed: bool) -> None:
         if changed:
             self.pictures, self._changed = self.plan.pictures(), True
 
 
 def tile_at(x: float, y: float) -> Tile | None:
-    """The tile under a place of the canvas."""
+    """The tile at (x, y), None beside the rooms."""
     for room, box in enumerate(ROOM_BOXES):
         if box.holds(x, y):
             return room, int((y - box.y) / box.height * SIDE), int((x - box.x) / box.width * SIDE)

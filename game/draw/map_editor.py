@@ -1,6 +1,6 @@
-"""What a person does to the map of the game that is being played: draw on it, take another, pin a view, drop a picture.
+"""What a person does to the map of a running game: draw on it, take another, pin a view, drop a picture on it.
 
-Each answers with the four pictures that are to become the sinks, or says why not; the player puts them there.
+Each returns the pictures that are to replace the sinks, or raises MapEditorError; ``player.py`` replaces them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from game.draw.map_canvas import MapCanvas
 from game.draw.plan import Plan, PlanError
 from game.play.keyboard import Event
 from game.worlds.keep_rooms import SCREEN
-from game.worlds.sources import asked
+from game.worlds.sources import optional
 from world_model.play.maps import nearest
 
 MAPS = Path("maps")
@@ -29,22 +29,21 @@ class MapEditorError(ValueError):
 
 
 def drawable(source: gymnasium.Env) -> bool:
-    """Whether the sinks of a game that has begun are a map of four rooms, and can be exchanged."""
+    """Whether the sinks of a game that was reset are a map of four rooms and can be replaced."""
     game = source.unwrapped
-    fits = game.metadata.get("map") and hasattr(game, "redraw")
-    return bool(fits) and game.anchors().shape == (4, SCREEN, SCREEN, 3)
+    return bool(game.metadata.get("map")) and hasattr(game, "redraw") and game.anchors().shape == (4, SCREEN, SCREEN, 3)
 
 
 class MapEditor:
-    """``canvas`` is the one that is drawn on, None while it is closed. ``say`` shows the person a line."""
+    """``canvas`` is the map being drawn, None while it is closed. ``say`` shows the person a line."""
 
     def __init__(self, source: gymnasium.Env, say):
         self._source, self._say = source, say
         self.canvas: MapCanvas | None = None
         self._teleports, self._dropped = 0, ""
 
-    def look_around(self) -> None:
-        """The game is in another place, or in another time: so is the canvas."""
+    def refresh(self) -> None:
+        """Begin the canvas again where the game's sinks are no longer those that are drawn on."""
         if self.canvas is not None and not np.array_equal(self._pictures(), self.canvas.pictures):
             self.canvas = self._new_canvas()
 
@@ -53,7 +52,7 @@ class MapEditor:
         self.canvas = None if self.canvas is not None else self._new_canvas()
 
     def touch(self, event: Event) -> None:
-        """The mouse on the canvas, or a picture that is dropped on the window."""
+        """Handle the mouse on the canvas, or a picture that is dropped on the window."""
         if event.kind == "drop":
             self._dropped = event.key
         elif self.canvas is None:
@@ -65,27 +64,28 @@ class MapEditor:
         elif event.kind == "let_go":
             self.canvas.let_go()
 
-    def drawn(self) -> Pictures | None:
-        """What was drawn since the last call, if anything."""
+    def take_drawing(self) -> Pictures | None:
+        """The map, if it was changed since the last call."""
         return self.canvas.pictures if self.canvas is not None and self.canvas.take_change() else None
 
     def elsewhere(self, seed: int) -> Pictures:
-        """The next place's map, for a game that began with ``seed``."""
-        self._need(hasattr(self._source.unwrapped, "place"), "Only a neural game can be put into another map")
+        """The map of the next room after ``seed``, and of another one at each call."""
+        if not hasattr(self._source.unwrapped, "place"):
+            raise MapEditorError("Only a neural game can be put into another map")
         self._teleports += 1
         return self._source.unwrapped.place(seed + self._teleports)
 
     def pinned(self, frame: np.ndarray) -> Pictures:
-        """The map with ``frame`` in place of the picture that is most like it."""
+        """The sinks with ``frame`` in place of the one that is most like it."""
         pictures = self._pictures()
-        fits = pictures is not None and hasattr(self._source.unwrapped, "redraw")
-        self._need(fits, "Only a neural game has sinks to pin a view to")
+        if pictures is None or not hasattr(self._source.unwrapped, "redraw"):
+            raise MapEditorError("Only a neural game has sinks to pin a view to")
         pictures[nearest(frame, pictures)] = frame
         return pictures
 
     def dropped(self, frame: np.ndarray) -> Pictures:
         """The map with the picture that was dropped in place of the room that ``frame`` shows."""
-        pictures = self._keep()
+        pictures = self._map()
         try:
             pictures[nearest(frame, pictures)] = planning.read([Path(self._dropped)], pictures.shape[1:3])[0]
         except PlanError as error:
@@ -93,9 +93,9 @@ class MapEditor:
         return pictures
 
     def _new_canvas(self) -> MapCanvas:
-        """For the map as it is: a keep's own tiles where it is a keep's, its pictures elsewhere."""
-        pictures = self._keep()
-        scene = str(asked(self._source, "provenance", {}).get("scene"))
+        """A canvas with the present map: as tiles where it is the map of a seed, else as pictures."""
+        pictures = self._map()
+        scene = str(optional(self._source, "provenance", {}).get("scene"))
         plan = Plan.of_seed(int(scene)) if scene.isdecimal() else None
         if plan is None or not np.array_equal(plan.pictures(), pictures):
             plan = Plan.of_pictures(pictures)
@@ -111,13 +111,10 @@ class MapEditor:
             self._say(str(error))
 
     def _pictures(self) -> Pictures | None:
-        return asked(self._source, "anchors")
+        return optional(self._source, "anchors")
 
-    def _keep(self) -> Pictures:
-        """The four rooms of a neural keep. DeskError for any other game."""
-        self._need(drawable(self._source), "Only a neural keep's map can be drawn")
+    def _map(self) -> Pictures:
+        """The four rooms of a neural keep; MapEditorError for any other game."""
+        if not drawable(self._source):
+            raise MapEditorError("Only a neural keep's map can be drawn")
         return self._pictures()
-
-    def _need(self, fits: bool, words: str) -> None:
-        if not fits:
-            raise MapEditorError(words)

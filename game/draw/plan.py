@@ -1,6 +1,6 @@
-"""A keep's map while it is drawn: tiles that are put down, filled, mirrored and taken back; four pictures at any time.
+"""A keep's map while it is drawn: tiles to put down, fill, mirror and undo, and the four pictures that they make.
 
-The four pictures are all that a neural keep needs: they are its sinks. Nothing here knows a model or a window.
+The four pictures are all that a neural keep needs: they are its sinks. Knows no model and no window.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from game.worlds.keep_rooms import FLOOR, SIDE, TILE, WALL, Room, make_rooms, make_style, picture
 
 KEPT, BURROW = -1, 7
-"""Kinds beside those of the rooms: a tile of an opened picture, as it is; where the slime lives."""
+"""Kinds besides those of the rooms: a tile of an opened picture, unchanged; where the slime lives."""
 HISTORY = 500
-"""Strokes that can be taken back."""
+"""Strokes that can be undone."""
 OUTSIDE = 0, SIDE - 1
 ROOMS = 4
 
@@ -31,7 +31,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What a stroke changes: rooms, and the pictures uint8 [4, 64, 64, 3] that KEPT tiles show."""
+    """What a stroke changes: the rooms, and the pictures uint8 [4, 64, 64, 3] that KEPT tiles show."""
 
     rooms: tuple[Room, ...]
     kept: np.ndarray
@@ -43,7 +43,7 @@ class Plan:
     def __init__(self, moment: Moment):
         self._now: Moment = moment
         self._before: deque[Moment] = deque(maxlen=HISTORY)
-        self._colours = 0
+        self._recolours = 0
 
     @classmethod
     def of_seed(cls, seed: int) -> Plan:
@@ -53,7 +53,7 @@ class Plan:
 
     @classmethod
     def of_pictures(cls, pictures: np.ndarray) -> Plan:
-        """Four pictures uint8 [4, 64, 64, 3] as they are, to draw on."""
+        """The pictures uint8 [4, 64, 64, 3], all of whose tiles are KEPT."""
         style = make_style(np.random.default_rng(0), 0.0)
         kinds = np.full((SIDE, SIDE), KEPT)
         return cls(Moment((Room(kinds, None, style),) * ROOMS, pictures.copy()))
@@ -62,19 +62,19 @@ class Plan:
         """The map as sink frames, uint8 [4, 64, 64, 3]."""
         drawn = []
         for room, kept in zip(self._now.rooms, self._now.kept, strict=True):
-            as_it_is = (room.kinds == KEPT).repeat(TILE, 0).repeat(TILE, 1)
-            drawn.append(np.where(as_it_is[..., None], kept, picture(room)))
+            is_kept = (room.kinds == KEPT).repeat(TILE, 0).repeat(TILE, 1)
+            drawn.append(np.where(is_kept[..., None], kept, picture(room)))
         return np.stack(drawn)
 
     def put(self, at: Tile, kind: int, begins: bool = True) -> bool:
-        """One tile; on a wall between two rooms, a doorway or a wall in both. Whether anything changed.
+        """Change one tile; in a wall between two rooms, the same tile of both. Returns whether anything changed.
 
-        ``begins`` starts a stroke: what follows without it is taken back together with it.
+        begins: whether a stroke begins here; what is put without it is undone together with the stroke before.
         """
-        return self._become(self._changed(dict.fromkeys(self._together(at, kind), kind)), begins)
+        return self._become(self._changed(dict.fromkeys(self._both_sides(at, kind), kind)), begins)
 
     def fill(self, at: Tile, kind: int) -> bool:
-        """The tile and all like it that it hangs together with, inside the walls of its room."""
+        """Change a tile and all of its kind that are connected to it inside the walls of its room."""
         room, row, column = at
         kinds = self._now.rooms[room].kinds
         if kind == BURROW or _at_wall(at) or kinds[row, column] == kind:
@@ -85,7 +85,7 @@ class Plan:
         return self._become(self._changed({(room, int(r), int(c)): kind for r, c in alike}), True)
 
     def mirror(self, room: int) -> bool:
-        """What stands inside the walls of a room, left to right."""
+        """Mirror what is inside the walls of a room, left to right."""
         old = self._now.rooms[room]
         kinds, kept = old.kinds.copy(), self._now.kept.copy()
         kinds[1:-1, 1:-1] = kinds[1:-1, -2:0:-1]
@@ -96,21 +96,21 @@ class Plan:
         return self._become(Moment(self._with(room, Room(kinds, burrow, old.style)), kept), True)
 
     def recolour(self, room: int) -> bool:
-        """Other colours and patterns for a room's own tiles."""
-        self._colours += 1
-        random = np.random.default_rng([self._colours, room])
+        """Give the tiles of a room other colours and patterns; KEPT ones stay."""
+        self._recolours += 1
+        random = np.random.default_rng([self._recolours, room])
         style = make_style(random, float(random.uniform()))
         return self._become(Moment(self._with(room, self._now.rooms[room]._replace(style=style)), self._now.kept), True)
 
     def undo(self) -> bool:
-        """Take the last stroke back."""
+        """Undo the last stroke; False where there is none."""
         if not self._before:
             return False
         self._now = self._before.pop()
         return True
 
-    def _together(self, at: Tile, kind: int) -> list[Tile]:
-        """The tiles that change with one: both sides of a doorway; none of the walls around it all."""
+    def _both_sides(self, at: Tile, kind: int) -> list[Tile]:
+        """The tiles that change with one: both sides of a wall between rooms; none in the outer walls."""
         if not _at_wall(at):
             return [at]
         beyond = _beyond(at)
@@ -149,29 +149,26 @@ def save(folder: Path, pictures: np.ndarray) -> None:
 
 
 def read(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
-    """Pictures of any kind and size as uint8 [n, height, width, 3]: cut to the shape, then made smaller or larger.
-
-    PlanError for what is no picture.
-    """
+    """Pictures of any size as uint8 [n, height, width, 3]: cropped to the shape, then scaled. PlanError where a file is
+    not a picture."""
     return np.stack([_fitted(_opened(path), size) for path in paths])
 
 
 def _opened(path: Path) -> np.ndarray:
-    found = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if found is None:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if picture is None:
         raise PlanError(f"{path}: no picture that can be read (PNG, JPEG, ...)")
-    return found[..., ::-1]
+    return picture[..., ::-1]
 
 
-def _fitted(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle of a picture, as large as has the shape of ``size`` (height, width), scaled to it."""
-    (height, width), (high, wide) = size, found.shape[:2]
-    scale = min(high / height, wide / width)
-    cut_high, cut_wide = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (high - cut_high) // 2, (wide - cut_wide) // 2
-    cut = np.ascontiguousarray(found[top : top + cut_high, left : left + cut_wide])
-    how = cv2.INTER_AREA if scale > 1 else cv2.INTER_NEAREST
-    return cv2.resize(cut, (width, height), interpolation=how)
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The largest crop from the middle that has the proportions of ``size`` (height, width), scaled to it."""
+    scale = min(picture.shape[0] / size[0], picture.shape[1] / size[1])
+    height, width = (max(1, round(side * scale)) for side in size)
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    crop = np.ascontiguousarray(picture[top : top + height, left : left + width])
+    interpolation = cv2.INTER_AREA if scale > 1 else cv2.INTER_NEAREST
+    return cv2.resize(crop, size[::-1], interpolation=interpolation)
 
 
 def _at_wall(at: Tile) -> bool:
@@ -179,7 +176,7 @@ def _at_wall(at: Tile) -> bool:
 
 
 def _beyond(at: Tile) -> Tile | None:
-    """The tile at the other side of a wall between two rooms; None for the outer walls and for corners."""
+    """The tile on the other side of a wall between two rooms; None for outer walls and corners."""
     room, row, column = at
     if row in OUTSIDE and column in OUTSIDE:
         return None

@@ -1,4 +1,4 @@
-"""Two futures of one moment: the game goes on twice, under the same keys, or the second under the arrows."""
+"""A branch: a second future of one moment, under the same keys as the first, or under the arrow keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from world_model.play.neural_game import NeuralGame
 
 
 class Branch:
-    """A second future of a source's present. ``step`` it with the keys that the first one got.
+    """A second future of a source's present. ``step`` it with the action that the source was stepped with.
 
-    frame: uint8 [H, W, 3]. ``steer`` gives it the arrows, ``listen`` its share of what is pressed, ``swap`` makes it
-    the first. The futures take turns on one game, by ``get_state`` and ``set_state``. A neural one goes on with the
-    noise of another seed, or else the same keys would make the same frames.
+    frame: uint8 [H, W, 3]. ``steer`` lets the arrow keys steer it, ``listen`` takes their events, ``swap`` exchanges it
+    with the source's own future. Both run on the one source, by ``get_state`` and ``set_state``. A neural game goes on
+    with another noise seed here: with the same one, the same keys would make the same frames.
     """
 
     def __init__(self, source: gymnasium.Env, keys: tuple[str, ...]):
@@ -26,7 +26,7 @@ class Branch:
 
     @property
     def can_be_steered(self) -> bool:
-        """Whether it could have the arrows, and has not."""
+        """Whether the world leaves the arrow keys free, and ``steer`` was not called yet."""
         letters = set(ARROWS.values()) <= set(self._keys) and not set(ARROWS) & set(self._keys)
         return letters and not self.is_steered
 
@@ -38,11 +38,12 @@ class Branch:
         self._keyboard = Keyboard(self._keys)
 
     def listen(self, events: list[Event]) -> list[Event]:
-        """What is left of the events for the first future."""
+        """Take the events that steer the branch; the others are returned."""
         if self._keyboard is None:
             return events
         self._keyboard.feed(event for event in events if event.key in ARROWS or event.kind == "blur")
-        return [event for event in events if event.key not in ARROWS or event.kind == "up"]  # it may have been held
+        # a release is for both: the key may have gone down before the branch was steered
+        return [event for event in events if event.key not in ARROWS or event.kind == "up"]
 
     def step(self, action: np.ndarray) -> None:
         first = self._source.get_state()
@@ -52,7 +53,7 @@ class Branch:
         self._source.set_state(first)
 
     def swap(self) -> np.ndarray:
-        """The second future is the game's from now on, and the first the second; the frame to show."""
+        """Let the source go on as the second future, and the branch as the first; the frame to show."""
         first, frame = self._source.get_state(), self._source.render()
         self._source.set_state(self._state)
         self._state, frame, self.frame = first, self.frame, frame

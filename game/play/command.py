@@ -1,4 +1,4 @@
-"""From flags to a played game: a frame source, a screen, a controller, and what is left afterwards."""
+"""From flags to a played game: frame source, screen and controller, and the recording, film and report of it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from game.play.screen import Headless, Screen
 from game.record.recorder import Recorder
 from game.record.replay import Replay, caveats
 from game.worlds.bots import NAMES, knows
-from game.worlds.sources import Neural, asked, is_compiled, neural_game, real_game
+from game.worlds.sources import is_compiled, optional, real_game
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, describe
 from world_model.config import Config
 from world_model.episode import Session
 from world_model.episode.film import Film
+from world_model.play.neural_game import NeuralGame
 
 RECORDINGS = Path("recordings")
 SHIPPED = ("keep", "arena")
-"""The built-in worlds, the one that opens by itself first."""
+"""The built-in worlds, the default one first."""
 LOCAL = ("checkpoint", "config", "replay")
-"""Flags that name what is read."""
+"""Flags that name a file or folder to read."""
 
 
 class PlayError(ValueError):
@@ -79,17 +80,17 @@ def check(flags: Namespace) -> None:
         "--video is an MP4 file: its name must end in .mp4": flags.video and flags.video.suffix.lower() != ".mp4",
         "--report is a JSON file: its name must end in .json": flags.report and flags.report.suffix.lower() != ".json",
     }
-    for words, is_wrong in wrong.items():
+    for message, is_wrong in wrong.items():
         if is_wrong:
-            raise PlayError(words)
+            raise PlayError(message)
 
 
 def play(flags: Namespace) -> int:
     """Do what the flags say; the exit code."""
     _check_outputs(flags)
-    if flags.verify:  # nobody has to look at it
+    if flags.verify:
         flags.headless, flags.fps = True, flags.fps or 0
-    flags.world = flags.world or (_chosen(flags) if _asks(flags) else _default_world(flags))
+    flags.world = flags.world or (_chosen(flags) if _needs_menu(flags) else _default_world(flags))
     if flags.world is None:
         return 0
     if flags.sessions:
@@ -98,24 +99,27 @@ def play(flags: Namespace) -> int:
     if flags.verify and (damage := session.check()):
         print("\n".join(f"{session.path}: {problem}" for problem in damage))
         return 1
-    if session is not None and _looks(flags):
-        return _look(flags, session)
+    makes_anew = flags.headless or flags.report or flags.video or flags.frames or flags.serve is not None
+    if session is not None and not makes_anew:
+        return _view(flags, session)
     source, world = _source(flags, session)
-    with ExitStack() as left:
-        left.callback(source.close)
-        return _play(flags, source, world, left) if session is None else _replay(flags, source, session, left)
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        return _play(flags, source, world, stack) if session is None else _replay(flags, source, session, stack)
 
 
 def _check_outputs(flags: Namespace) -> None:
-    """Raise PlayError where something could not be written: before the game, not after an hour of it."""
+    """PlayError where an output could not be written: before the game, not after an hour of it."""
     outputs = {"report": flags.report, "video": flags.video, "record": flags.record and flags.record / "session"}
     for name, path in outputs.items():
         try:
             if path:
                 draft_of(path).unlink()
         except OSError as error:
-            words = f"cannot be written ({error.strerror}); name a place in a folder that you may write to"
-            raise PlayError(f"--{name} {getattr(flags, name)}: {words}") from error
+            advice = "name a place in a folder that you may write to"
+            raise PlayError(
+                f"--{name} {getattr(flags, name)}: cannot be written ({error.strerror}); {advice}"
+            ) from error
 
 
 def _check_bot(flags: Namespace, keys: Sequence[str]) -> None:
@@ -123,18 +127,18 @@ def _check_bot(flags: Namespace, keys: Sequence[str]) -> None:
         raise PlayError(f"--bot {flags.bot}: presses none of this world's keys ({' '.join(keys)}); take random, or mix")
 
 
-def _asks(flags: Namespace) -> bool:
-    """Whether nothing says what to play, and a person is there to choose."""
-    said = flags.checkpoint, flags.config, flags.replay, flags.map, flags.sessions, flags.frames, flags.bot
-    return not (any(said) or flags.engine or flags.draw or flags.headless or flags.serve is not None)
+def _needs_menu(flags: Namespace) -> bool:
+    """Whether no flag says what to play, and a person is there to choose."""
+    named = flags.checkpoint, flags.config, flags.replay, flags.map, flags.sessions, flags.frames, flags.bot
+    return not (any(named) or flags.engine or flags.draw or flags.headless or flags.serve is not None)
 
 
 def _chosen(flags: Namespace) -> str | None:
-    """The world that a person picks in the menu, in which each plays itself; None when they leave."""
-    with ExitStack() as left:
-        window = _window(flags, menu.KEYS, menu.SIZE, left)
+    """The world that a person picks in the menu; None when they leave."""
+    with ExitStack() as stack:
+        window = _window(flags, menu.KEYS, menu.SIZE, stack)
         how = flags.runtime, flags.device, flags.policy, flags.collapse
-        picked = menu.choose(window, menu.worlds(SHIPPED), lambda world: neural_game(Neural(world, None, *how)))
+        picked = menu.choose(window, menu.worlds(SHIPPED), lambda world: NeuralGame(world, None, *how))
     if picked is None:
         return None
     flags.draw = picked[0] == "draw"
@@ -142,7 +146,7 @@ def _chosen(flags: Namespace) -> str | None:
 
 
 def _default_world(flags: Namespace) -> str:
-    """The world that a checkpoint or a configuration names, or else the first that ships."""
+    """The world that the configuration or the checkpoint names, or else the first shipped one that is there."""
     if flags.config:
         return configuration.load(flags.config).name
     if flags.checkpoint and (flags.checkpoint / WEIGHTS).is_file():
@@ -151,16 +155,16 @@ def _default_world(flags: Namespace) -> str:
     return next(ready, SHIPPED[0])
 
 
-def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) -> int:
-    """A person or a bot plays, recorded when asked for."""
+def _play(flags: Namespace, source: gymnasium.Env, world: str, stack: ExitStack) -> int:
+    """A person or a bot plays."""
     _check_bot(flags, source.metadata["keys"])
     remembered = Remembered(source)
-    recorder = _recorder(flags, remembered, world, lambda words: player.say(words))
-    left.callback(recorder.close)  # however the game ends, its recording is finished
+    recorder = _recorder(flags, remembered, world, lambda message: player.say(message))
+    stack.callback(recorder.close)  # however the game ends, its recording is finished
     controller = BotController(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
     options = _options(flags, source, world, "real game" if flags.engine else "neural")
     options.map, options.draws = _map(flags, source), flags.draw
-    player = Player(recorder, _screen(flags, source, left), options, controller, recorder, _film(flags, source, left))
+    player = Player(recorder, _screen(flags, source, stack), options, controller, recorder, _film(flags, source, stack))
     try:
         _run(flags, player, source)
     finally:
@@ -169,31 +173,25 @@ def _play(flags: Namespace, source: gymnasium.Env, world: str, left: ExitStack) 
     return 0
 
 
-def _looks(flags: Namespace) -> bool:
-    """Whether a person wants to see a recording, and not that it is made anew."""
-    makes = flags.headless or flags.report or flags.video or flags.frames or flags.serve is not None
-    return not makes
-
-
-def _look(flags: Namespace, session: Session) -> int:
-    with ExitStack() as left:
-        window = _window(flags, viewer.KEYS, (session.meta.height, session.meta.width), left)
+def _view(flags: Namespace, session: Session) -> int:
+    with ExitStack() as stack:
+        window = _window(flags, viewer.KEYS, (session.meta.height, session.meta.width), stack)
         viewer.Viewer(session, window).run()
     return 0
 
 
-def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: ExitStack) -> int:
-    """The recorded keys play again; with --verify, every frame is held to the recording."""
+def _replay(flags: Namespace, source: gymnasium.Env, session: Session, stack: ExitStack) -> int:
+    """Play the recorded actions again; with --verify, compare every frame with the recording."""
     replay = Replay(source, session)
     options = _options(flags, source, session.meta.world, "replay")
     options.frames = min(flags.frames or len(session), len(session) - 1)
     if not options.frames:
         raise PlayError(f"{session.path}: has only the first frame, there is nothing to play")
     controller = RecordedController(session)
-    player = Player(replay, _screen(flags, source, left), options, controller, None, _film(flags, source, left))
+    player = Player(replay, _screen(flags, source, stack), options, controller, None, _film(flags, source, stack))
     _run(flags, player, source)
-    for words in caveats(session, source):
-        print(f"play.py: {words}", file=sys.stderr)
+    for caveat in caveats(session, source):
+        print(f"play.py: {caveat}", file=sys.stderr)
     if not flags.verify:
         return 0
     print(f"{session.path}: {replay.verdict}")
@@ -201,7 +199,7 @@ def _replay(flags: Namespace, source: gymnasium.Env, session: Session, left: Exi
 
 
 def _map(flags: Namespace, source: gymnasium.Env) -> np.ndarray | None:
-    """The pictures of ``--map`` at the game's size. PlayError where they are too few, or none at all."""
+    """The pictures of ``--map`` at the game's size, uint8 [n, H, W, 3]. PlayError unless one a sink."""
     if not flags.map:
         return None
     wanted = source.unwrapped.config.rolling.sink_frames
@@ -214,9 +212,9 @@ def _map(flags: Namespace, source: gymnasium.Env) -> np.ndarray | None:
 
 
 def _run(flags: Namespace, player: Player, source: gymnasium.Env) -> None:
-    """Say what runs, play, and report it however the game ends."""
-    if words := asked(source, "runs"):
-        print(words, file=sys.stderr)
+    """Print what runs, play, and write the report however the game ends."""
+    if runs := optional(source, "runs"):
+        print(runs, file=sys.stderr)
     startup = seconds_since_start()
     try:
         player.run()
@@ -240,7 +238,7 @@ def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> 
 
 
 def _stands_for(flags: Namespace) -> dict[str, str]:
-    """Other keys for the world's, from the world's YAML: a keyboard is the person's, not the weights'."""
+    """Other keys for the world's (see Keyboard), from the world's YAML and not from its weights."""
     file = flags.config or configuration.CONFIGS / f"{flags.world}.yaml"
     return configuration.load(file).world.stands_for if file.is_file() else {}
 
@@ -254,8 +252,8 @@ def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, s
     if session is not None:
         return _source_of(session, flags)
     if not flags.engine:
-        choice = Neural(flags.world, flags.checkpoint, flags.runtime, flags.device, flags.policy, flags.collapse)
-        return neural_game(choice), flags.world
+        how = flags.runtime, flags.device, flags.policy, flags.collapse
+        return NeuralGame(flags.world, flags.checkpoint, *how), flags.world
     config = _config(flags)
     if not is_compiled(config.name):
         print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
@@ -266,12 +264,11 @@ def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
     """The game that a session was recorded from, at its size."""
     meta = session.meta
     if meta.source == "neural":
-        then = meta.provenance
-        runtime = flags.runtime if flags.runtime != "auto" else then.get("runtime", "auto")
-        device = flags.device if flags.device != "auto" else then.get("device", "auto")
-        how = then.get("policy", "hold"), then.get("collapse", "watch")
-        choice = Neural(meta.world, flags.checkpoint, runtime, device, *how)
-        return neural_game(choice), meta.world
+        recorded = meta.provenance
+        runtime = flags.runtime if flags.runtime != "auto" else recorded.get("runtime", "auto")
+        device = flags.device if flags.device != "auto" else recorded.get("device", "auto")
+        how = runtime, device, recorded.get("policy", "hold"), recorded.get("collapse", "watch")
+        return NeuralGame(meta.world, flags.checkpoint, *how), meta.world
     config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
     world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
     try:
@@ -281,7 +278,7 @@ def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
 
 
 def _config(flags: Namespace) -> Config:
-    """The configuration of the world to play or record: a file, the one inside its weights, or the shipped one."""
+    """The world's configuration: the file of --config, the shipped one, or the one inside the weights."""
     if flags.config:
         return configuration.load(flags.config)
     weights = configuration.WORLDS / flags.world / WEIGHTS
@@ -289,16 +286,16 @@ def _config(flags: Namespace) -> Config:
     return describe(weights)[0] if weights.is_file() and not shipped.is_file() else configuration.load(shipped)
 
 
-def _screen(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
+def _screen(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Screen:
     if flags.headless:
         return Headless()
     if flags.serve is not None:
-        return _page(flags, source, left)
-    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], left, _stands_for(flags))
+        return _page(flags, source, stack)
+    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], stack, _stands_for(flags))
 
 
 def _window(
-    flags: Namespace, keys: Sequence[str], size: tuple[int, int], left: ExitStack, also: Iterable[str] = ()
+    flags: Namespace, keys: Sequence[str], size: tuple[int, int], stack: ExitStack, also: Iterable[str] = ()
 ) -> Screen:
     from game.play.window import DisplayError, KeyNameError, Window  # a headless game needs no pygame
 
@@ -309,31 +306,31 @@ def _window(
         raise PlayError(f"{error}. Without one: {instead}; with a virtual one: xvfb-run -a python play.py") from error
     except KeyNameError as error:
         raise PlayError(str(error)) from error
-    left.callback(window.close)
+    stack.callback(window.close)
     return window
 
 
-def _page(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Screen:
+def _page(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Screen:
     try:
         from game.serve.page import Page  # only who serves needs a server
     except ImportError as error:
         raise PlayError(f'--serve needs {error.name}: pip install -e ".[serve]"') from error
     page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve, _stands_for(flags))
-    left.callback(lambda: print(f"key to photon in the page: {page.latency()}"))
-    left.callback(page.close)
+    stack.callback(lambda: print(f"key to photon in the page: {page.latency()}"))
+    stack.callback(page.close)
     print(f"play at {page.address}   (Ctrl-C ends it)", flush=True)
     return page
 
 
 def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable[[str], None]) -> Recorder:
-    """Every game can be recorded; ``--record`` begins at once, R at any time.
+    """Records at once with ``--record``, or when R is pressed.
 
-    A recording that fails does not end a person's game; without a person it is what the game was for.
+    A recording that fails does not end a person's game, but does end one without a person: it was played for it.
     """
 
-    def tell(words: str) -> None:
-        print(f"play.py: not recording: {words}", file=sys.stderr)
-        say(f"Not recording: {words}")
+    def tell(message: str) -> None:
+        print(f"play.py: not recording: {message}", file=sys.stderr)
+        say(f"Not recording: {message}")
 
     return Recorder(
         source,
@@ -346,25 +343,25 @@ def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable
     )
 
 
-def _film(flags: Namespace, source: gymnasium.Env, left: ExitStack) -> Callable[[np.ndarray, np.ndarray], None] | None:
+def _film(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Callable[[np.ndarray, np.ndarray], None] | None:
     if not flags.video:
         return None
     fps = round(_fps(flags, source)) or source.metadata["render_fps"]
-    return left.enter_context(Film(flags.video, source.metadata["keys"], fps)).add
+    return stack.enter_context(Film(flags.video, source.metadata["keys"], fps)).add
 
 
 def _circumstances(
     flags: Namespace, source: gymnasium.Env, startup: float, first_frame: float | None
 ) -> dict[str, Any]:
-    """What the report's figures were measured on."""
-    provenance = asked(source, "provenance", {})
+    """What was played, and on which machine, for the report."""
+    provenance = optional(source, "provenance", {})
     return {
         "peak_rss_mb": peak_rss_mb(),
         "startup_s": round(startup, 3),
         "first_frame_s": first_frame and round(first_frame, 3),
         "device": provenance.get("device", "cpu"),
         "runtime": provenance.get("runtime", "engine"),
-        "runs": asked(source, "runs"),
+        "runs": optional(source, "runs"),
         "checkpoint": provenance.get("checkpoint"),
         "source": provenance.get("source"),
         "policy": provenance.get("policy"),

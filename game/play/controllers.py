@@ -1,4 +1,4 @@
-"""Who plays when no person does: a bot, or the keys of a recording."""
+"""Controllers in place of a person's keyboard: a bot, or the actions of a recording."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from world_model.episode import Session
 
 
 class Remembered(gymnasium.Wrapper):
-    """A frame source that remembers what it said last, for a bot to look at."""
+    """A frame source that keeps its last observation and info, for a bot to look at."""
 
     last: tuple[np.ndarray, dict] = (np.empty(0), {})
 
@@ -28,8 +28,8 @@ class Remembered(gymnasium.Wrapper):
 
 
 class BotController:
-    """A bot at the keyboard. Its key events are said to have come at a random instant since the last sample, as a
-    person's do: a bot that pressed exactly at the sample would make the latency look better than it is."""
+    """A bot. Its key events are stamped at a random instant since the last sample, as a person's would be: stamped at
+    the sample, they would make the latency look better than it is."""
 
     def __init__(self, name: str, source: Remembered, keys: tuple[str, ...], seed: int):
         self.name, self._source, self._keys = name, source, keys
@@ -50,7 +50,7 @@ class BotController:
 
 
 class RecordedController:
-    """The keys of a session, tick by tick."""
+    """The actions of a session, one a tick."""
 
     def __init__(self, session: Session):
         self._actions, self._at = session.actions, 0

@@ -1,4 +1,4 @@
-"""A gamepad as keys: stick or cross walk, buttons do what keys do. Knows no pygame: what comes in is numbers.
+"""A gamepad as keys: its stick and cross walk, its buttons press keys. Knows no pygame: events are numbers.
 
 Buttons are numbered as SDL numbers those of the usual pads.
 """
@@ -12,16 +12,16 @@ from game.play.keyboard import ARROWS, REWIND
 BUTTONS = {0: "space", 1: "e", 4: REWIND, 6: "home", 7: "p"}
 """A, B, the left shoulder, back and start."""
 DEAD = 0.5
-"""How far a stick must lean to count, of 1."""
+"""How far a stick must lean to press a key; 1 is all the way."""
 SIDES = (("left", "right"), ("up", "down"))
-"""Of the two axes, what leaning to less and to more means."""
+"""For each of two axes, the direction of negative and of positive values."""
 
 Changes = list[tuple[str, str]]
 """("down" or "up", key), in order."""
 
 
 class Gamepad:
-    """``lean`` of a stick or cross and ``press`` of a button, as the keys that go down and up by it."""
+    """``lean`` of a stick or cross and ``press`` of a button return the keys that go down and up by it."""
 
     def __init__(self, keys: Sequence[str]):
         self._key = {side: side if side in keys or letter not in keys else letter for side, letter in ARROWS.items()}
@@ -32,15 +32,15 @@ class Gamepad:
         if axis not in (0, 1):
             return []
         side = SIDES[axis][value > 0] if abs(value) > DEAD else None
-        before, now = self._leans.get((what, axis)), None if side is None else self._key[side]
-        if now == before:
+        key = None if side is None else self._key[side]
+        old = self._leans.pop((what, axis), None)
+        others = set(self._leans.values())
+        if key is not None:
+            self._leans[what, axis] = key
+        if key == old:
             return []
-        self._leans = {place: key for place, key in self._leans.items() if place != (what, axis)}
-        still = set(self._leans.values())
-        if now is not None:
-            self._leans[what, axis] = now
-        gone = [("up", before)] if before is not None and before not in still else []
-        return gone + ([("down", now)] if now is not None and now not in still else [])
+        released = [("up", old)] if old is not None and old not in others else []
+        return released + ([("down", key)] if key is not None and key not in others else [])
 
     def press(self, button: int, down: bool) -> Changes:
         key = BUTTONS.get(button)

@@ -38,12 +38,12 @@ REWIND = "backspace"
 """While it is held, time runs backwards."""
 
 ARROWS = {"up": "w", "left": "a", "down": "s", "right": "d"}
-"""What an arrow key stands for where a world is walked with letters and has no arrows of its own."""
+"""The letter that an arrow key stands for in a world that has these letters and no arrow keys."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing the window reports. ``at`` is when it reached us, in seconds of perf_counter.
+    """An event of the window. ``at`` is when it arrived, in seconds of perf_counter.
 
     kind: "down", "up", "blur" (the window lost the keyboard), "quit" (its close button), or the mouse's: "press",
     "erase" (with its right button), "drag", "hover" (no button is down), "wheel" (key: "up" or "down"), "let_go",
@@ -54,14 +54,14 @@ class Event:
     key: str = ""  # a name as pygame and the world's YAML write it: "w", "left", "space"; of a drop, the file
     at: float = 0.0
     where: tuple[float, float] = (0.0, 0.0)  # on the map canvas, in units of its side; on the menu, of its height
-    over: tuple[float, float] = (-1.0, -1.0)  # the frame, in units of its sides
+    over: tuple[float, float] = (-1.0, -1.0)  # on the frame, in units of its sides
 
 
 @dataclass(frozen=True)
 class Sample:
     """What one tick is computed with.
 
-    action: int8 [keys], 1 for held. arrivals: when each event that this action shows first reached us.
+    action: int8 [keys], 1 for held. arrivals: when the events arrived that this action is the first to show.
     """
 
     action: np.ndarray
@@ -69,12 +69,12 @@ class Sample:
 
 
 class Keyboard:
-    """Held keys of a world, with taps kept, and the player's commands.
+    """Held keys of a world, taps included, and the player's commands.
 
-    ``feed`` takes events as they come, ``sample`` gives a tick its action, ``commands`` what else was asked;
-    ``rewinding`` says whether time is to run backwards.
-    Where a world uses a command's key itself, the world has it. Arrows walk where letters do (``ARROWS``);
-    ``stands_for``: other keys for the world's, before all else.
+    ``feed`` takes events, ``sample`` returns the action of a tick, ``commands`` the commands since the last call;
+    ``rewinding``: whether the rewind key is down.
+    keys: the world's; a command whose key is one of them cannot be given. stands_for: other keys for the world's,
+    {key: key of the world}; it goes before ARROWS and the commands.
     """
 
     def __init__(self, keys: Sequence[str], stands_for: Mapping[str, str] | None = None):
@@ -95,15 +95,13 @@ class Keyboard:
             elif event.kind == "up":
                 self._up(event)
             elif event.kind == "blur":
-                self._held.clear()  # the releases will go to another window; without this, keys stick
+                self._held.clear()  # another window gets the key releases; without this, keys would stick
                 self.rewinding = False
-            elif event.kind == "quit":
-                self._commands.append("close")
-            elif event.kind == "drop":
-                self._commands.append("drop")
+            elif event.kind in ("quit", "drop"):
+                self._commands.append({"quit": "close", "drop": "drop"}[event.kind])
 
     def sample(self) -> Sample:
-        """The action of this tick. Forgets the taps and the arrivals: they belong to this tick alone."""
+        """The action of this tick; taps and arrivals count for one tick only."""
         down = self._held | self._tapped
         action = np.array([key in down for key in self.keys], dtype=np.int8)
         arrivals, self._arrivals = tuple(self._arrivals), []
@@ -111,14 +109,14 @@ class Keyboard:
         return Sample(action, arrivals)
 
     def new_room(self, seed: int) -> None:
-        """Play starts afresh: what was tapped before does not count. Keys that are down stay down."""
+        """Forget taps from before the room's start. Keys that are down stay down."""
         self._tapped.clear()
         self._arrivals = []
 
     def commands(self) -> list[str]:
-        """The commands asked for since the last call, in order."""
-        asked, self._commands = self._commands, []
-        return asked
+        """The commands since the last call, in order."""
+        commands, self._commands = self._commands, []
+        return commands
 
     def _down(self, event: Event) -> None:
         if event.key in self.keys:

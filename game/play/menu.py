@@ -1,4 +1,4 @@
-"""The menu: every world there is, each playing itself until one is chosen. The window draws it (``Hud.menu``)."""
+"""The menu: a list of all worlds, each of them played by a bot, until one is chosen. The window draws ``Hud.menu``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOUSE = {"hover": "look", "press": "play"}
 NUMBERS = tuple("123456789")
 KEYS = (*CHOOSES, *NUMBERS)
 SIZE = 64, 64
-"""Of a frame, for the window that shows a menu: it makes any picture as large."""
+"""Height and width of the frame that the menu's window is made for; it scales every frame to it."""
 BOT, FPS, ROOM_TICKS = "masher", 20, 200
 TRAIN = "no weights yet: record it with --engine --world {0} --record, train it with train.py --config configs/{0}.yaml"
 LOADING = "loading"
@@ -38,17 +38,16 @@ class World:
 
 
 def worlds(first: Sequence[str]) -> list[World]:
-    """All that have weights, those of ``first`` before others, and then those that have a configuration alone."""
+    """All worlds that have weights, those of ``first`` before others; then those that have only a configuration."""
     ready = sorted(path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}"))
     ready.sort(key=lambda name: first.index(name) if name in first else len(first))
+    trained = [World(name, _about(configuration.CONFIGS / f"{name}.yaml"), True) for name in ready]
     others = (_untrained(path) for path in sorted(configuration.CONFIGS.glob("*.yaml")) if path.stem not in ready)
-    return [World(name, _about(configuration.CONFIGS / f"{name}.yaml"), True) for name in ready] + list(
-        filter(None, others)
-    )
+    return trained + [world for world in others if world is not None]
 
 
 def _untrained(path: Path) -> World | None:
-    """The world of a configuration; None for another shape of a world that has one of its own."""
+    """The world of a configuration file; None where the file only changes a world of another name."""
     try:
         named = configuration.load(path).name == path.stem
     except configuration.ConfigError as error:
@@ -57,13 +56,13 @@ def _untrained(path: Path) -> World | None:
 
 
 def _about(path: Path) -> str:
-    """The comment that a configuration begins with."""
+    """The comment in the first line of a configuration."""
     first = path.read_text().partition("\n")[0] if path.is_file() else ""
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 class Demo:
-    """A game that a bot plays, room after room, to be looked at."""
+    """A game that a bot plays, ``ROOM_TICKS`` a room."""
 
     def __init__(self, game: gymnasium.Env):
         self._game, self._ticks, self._seed = game, 0, 0
@@ -84,42 +83,42 @@ class Demo:
 
 
 def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymnasium.Env]) -> tuple[str, str] | None:
-    """What a person picks on ``screen``: "play" or "draw", and a world's name; None when they leave. ``opened`` gives
-    the game of a world that is ready; it is asked on another thread, so that the menu is there at once."""
-    chosen, said = 0, ""
+    """What a person picks on ``screen``: "play" or "draw", and a world's name; None when they leave. ``opened`` makes
+    the game of a world that is ready, on another thread, so that the menu appears at once."""
+    chosen, advice = 0, ""
     with ThreadPoolExecutor(1) as loader:
         demos = {w.name: loader.submit(lambda name: Demo(opened(name)), w.name) for w in listed if w.ready}
         while True:
-            due = time.perf_counter() + 1 / FPS
+            next_frame = time.perf_counter() + 1 / FPS
             entries = tuple(_entry(world, demos.get(world.name)) for world in listed)
             for wish, number in _wishes(screen, Menu(entries, chosen)):
                 if wish == "leave" or (wish != "look" and listed[number].ready):
                     loader.shutdown(wait=False, cancel_futures=True)
                     return None if wish == "leave" else (wish, listed[number].name)
                 if wish != "look":
-                    said = TRAIN.format(listed[number].name)
+                    advice = TRAIN.format(listed[number].name)
                 elif number != chosen:
-                    said = ""
+                    advice = ""
                 chosen = number
             frame = entries[chosen].picture
-            notice = said or (LOADING if frame is None and listed[chosen].ready else "")
+            notice = advice or (LOADING if frame is None and listed[chosen].ready else "")
             frame = np.zeros((*SIZE, 3), np.uint8) if frame is None else frame
             screen.show(frame, Hud(menu=Menu(entries, chosen), notice=notice))
-            time.sleep(max(0.0, due - time.perf_counter()))
+            time.sleep(max(0.0, next_frame - time.perf_counter()))
 
 
 def _wishes(screen: Screen, menu: Menu) -> Iterable[tuple[str, int]]:
-    """What the person's events ask for: leave, or look at a world, play it or draw its map, by its number."""
+    """The person's events as (wish, number of a world): "leave", "look", "play" or "draw"."""
     chosen, count = menu.chosen, len(menu.entries)
     for event in screen.poll():
-        under = menu.at(*event.where)
+        pointed = menu.at(*event.where)
         if event.kind == "quit" or (event.kind == "down" and event.key == "escape"):
             yield "leave", chosen
         elif event.kind in ("down", "wheel") and event.key in ("up", "down"):
             chosen = (chosen + (1 if event.key == "down" else -1)) % count
             yield "look", chosen
-        elif event.kind in MOUSE and under is not None:
-            chosen = under
+        elif event.kind in MOUSE and pointed is not None:
+            chosen = pointed
             yield MOUSE[event.kind], chosen
         elif event.kind == "down" and event.key in CHOOSES and (event.key != "d" or menu.entries[chosen].drawable):
             yield CHOOSES[event.key], chosen
@@ -128,7 +127,7 @@ def _wishes(screen: Screen, menu: Menu) -> Iterable[tuple[str, int]]:
 
 
 def _entry(world: World, demo: Future | None) -> Entry:
-    """What the menu shows of a world: its next frame, once it plays; or why it does not."""
+    """A world's entry, with the next frame of its demo once it is loaded, or with why it does not load."""
     if demo is None or not demo.done():
         return Entry(world.name, world.about, None)
     if error := demo.exception():

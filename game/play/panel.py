@@ -1,4 +1,4 @@
-"""The HUD's looks: a side panel, and the overlays over the frame. Draws on pygame surfaces, decides nothing."""
+"""Draws the HUD on pygame surfaces: the side panel, the menu, the map canvas, and overlays over the frame."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ACCENT = (122, 178, 255)
 RED = (240, 82, 82)
 AMBER = (236, 178, 74)
 
-WIDTH = 216  # of the panel at zoom 1, where the frame is 640 pixels high
+WIDTH = 216  # of the panel at zoom 1, that is beside a frame of 640 window pixels
 MENU_WIDTH = 340
-HEIGHT = 600  # what the panel's parts need at zoom 1
+HEIGHT = 600  # that the panel's parts need at zoom 1
 
-FINER = 4  # how much larger text and boxes are drawn before they are scaled down
+FINER = 4  # scale at which text and boxes are drawn before they are scaled down
 
 HELP = (
     ("Esc", "quit"),
@@ -56,9 +56,9 @@ ARROWS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}
 
 
 def keycaps(keys: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
-    """Where each key's cap goes: {key: (x, y, width)} in caps, as on a keyboard, from (0, 0) without gaps.
+    """Positions of the key caps, {key: (x, y, width)} in caps, from (0, 0) and without gaps.
 
-    Letters and digits keep their places, arrows stand to their right, all others fill rows below.
+    Letters and digits are placed as on a keyboard, arrows to their right, all others in rows below.
     """
     places = {k: (ROW_SHIFT[y] + row.index(k), y, 1.0) for y, row in enumerate(ROWS) for k in keys if k in row}
     left = min((x for x, _, _ in places.values()), default=0.0)
@@ -81,9 +81,9 @@ def keycaps(keys: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
 
 
 class Pen:
-    """Text, caps and pictures at one zoom. What is drawn once is kept, since most of it does not change.
+    """Draws text, boxes and pictures at one zoom, from caches.
 
-    Text and rounded boxes are drawn larger and scaled down: small fonts keep their spacing, edges are smooth.
+    Text and boxes are drawn larger and scaled down: so small fonts keep their spacing, and edges are smooth.
     """
 
     def __init__(self, zoom: float):
@@ -107,7 +107,7 @@ class Pen:
         return self._font(self.px(size)).size(text)[0] // FINER
 
     def _lines(self, text, width, size=18, most=1) -> list[str]:
-        """The text in at most so many lines that are no wider; … says that it goes on. A wider word is broken."""
+        """The text in up to ``most`` lines of ``width`` pixels; a longer text ends in …, wider words are broken."""
         lines, rest = [], text.strip()
         while rest and len(lines) < most:
             fits = next((n for n in range(len(rest), 1, -1) if self.text_width(rest[:n], size) <= width), 1)
@@ -120,11 +120,11 @@ class Pen:
         return lines
 
     def box(self, surface, area, fill, radius, border=None) -> None:
-        """A filled box with round corners and, if asked for, a thin border."""
+        """A filled box with round corners and, if it has a colour, a thin border."""
         surface.blit(self._box(area.size, fill, self.px(radius), border), area)
 
     def thumbnails(self, pictures: np.ndarray, size: tuple[int, int]) -> list[pygame.Surface]:
-        """Small copies of uint8 [n, H, W, 3] pictures, made once for each new array."""
+        """Small copies of pictures uint8 [n, H, W, 3], made once an array."""
         if self._thumbnails[0] is not pictures:
             small = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures]
             self._thumbnails = pictures, [picture_surface(p) for p in small]
@@ -151,8 +151,8 @@ def picture_surface(picture: np.ndarray) -> pygame.Surface:
 
 
 def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
-    """The side panel: title, frames a second, keys, map, recording light; for researchers also figures, what runs, and
-    sink frames that are no map."""
+    """The side panel: title, frames a second, keys, map, recording light; for researchers also figures, runtime, and
+    the sink frames of a world without a map."""
     surface.fill(BACKGROUND, area)
     inner = area.inflate(-pen.px(40), -pen.px(40))
     y = _draw_lines(surface, inner, inner.top + pen.px(9), hud.title, pen, 27)
@@ -170,7 +170,7 @@ def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
 
 
 def draw_canvas(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
-    """The map being drawn: four rooms, what can be put down, what can be done."""
+    """The map being drawn: four rooms, and the buttons for tiles and actions."""
     canvas = hud.canvas
     surface.fill(BACKGROUND, area)
     for number, box in enumerate(ROOM_BOXES):
@@ -187,13 +187,13 @@ def draw_canvas(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) 
 
 
 def _placed(box: Box, area: pygame.Rect) -> pygame.Rect:
-    """Where a box in units of the area's height is."""
+    """The pixels of a box in units of the area's height."""
     x, y, width, height = (round(length * area.height) for length in (box.x, box.y, box.width, box.height))
     return pygame.Rect(area.left + x, area.top + y, width, height)
 
 
 def draw_menu(surface: pygame.Surface, area: pygame.Rect, menu: Menu, pen: Pen) -> None:
-    """The worlds, one below the other: a picture that lives, number and name, a few words; the chosen one is framed."""
+    """The worlds, one below the other: moving picture, number and name, a few words; the chosen one has a frame."""
     surface.fill(BACKGROUND, area)
     inner = area.inflate(-pen.px(40), -pen.px(40))
     pen.text(surface, "Rollplay", (inner.left, inner.top + pen.px(9)), 27)
@@ -220,7 +220,7 @@ def _draw_entry(surface, row, entry, number, is_chosen, pen) -> None:
 
 
 def draw_beside(surface, area, other: np.ndarray, frame: np.ndarray, hud: Hud, pen: Pen) -> None:
-    """Another frame, as large as it is shown; every cell that the first has otherwise is marked."""
+    """Another frame, scaled for the window, with a mark on every cell in which the first frame differs from it."""
     whose, small = hud.beside
     surface.blit(picture_surface(other), area)
     apart = cells_apart(frame, small)
@@ -238,7 +238,7 @@ def draw_beside(surface, area, other: np.ndarray, frame: np.ndarray, hud: Hud, p
 
 
 def draw_overlays(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -> None:
-    """Over the frame: a passing notice, the pause, the help."""
+    """Over the frame: notice, pause, help, rewound time, timeline."""
     if hud.help:
         _dim(surface, area)
         _draw_help(surface, area, hud, pen)
@@ -262,7 +262,7 @@ def _heading(surface, left, y, text, pen) -> int:
 
 
 def _draw_lines(surface, inner, y, text, pen, size, color=TEXT, most=1) -> int:
-    """The text below ``y``; where the next may begin."""
+    """Draw the text from ``y`` on; the y of what comes below."""
     for words in pen.lines(text, inner.width, size, most):
         pen.text(surface, words, (inner.left, y), size, color)
         y += pen.px(size)
@@ -319,7 +319,7 @@ def _draw_anchors(surface, inner, y, hud, pen) -> None:
 
 
 def _draw_collapse(surface, inner, hud, pen) -> None:
-    """A small line above the last one, only when there is something to tell."""
+    """A small line above the last one, where the picture collapsed or, for researchers, was primed again."""
     y = inner.bottom - pen.px(26)
     if hud.collapse:
         pen.text(surface, f"picture {hud.collapse}", (inner.left, y), 16, AMBER)
@@ -369,7 +369,7 @@ def _draw_help_line(surface, card, y, key, meaning, pen) -> None:
 
 
 def _draw_time(surface, area, hud, pen) -> None:
-    """How far back one is, on a line from the oldest moment that is kept to the one that Backspace was pressed in."""
+    """How far back in time one is, on a line from the oldest kept moment to the one when Backspace was pressed."""
     line = pygame.Rect(area.left + pen.px(28), area.top + pen.px(52), area.width - pen.px(56), pen.px(6))
     share = hud.behind / max(hud.behind + hud.rewound, 1e-9)
     pen.box(surface, line, RAISED, 3, LINE)
@@ -381,7 +381,7 @@ def _draw_time(surface, area, hud, pen) -> None:
 
 
 def _draw_timeline(surface, area, timeline, pen) -> None:
-    """A recording from end to end: what is behind, where damage is, and how late it is there."""
+    """A recording from end to end: the part behind the present frame, damaged frames, and the time."""
     line = pygame.Rect(area.left + pen.px(28), area.bottom - pen.px(44), area.width - pen.px(56), pen.px(8))
     last = max(1, timeline.length - 1)
     pen.box(surface, line.inflate(pen.px(28), pen.px(44)).move(0, pen.px(8)), BACKGROUND, 8, LINE)

@@ -1,4 +1,4 @@
-"""The real game beside the neural one: the same place, the same keys."""
+"""The reference game: the real game beside a neural one, in the same room and under the same keys."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import gymnasium
 import numpy as np
 
 from game.play.rewind import RewindBuffer
-from game.worlds.sources import asked
+from game.worlds.sources import optional
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
 
 class ReferenceGame:
-    """The real game of a neural one. ``follow`` it from where that one began, ``step`` it with the same keys, and take
-    it ``back`` with it; False where it was not there yet.
+    """The real game of a neural game. ``follow`` brings it to where the neural game is; then ``step`` it with the same
+    actions, and take it ``back`` with the neural game.
 
-    frame: uint8 [H, W, 3]. Raises WorldError where there is no real game, or none of this place.
+    frame: uint8 [H, W, 3]. Raises WorldError where there is no real game, or none of this room.
     """
 
     def __init__(self, neural: gymnasium.Env):
@@ -27,17 +27,16 @@ class ReferenceGame:
         self._neural, self._game = neural, open_game(config.world)
         self._rewind_buffer = RewindBuffer(self._game)
 
-    def follow(self, played: Iterable[np.ndarray] | None) -> None:
-        """To where the keys of every tick since the neural game began lead; None where they are not known."""
-        place = str(asked(self._neural, "provenance", {}).get("scene"))
-        self.frame = self._game.reset(seed=int(place))[0] if place.isdecimal() else None
-        if self.frame is None or not np.array_equal(asked(self._game, "anchors"), asked(self._neural, "anchors")):
+    def follow(self, actions: Iterable[np.ndarray] | None) -> None:
+        """Begin the neural game's room and step through ``actions``, all since its start; None: they are not known."""
+        scene = str(optional(self._neural, "provenance", {}).get("scene"))
+        self.frame = self._game.reset(seed=int(scene))[0] if scene.isdecimal() else None
+        if self.frame is None or not np.array_equal(optional(self._game, "anchors"), optional(self._neural, "anchors")):
             raise WorldError("There is no real game of this map")
-        if played is None:
+        if actions is None:
             raise WorldError("The real game cannot follow to this moment; Home begins this room again")
-        self._rewind_buffer.clear()
-        self._rewind_buffer.begin()
-        for action in played:
+        self._rewind_buffer.start()
+        for action in actions:
             self.step(action)
 
     def step(self, action: np.ndarray) -> None:
@@ -45,9 +44,7 @@ class ReferenceGame:
         self._rewind_buffer.tick(action)
 
     def back(self) -> bool:
-        there = self._rewind_buffer.back()
+        """One tick back; False where this game had not begun yet."""
+        has_moment = self._rewind_buffer.back()
         self.frame = self._game.render()
-        return there
-
-    def close(self) -> None:
-        self._game.close()
+        return has_moment

@@ -1,4 +1,4 @@
-"""Saved moments, which outlive the program: a frame source's ``get_state()`` and whose it is, in a safetensors file."""
+"""Saved moments: a frame source's ``get_state()`` and the provenance that it belongs to, in a safetensors file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ State = dict[str, np.ndarray]
 SAVES = Path("saves")
 HEADER = "rollplay"
 SAME = ("source", "world", "checkpoint")
-"""What a source says of itself that a saved state of it must agree with."""
+"""Keys of the provenance in which a saved state and the source must agree."""
 
 
 class SaveError(ValueError):
-    """A state that cannot be saved or gone back to; the message is for the person."""
+    """A state that cannot be saved or loaded; the message is for the person."""
 
 
 def save(path: Path, state: State, provenance: dict) -> None:
-    """Write a state and whose it is; complete before it gets its name. SaveError for a disk that will not have it."""
-    words = {name: str(array) for name, array in state.items() if array.dtype.kind == "U"}
-    arrays = {name: np.array(array, order="C") for name, array in state.items() if name not in words}
-    about = {"words": words, **{name: provenance.get(name) for name in SAME}}
+    """Write a state, under another name until the file is whole. SaveError where it cannot be written."""
+    strings = {name: str(array) for name, array in state.items() if array.dtype.kind == "U"}
+    arrays = {name: np.array(array, order="C") for name, array in state.items() if name not in strings}
+    about = {"words": strings, **{name: provenance.get(name) for name in SAME}}
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,12 +36,12 @@ def save(path: Path, state: State, provenance: dict) -> None:
 
 
 def load(path: Path, provenance: dict) -> State:
-    """The state in a file. SaveError for none, a damaged one, and one of another game or of other weights."""
+    """The state in a file. SaveError where there is none, or a damaged one, or one of another game or other weights."""
     try:
         with safe_open(path, "numpy") as file:
             about = json.loads((file.metadata() or {})[HEADER])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        words = {name: np.array(text) for name, text in about["words"].items()}
+        strings = {name: np.array(text) for name, text in about["words"].items()}
         differs = [name for name in SAME if about[name] != provenance.get(name)]
     except FileNotFoundError as error:
         raise SaveError("nothing is saved here yet: F5 saves") from error
@@ -49,4 +49,4 @@ def load(path: Path, provenance: dict) -> State:
         raise SaveError(f"{path}: no saved game, or a damaged one") from error
     if differs:
         raise SaveError(f"{path}: was saved in another game (another {' and '.join(differs)})")
-    return arrays | words
+    return arrays | strings

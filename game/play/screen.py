@@ -1,4 +1,4 @@
-"""What a player is shown, as data, and the screen that shows nothing. The window is in ``window.py``."""
+"""What a player is shown, as data, and a screen without a display. The window is in ``window.py``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from game.draw.map_canvas import Box, MapCanvas
 from game.play.keyboard import Event
 
 MENU_PAGE, MENU_ROW = 5, 0.14
-"""Entries of the menu that are seen at a time, and a row's height in units of the panel's."""
+"""Entries on a page of the menu, and the height of a row in units of the panel's height."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A world in the menu: its name, a line about it, its picture, uint8 [H, W, 3], once there is one, and whether its
-    map can be drawn."""
+    """A world in the menu. about: a line of text; picture: uint8 [H, W, 3], None until there is one; drawable: whether
+    its map can be drawn."""
 
     name: str
     about: str
@@ -27,25 +27,25 @@ class Entry:
 
 @dataclass(frozen=True)
 class Menu:
-    """The worlds that can be chosen, and the number of the one that would be. A page of them is seen at a time."""
+    """The worlds to choose from, a page of them visible, and the number of the selected one."""
 
     entries: tuple[Entry, ...]
     chosen: int
 
     def rows(self) -> list[tuple[int, Box]]:
-        """The numbers of the entries that are seen, and their places in units of the panel's height."""
+        """The numbers of the visible entries, and their boxes in units of the panel's height."""
         first = self.chosen // MENU_PAGE * MENU_PAGE
         numbers = range(first, min(first + MENU_PAGE, len(self.entries)))
         return [(n, Box(0, 0.12 + MENU_ROW * (n - first), 1, MENU_ROW)) for n in numbers]
 
     def at(self, x: float, y: float) -> int | None:
-        """The number of the entry under a place of the panel."""
+        """The number of the entry at (x, y) of the panel."""
         return next((number for number, box in self.rows() if box.holds(x, y)), None)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Where in a recording one is: frame ``at`` of ``length``, and the frames known to be damaged."""
+    """The viewer's place in a recording: frame ``at`` of ``length``, and the frames known to be damaged."""
 
     at: int
     length: int
@@ -55,35 +55,35 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Hud:
-    """Everything drawn on and beside a frame. Figures are None until they are known."""
+    """Everything that is drawn on and beside a frame. Figures are None until they are measured."""
 
     title: str = ""
     place: str = ""
     keys: tuple[str, ...] = ()
     held: np.ndarray | None = None  # int8 [keys]
     anchors: np.ndarray | None = None  # uint8 [n, H, W, 3]
-    present: int | None = None  # where the anchors are a map, the one that is on the screen
+    present: int | None = None  # where the anchors are a map, the number of the one on the screen
     runs: str = ""  # what computes the frames, and on what
     fps: float | None = None
-    slow_of: float | None = None  # the frames a second that were wanted, where they are not reached
+    slow_of: float | None = None  # the wanted frames a second, where they are not reached
     tick_ms: float | None = None
     key_to_photon_ms: float | None = None
     recording: float | None = None  # seconds so far; None while not recording
-    answers: tuple[float, ...] = ()  # when the key events came that this frame shows for the first time
-    collapse: str | None = None  # what became of the picture; None while it lives, and where nobody looks
-    reprimes: int = 0  # how often it was begun again
-    rewound: float | None = None  # seconds gone back while the key is held; None while time runs forwards
+    answers: tuple[float, ...] = ()  # arrivals of the key events that this frame is the first to show, seconds
+    collapse: str | None = None  # the kind of the picture's collapse, if one was detected
+    reprimes: int = 0  # how often the game was primed again after a collapse
+    rewound: float | None = None  # seconds gone back so far; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
-    canvas: MapCanvas | None = None  # instead of the panel: the map, being drawn
-    timeline: Timeline | None = None  # over the frame: of a recording that is looked at
-    menu: Menu | None = None  # instead of the panel: worlds to choose from
-    beside: tuple[str, np.ndarray] | None = None  # another frame, uint8 [H, W, 3], and whose it is
+    canvas: MapCanvas | None = None  # the map being drawn, instead of the panel
+    timeline: Timeline | None = None  # of a recording, over the frame
+    menu: Menu | None = None  # instead of the panel
+    beside: tuple[str, np.ndarray] | None = None  # whose frame stands beside, and that frame, uint8 [H, W, 3]
     notice: str = ""
     paused: bool = False
     visible: bool = True
     fullscreen: bool = False
     help: bool = False
-    research: bool = False  # the panel has the researcher's figures, too
+    research: bool = False  # show the researcher's figures, too
     drawable: bool = False  # the map can be drawn
 
     @property
@@ -94,7 +94,7 @@ class Hud:
 
 
 class Screen(Protocol):
-    """Where frames go and events come from. ``show`` returns when the frame is out."""
+    """Shows frames and returns events. ``show`` returns when the frame is visible."""
 
     def poll(self) -> list[Event]: ...
 
@@ -104,7 +104,7 @@ class Screen(Protocol):
 
 
 class Headless:
-    """A screen without a display: no events come, and a frame is out when it is handed over."""
+    """A screen without a display and without events."""
 
     def poll(self) -> list[Event]:
         return []

@@ -1,6 +1,6 @@
-"""A recording looked at: frame by frame as it was recorded, with its keys, a line to drag along, its damage marked.
+"""The viewer of recordings: frame by frame, with the keys, a timeline to drag along, and damaged frames marked.
 
-Nothing is computed anew: neither the game nor the weights need be at hand. ``--verify`` is what plays it again.
+Shows only what was recorded, without the game and its weights; ``--verify`` computes it again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ KEYS = ("space", "left", "right", "end", "page up", "page down", "j")
 HELP = "Space plays, left and right step, Page a second, J next damage, or drag the line"
 TOGGLES = {"h": "visible", "f": "fullscreen", "f3": "research"}
 HOLD = 0.35  # seconds that a step's key is held before it repeats
-MARGIN = 0.045  # of the frame's width, beside the line that is dragged
-LINE = 0.85  # of the frame's height, from which on a press is meant for the line
+MARGIN = 0.045  # on both sides of the timeline, in frame widths
+LINE = 0.85  # frame heights; a press below this is on the timeline
 
 
 class Viewer:
@@ -35,10 +35,10 @@ class Viewer:
         try:
             self._anchors = session.anchors
         except EpisodeError:
-            self._anchors = None  # what there is can be looked at
-        self._goes_on, self._dragging = True, False
+            self._anchors = None  # damaged; the rest can be viewed
+        self._running, self._dragging = True, False
         self._hud = {"visible": True, "fullscreen": False, "research": False}
-        self._stepping: tuple[int, float] | None = None  # frames a tick, and since when its key is down
+        self._stepping: tuple[int, float] | None = None  # frames a step, and when its key went down
         self._damaged: list[int] = []
         self._actions = {
             "escape": self._leave,
@@ -50,24 +50,24 @@ class Viewer:
         self._steps = {"left": -1, "right": 1, "page up": -session.meta.fps, "page down": session.meta.fps}
 
     def run(self) -> None:
-        threading.Thread(target=self._look_for_damage, daemon=True).start()
-        while self._goes_on:
-            due = time.perf_counter() + 1 / self.session.meta.fps
+        threading.Thread(target=self._find_damage, daemon=True).start()
+        while self._running:
+            next_frame = time.perf_counter() + 1 / self.session.meta.fps
             for event in self.screen.poll():
                 self._obey(event)
             self._repeat()
-            self.screen.show(*self._shown())
-            time.sleep(max(0.0, due - time.perf_counter()))
+            self.screen.show(*self._current())
+            time.sleep(max(0.0, next_frame - time.perf_counter()))
             if self.playing:
                 self._go(self.at + 1)
                 self.playing = self.at < len(self.session) - 1
 
-    def _look_for_damage(self) -> None:
-        """All of it is decoded once, on a thread and a file handle of its own."""
+    def _find_damage(self) -> None:
+        """Decode the whole session once, on a thread and with a file handle of its own."""
         for frames in Session.open(self.session.path).damaged():
             self._damaged += frames.tolist()
 
-    def _shown(self) -> tuple[np.ndarray, Hud]:
+    def _current(self) -> tuple[np.ndarray, Hud]:
         meta, notice = self.session.meta, "" if self.playing else HELP
         try:
             frame = self.session.frames(self.at, self.at + 1)[0]
@@ -115,7 +115,7 @@ class Viewer:
             self._actions[key]()
 
     def _repeat(self) -> None:
-        """A step's key that stays down goes on stepping."""
+        """Step again while a step's key is held."""
         if self._stepping and time.perf_counter() - self._stepping[1] > HOLD:
             self._go(self.at + self._stepping[0])
 
@@ -127,16 +127,16 @@ class Viewer:
         self._go(frame)
 
     def _leave(self) -> None:
-        self._goes_on = False
+        self._running = False
 
     def _pause(self) -> None:
-        """Play on, from the start where the end is reached, or stop."""
+        """Stop, or play on; at the end, from the start."""
         self.playing = not self.playing
         if self.playing and self.at == len(self.session) - 1:
             self.at = 0
 
     def _to_damage(self) -> None:
-        """To the next damaged frame; behind the last, to the first."""
-        known = sorted(self._damaged)
-        if known:
-            self._jump(next((frame for frame in known if frame > self.at), known[0]))
+        """Jump to the next damaged frame; after the last, to the first."""
+        damaged = sorted(self._damaged)
+        if damaged:
+            self._jump(next((frame for frame in damaged if frame > self.at), damaged[0]))

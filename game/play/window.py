@@ -1,4 +1,4 @@
-"""The window: frames scaled up beside the HUD, pygame's events as our own. All of pygame is in here."""
+"""The window: frames scaled up beside the HUD, and pygame's events as ours. Only it and ``panel.py`` use pygame."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from game.play.screen import Hud
 REFERENCE_HEIGHT = 640  # the frame height, in window pixels, that the panel is drawn for
 PIXEL_ART = 96  # frames up to this many pixels a side are shown as squares
 MOUSE = {1: "press", 3: "erase"}
+KINDS = {pygame.MOUSEBUTTONUP: "let_go", pygame.WINDOWFOCUSLOST: "blur", pygame.QUIT: "quit"}
 Layout = tuple[int, float, bool]
-"""What stands side by side: frames, the panel's width at zoom 1, and whether they fill the screen."""
-DECORATION = 64  # what a desktop's own bars take of its height, window pixels
+"""Number of frames side by side, the panel's width at zoom 1, and whether they fill the screen."""
+DECORATION = 64  # window pixels of height that a desktop's own bars take
 
 
 class DisplayError(RuntimeError):
@@ -44,13 +45,12 @@ class KeyNameError(ValueError):
 
 
 class Window:
-    """A pygame window. ``poll`` gives the events since the last poll, ``show`` draws and flips.
+    """A pygame window. ``poll`` returns the events since the last poll, ``show`` draws and flips.
 
-    keys: the world's keys, as pygame names them; also: others that it tells of. frame_shape: (H, W). scale: window
-    pixels a frame pixel; None, about 640 for the frame. What does not fit the screen is made as large as fits, and so
-    is all that a window shows which a person made larger or smaller.
-    Frames are smoothed: edges of a 3-D view look better so than as stairs of squares. ``pixels`` keeps the squares, as
-    small frames, which are drawn pixel by pixel, do by themselves.
+    keys: the world's keys, as pygame names them; also: more keys to report. frame_shape: (H, W). scale: window pixels
+    a frame pixel; None: about 640 window pixels for the frame. Where that does not fit the screen, and where a person
+    resized the window, the frame is as large as fits. pixels: frame pixels are squares, as they always are in small
+    frames (pixel art); otherwise frames are smoothed.
     Raises DisplayError without a display, KeyNameError for a key that pygame does not know.
     """
 
@@ -71,8 +71,8 @@ class Window:
         self._pixels, self._smoothing = pixels, cv2.INTER_NEAREST if pixels else cv2.INTER_CUBIC
         self._gamepad, self._pads = Gamepad(keys), {}
         self._layout: Layout | None = None
-        self._asked_size = self._size = (0, 0)
-        self._place: tuple[int, int] | None = None  # of the window, while it fills the screen
+        self._set_size = self._size = (0, 0)
+        self._place: tuple[int, int] | None = None  # the window's position before it filled the screen
         pygame.display.set_caption(title)
 
     def poll(self) -> list[Event]:
@@ -99,8 +99,7 @@ class Window:
         pygame.quit()
 
     def _arrange(self, layout: Layout) -> None:
-        """A window of the size that a new layout takes, unless a person gave it another; and everything's place in it,
-        as large as fits and in the middle."""
+        """Open a window for a new layout; put everything in the middle of the window, as large as fits."""
         if layout != self._layout:
             self._open(layout)
         size = pygame.display.get_window_size()
@@ -118,26 +117,26 @@ class Window:
         self._panel_area = pygame.Rect(left + frames * width, (size[1] - panel_height) // 2, panel_width, panel_height)
 
     def _open(self, layout: Layout) -> None:
-        """Full screen, or a window as large as ``layout`` takes with the scale that was asked for."""
+        """Full screen, or a window of the size that ``layout`` takes at ``scale``, unless a person resized it."""
         frames, panel, fullscreen = layout
-        was_full = self._layout is None or self._layout[2]  # nobody gave the window its size
+        was_full = self._layout is None or self._layout[2]  # no person resized it
         if fullscreen:
             self._place = self._place if was_full else pygame.display.get_window_position()
-            pygame.display.set_window_position((0, 0))  # where no window manager moves it
+            pygame.display.set_window_position((0, 0))  # for where there is no window manager
             pygame.display.set_mode(self._desktop, pygame.FULLSCREEN)
-        elif was_full or pygame.display.get_window_size() == self._asked_size:
+        elif was_full or pygame.display.get_window_size() == self._set_size:
             space = self._desktop[0], self._desktop[1] - DECORATION
             width, height, zoom = self._fitting(space, layout, self._scale * self._frame_shape[0])
             window_height = max(height, round(zoom * HEIGHT)) if panel else height
-            self._asked_size = frames * width + round(zoom * panel), window_height
-            pygame.display.set_mode(self._asked_size, pygame.RESIZABLE)
+            self._set_size = frames * width + round(zoom * panel), window_height
+            pygame.display.set_mode(self._set_size, pygame.RESIZABLE)
             if was_full and self._place:
                 pygame.display.set_window_position(self._place)
-            _keep_on_screen(self._asked_size, self._desktop)
+            _keep_on_screen(self._set_size, self._desktop)
 
     def _fitting(self, space: tuple[int, int], layout: Layout, most: int = sys.maxsize) -> tuple[int, int, float]:
-        """Width and height of the largest frame, up to ``most`` high, that fits ``space`` with all that is beside it,
-        and the zoom of that. Squares are whole window pixels, if one a frame pixel fits."""
+        """Width and height of the largest frame, at most ``most`` high, that fits ``space`` with all that stands beside
+        it, and the panel's zoom. Square frame pixels are whole window pixels, unless even one each does not fit."""
         frames, panel, _ = layout
         height, width = self._frame_shape
         step = height if self._pixels else 1
@@ -152,7 +151,7 @@ class Window:
     def _translated(self, event: pygame.event.Event, at: float) -> list[Event]:
         if event.type == pygame.JOYDEVICEADDED:
             pad = pygame.joystick.Joystick(event.device_index)
-            self._pads[pad.get_instance_id()] = pad  # which is closed when it is forgotten
+            self._pads[pad.get_instance_id()] = pad  # SDL closes a pad that is garbage collected
         changes = self._of_pad(event)
         ours = [Event(kind, key, at) for kind, key in changes] or [self._translate(event, at)]
         return [event for event in ours if event]
@@ -171,39 +170,27 @@ class Window:
         if event.type in (pygame.KEYDOWN, pygame.KEYUP) and event.key in self._names:
             return Event("down" if event.type == pygame.KEYDOWN else "up", self._names[event.key], at)
         if event.type == pygame.MOUSEBUTTONDOWN and event.button in MOUSE:
-            return Event(MOUSE[event.button], at=at, where=self._on_canvas(event.pos), over=self._over_frame(event.pos))
+            return self._pointed(MOUSE[event.button], event.pos, at)
         if event.type == pygame.MOUSEMOTION:
-            kind = "drag" if any(event.buttons) else "hover"
-            return Event(kind, at=at, where=self._on_canvas(event.pos), over=self._over_frame(event.pos))
+            return self._pointed("drag" if any(event.buttons) else "hover", event.pos, at)
         if event.type == pygame.MOUSEWHEEL and event.y:
             return Event("wheel", "up" if event.y > 0 else "down", at)
-        if event.type == pygame.MOUSEBUTTONUP:
-            return Event("let_go", at=at)
         if event.type == pygame.DROPFILE:
             return Event("drop", event.file, at)
-        if event.type == pygame.WINDOWFOCUSLOST:
-            return Event("blur", at=at)
-        if event.type == pygame.QUIT:
-            return Event("quit", at=at)
-        return None
+        return Event(KINDS[event.type], at=at) if event.type in KINDS else None
 
-    def _on_canvas(self, place: tuple[int, int]) -> tuple[float, float]:
-        """A place of the window in units of the height of the map canvas, or of the panel."""
+    def _pointed(self, kind: str, position: tuple[int, int], at: float) -> Event:
+        """A mouse event, with its position on the frame, and on the map canvas or the panel."""
         if self._layout is None:
-            return -1.0, -1.0  # before the first frame
-        area = self._second_area if self._layout[0] == 2 else self._panel_area
-        return (place[0] - area.left) / max(1, area.height), (place[1] - area.top) / max(1, area.height)
-
-    def _over_frame(self, place: tuple[int, int]) -> tuple[float, float]:
-        """A place of the window in units of the frame's sides."""
-        if self._layout is None:
-            return -1.0, -1.0
-        area = self._frame_area
-        return (place[0] - area.left) / area.width, (place[1] - area.top) / area.height
+            return Event(kind, at=at, where=(-1.0, -1.0))  # before the first frame
+        frame, other = self._frame_area, self._second_area if self._layout[0] == 2 else self._panel_area
+        where = (position[0] - other.left) / max(1, other.height), (position[1] - other.top) / max(1, other.height)
+        over = (position[0] - frame.left) / frame.width, (position[1] - frame.top) / frame.height
+        return Event(kind, at=at, where=where, over=over)
 
 
 def _layout_of(hud: Hud) -> Layout:
-    """The map canvas stands in the panel's place, and another frame between the two."""
+    """The map canvas replaces the panel; another frame stands between frame and panel."""
     if hud.menu is not None:
         return 1, MENU_WIDTH, hud.fullscreen
     beside = hud.canvas is not None or hud.beside is not None
@@ -211,7 +198,7 @@ def _layout_of(hud: Hud) -> Layout:
 
 
 def _open_display() -> None:
-    """Where there is no display, SDL quietly draws off screen; nobody could play there."""
+    """DisplayError without a display, where SDL would silently draw off screen."""
     try:
         pygame.display.init()
     except pygame.error as error:
@@ -224,7 +211,7 @@ def _open_display() -> None:
 
 
 def _keep_on_screen(size: tuple[int, int], desktop: tuple[int, int]) -> None:
-    """A window that grew over an edge of the screen comes back."""
+    """Move a window that grew over an edge of the screen back inside."""
     at = pygame.display.get_window_position()
     inside = tuple(max(0, min(place, whole - side)) for place, side, whole in zip(at, size, desktop, strict=True))
     if inside != tuple(at):
@@ -232,7 +219,7 @@ def _keep_on_screen(size: tuple[int, int], desktop: tuple[int, int]) -> None:
 
 
 def _zoom(frame_height: int) -> float:
-    """Of the panel beside a frame so many window pixels high."""
+    """The panel's zoom beside a frame of ``frame_height`` window pixels."""
     return min(2.0, max(0.75, frame_height / REFERENCE_HEIGHT))
 
 

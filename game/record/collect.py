@@ -1,4 +1,4 @@
-"""Bots play many episodes on all cores and record them: a data set."""
+"""Data sets: bots play many episodes on all cores and record them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from game.worlds.sources import real_game
 from world_model.config import Config
 from world_model.episode import END, META, EpisodeError, Session
 
-FRAMES_ASKED = "frames_asked"  # kept with each session, because an episode may end before it has them
+FRAMES_ASKED = "frames_asked"  # key of the provenance; an episode may end with fewer
 
 MakeEnv = Callable[[Config], gymnasium.Env]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One session of a data set; everything in it follows from ``room`` (the place) and ``seed`` (its player)."""
+    """One session of a data set; its frames follow from ``room`` (the game's seed) and ``seed`` (the bot's)."""
 
     config: Config
     bot: str
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Collected:
-    """What ``collect`` did: sessions made now, sessions that were there already, frames and time of the former."""
+    """Sessions recorded now, with their frames and seconds, and sessions skipped because they were there already."""
 
     made: int = 0
     skipped: int = 0
@@ -66,11 +66,10 @@ def collect(
 ) -> Collected:
     """Record ``sessions`` episodes of ``frames`` frames, the reset frame included, into ``out``.
 
-    Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (``rooms`` of them in turn, when given: fewer
-    places, each seen more often) by a bot with the seed ``seed + i``; it depends on nothing else. What is finished
-    there is skipped, what an interrupted run left unfinished is made again. ``workers`` processes, one a core by
-    default; 1 stays in this process. ``make_env`` must be importable by name for more than one.
-    Raises EpisodeError: a folder that cannot be written, or that holds other sessions under these names.
+    Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (rooms: only so many, in turn) by a bot with the
+    seed ``seed + i``; it depends on nothing else. Sessions that are there already are skipped, unfinished ones are
+    recorded again. workers: processes, one a core by default; 1 stays in this process. make_env: importable by name
+    for more than one. Raises EpisodeError for a folder that cannot be written or holds other sessions of these names.
     """
     out = Path(out)
     places = [seed + i % (rooms or sessions) for i in range(sessions)]
@@ -90,7 +89,7 @@ def collect(
 
 
 def _run(jobs: list[Job], workers: int):
-    """Yields the number of frames of each job as it ends, in any order."""
+    """Yield the number of frames of each job as it ends, in any order."""
     if workers <= 1:
         yield from map(_play, jobs)
         return
@@ -105,13 +104,13 @@ def _run(jobs: list[Job], workers: int):
 
 
 def _settle_worker() -> None:
-    """One core a process: no thread pools in it; Ctrl-C is the parent's to handle."""
+    """One core a process, without thread pools; the parent handles Ctrl-C."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _play(job: Job) -> int:
-    """Record one session. Its chunks are whole seconds and unsynced: an unfinished one is made again anyway."""
+    """Record one session, in chunks of a second and without fsync: an unfinished one is recorded again anyway."""
     if job.path.exists():
         shutil.rmtree(job.path)
     env = job.make_env(job.config)
@@ -140,19 +139,18 @@ def _play(job: Job) -> int:
 
 
 def _is_finished(job: Job) -> bool:
-    """True when this very session is there already, whole; EpisodeError when something else has its name."""
+    """Whether the session is there already and whole; EpisodeError where something else has its name."""
     if not (job.path / END).is_file():
         if job.path.exists() and not (job.path / META).is_file():
             raise EpisodeError(f"{job.path}: exists and is not a session; record into another folder")
         return False
     session = Session.open(job.path)
     meta, world = session.meta, job.config.world
-    found = (meta.world, meta.player, meta.provenance.get(FRAMES_ASKED), meta.height, meta.width, meta.keys)
+    recorded = (meta.world, meta.player, meta.provenance.get(FRAMES_ASKED), meta.height, meta.width, meta.keys)
     wanted = (job.config.name, job.bot, job.frames, world.height, world.width, world.keys)
-    if found != wanted:
-        raise EpisodeError(
-            f"{job.path}: is another session ({_words(found)}; asked for: {_words(wanted)}); record into another folder"
-        )
+    if recorded != wanted:
+        which = f"{_words(recorded)}; asked for: {_words(wanted)}"
+        raise EpisodeError(f"{job.path}: is another session ({which}); record into another folder")
     return not session.damage
 
 

@@ -1,4 +1,4 @@
-"""A wrapper around any frame source that writes what is played: one session for each episode."""
+"""A wrapper around any frame source that records what is played, a session an episode."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from game.worlds.sources import asked
+from game.worlds.sources import optional
 from world_model.episode import EpisodeError, SessionMeta, SessionWriter, session_name
 
 
 class Recorder(gymnasium.Wrapper):
-    """Records a frame source into ``folder``; the game itself is passed through untouched.
+    """Records a frame source into ``folder``; the game itself is passed through unchanged.
 
     ``reset`` ends the session and starts the next; ``start`` and ``stop`` switch recording in mid-game and
     return a line for the person. A session that starts in mid-game has the frame on the screen as frames[0]
@@ -80,7 +80,7 @@ class Recorder(gymnasium.Wrapper):
         observation, info = self.env.reset(seed=seed, options=options)
         self._frame, self._seed, self._pose = observation, seed, info.get("pose")
         if self._wanted:
-            self._begin(mid_game=False)
+            self._try(self._begin, False)
         return observation, info
 
     def step(self, action):
@@ -88,24 +88,21 @@ class Recorder(gymnasium.Wrapper):
         self._frame, self._pose = observation, info.get("pose")
         if self._writer:
             self._ticks += 1
-            self._add(observation, action)
+            self._try(self._write, observation, action)
         return observation, reward, terminated, truncated, info
 
     def start(self, shown: np.ndarray | None = None) -> str:
-        """Record from the frame on the screen on; before the first reset, from that reset on. ``shown`` is that frame
-        where it is not the last step's, because the game was set to another state."""
+        """Record from the frame on the screen on; before the first reset, from that reset on. shown: the frame on the
+        screen, where it is not the last step's because the game was set to another state."""
         self._wanted = True
         self._frame = self._frame if shown is None else shown
         if self._frame is None:
             return f"Recording starts with the game, into {self.folder}"
-        if self._writer is None:
-            problem = self._begin(mid_game=True)
-            if problem:
-                return problem
-        return f"Recording to {self.path}"
+        problem = self._try(self._begin, True) if self._writer is None else None
+        return problem or f"Recording to {self.path}"
 
     def stop(self) -> str:
-        """Finish the session, which is none if nothing was played in it; a later reset does not start another."""
+        """Finish the session, or delete it if no tick was played in it; a later reset does not start another."""
         self._wanted = False
         if self._writer is None:
             return "Not recording"
@@ -125,44 +122,37 @@ class Recorder(gymnasium.Wrapper):
         fps = self.env.metadata["render_fps"]
         return self._ticks / fps if self._clock is None else self._clock() - self._began
 
-    def _begin(self, mid_game: bool) -> str | None:
-        anchors, depths = asked(self.env, "anchors"), asked(self.env, "depths")
-        state = asked(self.env, "get_state") if mid_game else None
-        try:
-            meta = self._meta(0 if anchors is None else len(anchors), depths is not None)
-            self.path = self.folder / self._name(meta.seed)
-            self._writer = SessionWriter(self.path, meta, anchors, state, depths=depths, **self._writing)
-        except EpisodeError as error:
-            return self._failed(error)
+    def _begin(self, mid_game: bool) -> None:
+        anchors, depths = optional(self.env, "anchors"), optional(self.env, "depths")
+        state = optional(self.env, "get_state") if mid_game else None
+        meta = self._meta(0 if anchors is None else len(anchors), depths is not None)
+        self.path = self.folder / self._name(meta.seed)
+        self._writer = SessionWriter(self.path, meta, anchors, state, depths=depths, **self._writing)
         self._ticks, self._began = 0, self._clock() if self._clock else 0.0
-        return self._add(self._frame, np.zeros(len(meta.keys), np.int8))
+        self._write(self._frame, np.zeros(len(meta.keys), np.int8))
 
-    def _add(self, frame: np.ndarray, action: np.ndarray) -> str | None:
-        try:
-            known = self._writer.meta.spot is not None and self._pose is not None
-            self._writer.add(frame, action, self._now(), self._pose if known else ())
-        except EpisodeError as error:
-            return self._failed(error)
-        return None
+    def _write(self, frame: np.ndarray, action: np.ndarray) -> None:
+        has_pose = self._writer.meta.spot is not None and self._pose is not None
+        self._writer.add(frame, action, self._now(), self._pose if has_pose else ())
 
     def _end(self) -> str | None:
         writer, self._writer = self._writer, None
+        return self._try(writer.close) if writer else None
+
+    def _try(self, call: Callable, *arguments) -> str | None:
+        """``call(*arguments)``; where it fails, stop recording and return the error's message."""
         try:
-            if writer:
-                writer.close()
+            call(*arguments)
         except EpisodeError as error:
-            return self._failed(error)
+            self._writer, self._wanted = None, False
+            if self._on_error is None:
+                raise
+            self._on_error(str(error))
+            return str(error)
         return None
 
-    def _failed(self, error: EpisodeError) -> str:
-        self._writer, self._wanted = None, False
-        if self._on_error is None:
-            raise error
-        self._on_error(str(error))
-        return str(error)
-
     def _meta(self, anchors: int, depths: bool) -> SessionMeta:
-        provenance = asked(self.env, "provenance", {})
+        provenance = optional(self.env, "provenance", {})
         spec_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
         env_id = provenance.get("env", spec_id)
         height, width, _ = self.env.observation_space.shape
@@ -175,7 +165,7 @@ class Recorder(gymnasium.Wrapper):
             width=width,
             anchors=anchors,
             depths=depths,
-            spot=None if self._pose is None else asked(self.env, "spot"),
+            spot=None if self._pose is None else optional(self.env, "spot"),
             seed=provenance.get("seed", self._seed),
             source=provenance.get("source", env_id),
             checkpoint=provenance.get("checkpoint"),
@@ -193,8 +183,7 @@ def code_version() -> str:
         version = metadata.version("rollplay")
     except metadata.PackageNotFoundError:
         version = "not installed"
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

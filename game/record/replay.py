@@ -1,4 +1,4 @@
-"""Play a recording again: made anew from its seed and keys, and held to what was recorded."""
+"""Replay of a recording: computed again from its seed and actions, and compared with the recorded frames."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from game.worlds.sources import asked
+from game.worlds.sources import optional
 from world_model.episode import Session
 from world_model.episode.format import START_STATE
 from world_model.play import scenes
@@ -20,7 +20,7 @@ class ReplayError(ValueError):
 
 @dataclass
 class Verdict:
-    """How the frames made anew compare with the recorded ones."""
+    """Comparison of the replayed frames with the recorded ones."""
 
     recorded: int
     frames: int = 0
@@ -28,8 +28,8 @@ class Verdict:
     first: int | None = None
     worst: int = 0
 
-    def add(self, made: np.ndarray, recorded: np.ndarray) -> None:
-        difference = int(np.abs(made.astype(int) - recorded).max())
+    def add(self, replayed: np.ndarray, recorded: np.ndarray) -> None:
+        difference = int(np.abs(replayed.astype(int) - recorded).max())
         if difference:
             self.first = self.frames if self.first is None else self.first
             self.different, self.worst = self.different + 1, max(self.worst, difference)
@@ -37,7 +37,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Every recorded frame was made anew, and none differs."""
+        """Whether every recorded frame was replayed, and none differs."""
         return self.frames == self.recorded and not self.different
 
     def __str__(self) -> str:
@@ -52,9 +52,9 @@ class Verdict:
 
 
 class Replay(gymnasium.Wrapper):
-    """A source that starts where a session started and takes the session's keys, whatever it is given.
+    """A source that starts where a session started and is stepped with its actions, whatever ``step`` is given.
 
-    ``verdict`` compares every frame with the recording. The last frame is truncated.
+    ``verdict`` compares every frame with the recording. The episode is truncated at the session's last frame.
     """
 
     def __init__(self, env: gymnasium.Env, session: Session):
@@ -70,7 +70,7 @@ class Replay(gymnasium.Wrapper):
     def reset(self, *, seed=None, options=None):
         session, source = self.session, self.env.unwrapped
         self._at, self.verdict = 0, Verdict(len(session))
-        frame, info = self.env.reset(seed=session.meta.seed, options=self._place())
+        frame, info = self.env.reset(seed=session.meta.seed, options=self._start_options())
         if session.start_state is not None:
             self._continue(session.start_state)
             frame = source.render()
@@ -84,7 +84,7 @@ class Replay(gymnasium.Wrapper):
         return frame, reward, terminated, self._at + 1 >= len(self.session), info
 
     def _continue(self, state: dict[str, np.ndarray]) -> None:
-        """From where the recording began. ReplayError when the state is not one of this game's."""
+        """Set the recording's start state. ReplayError where it is not a state of this game."""
         try:
             self.env.unwrapped.set_state(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -97,8 +97,8 @@ class Replay(gymnasium.Wrapper):
             self._decoded = self.session.frames(at, min(at + second, len(self.session)))
         return self._decoded[at % second]
 
-    def _place(self) -> dict | None:
-        """Where a neural session began: a scene by its name if the world has it, or else by the recorded anchors."""
+    def _start_options(self) -> dict | None:
+        """Options of ``reset`` for a neural session: its scene, and the recorded anchors if the world lacks it."""
         source, name = self.env.unwrapped, self.session.meta.provenance.get("scene")
         if not isinstance(source, NeuralGame) or name is None:
             return None
@@ -108,8 +108,8 @@ class Replay(gymnasium.Wrapper):
 
 
 def caveats(session: Session, env: gymnasium.Env) -> list[str]:
-    """What differs between now and when the session was recorded, in words."""
-    now = asked(env, "provenance", {})
+    """Sentences on what differs between the session's provenance and the source's."""
+    now = optional(env, "provenance", {})
     words = {
         "checkpoint": "weights",
         "runtime": "runtime",
@@ -117,9 +117,9 @@ def caveats(session: Session, env: gymnasium.Env) -> list[str]:
         "policy": "policy",
         "collapse": "answer to a collapse",
     }
-    then = session.meta.provenance
+    recorded = session.meta.provenance
     return [
-        f"recorded with the {word} {then[key]}, played again with {now[key]}: frames may differ"
+        f"recorded with the {word} {recorded[key]}, played again with {now[key]}: frames may differ"
         for key, word in words.items()
-        if key in then and key in now and then[key] != now[key]
+        if key in recorded and key in now and recorded[key] != now[key]
     ]

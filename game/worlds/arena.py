@@ -1,7 +1,7 @@
-"""The built-in world: a first-person room, made by a seed, walked with eight keys at 20 ticks a second.
+"""The first built-in world: a first-person room, made by a seed, walked with eight keys at 20 ticks a second.
 
-``Arena`` is the Gymnasium environment; ``ArenaBatch`` steps and draws many rooms at once with the
-same physics (an Arena is a batch of one). Everything follows from (seed, actions) alone, in any process.
+``Arena`` is the Gymnasium environment; ``ArenaBatch`` steps and draws many rooms at once (an Arena is a batch of one).
+Everything follows from (seed, actions), in any process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ArenaBatch:
 
     STATE = ("seeds", "position", "turn", "jump", "lights", "e_held")
     HIGHEST = (2**63 - 1, None, TURNS - 1, JUMP_TICKS - 1, 1, 1)
-    """Of each whole number in STATE; the lowest is 0."""
+    """Largest value of each integer in STATE; the smallest is 0."""
 
     def __init__(self, height: int = 128, width: int = 128):
         if height < 8 or width < 8:
@@ -73,13 +73,13 @@ class ArenaBatch:
 
     def anchors(self) -> np.ndarray:
         """uint8 [B, 4, H, W, 3]: from the spawn point, a quarter turn to the left apart, lights on."""
-        return self._around()[0]
+        return self._anchors_and_depths()[0]
 
     def depths(self) -> np.ndarray:
-        """float32 [B, 4, H, W]: how many metres straight ahead what ``anchors`` shows is."""
-        return self._around()[1]
+        """float32 [B, 4, H, W]: depth of every pixel of ``anchors``, metres along the view direction."""
+        return self._anchors_and_depths()[1]
 
-    def _around(self) -> tuple[np.ndarray, np.ndarray]:
+    def _anchors_and_depths(self) -> tuple[np.ndarray, np.ndarray]:
         count, scene = len(self.seeds), self.rooms.scene
         poses = np.zeros((count, 4, raycast.POSE_FIELDS), np.float32)
         poses[..., raycast.X], poses[..., raycast.Y] = scene[:, [R.SPAWN_X]], scene[:, [R.SPAWN_Y]]
@@ -92,11 +92,11 @@ class ArenaBatch:
         return frames.reshape(count, 4, *frames.shape[1:]), depths.reshape(count, 4, *depths.shape[1:])
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Copies of everything that the next ticks depend on."""
+        """Copies of all that the next ticks depend on."""
         return {name: getattr(self, name).copy() for name in self.STATE}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from ``get_state``'s answer, exactly. ValueError for anything that is no such answer."""
+        """Continue from a ``get_state``, exactly. ValueError for what is not the state of an arena."""
         if set(state) != set(self.STATE):
             raise ValueError(f"an arena's state has the arrays {', '.join(self.STATE)}, not {', '.join(sorted(state))}")
         for name, highest in zip(self.STATE, self.HIGHEST, strict=True):
@@ -106,7 +106,7 @@ class ArenaBatch:
                 raise ValueError(f"an arena's {name}: {array.dtype} {list(array.shape)}, not numbers {list(wanted)}")
             if highest and ((array < 0) | (array > highest)).any():
                 raise ValueError(f"an arena's {name} is out of range, 0 to {highest}")
-        if not np.array_equal(state["seeds"], getattr(self, "seeds", None)):  # the same rooms need no second making
+        if not np.array_equal(state["seeds"], getattr(self, "seeds", None)):  # else the rooms are there
             self.reset(state["seeds"])
         if not self._indoors(state["position"]).all():
             raise ValueError("an arena's position is not inside its room")
@@ -114,7 +114,7 @@ class ArenaBatch:
             setattr(self, name, np.array(state[name], getattr(self, name).dtype))
 
     def _indoors(self, position: np.ndarray) -> np.ndarray:
-        """bool [B]: which of the places [B, 2] are in their room, clear of the walls; the renderer trusts in that."""
+        """bool [B]: which of the positions [B, 2] are in their room, clear of the walls; the renderer relies on it."""
         walls = self.rooms.walls
         gaps = (position[:, None] - walls[..., [R.WALL_X, R.WALL_Y]]) * walls[..., [R.WALL_NX, R.WALL_NY]]
         return np.where(walls[..., R.WALL_LENGTH] > 0, gaps.sum(2), np.inf).min(1) > R.PLAYER_RADIUS / 2
@@ -165,7 +165,7 @@ class Arena(gymnasium.Env):
         return self._batch.anchors()[0]
 
     def depths(self) -> np.ndarray:
-        """float32 [4, H, W]: how many metres straight ahead what ``anchors`` shows is."""
+        """float32 [4, H, W]: depth of every pixel of ``anchors``, metres along the view direction."""
         return self._batch.depths()[0]
 
     def spot(self) -> tuple[float, ...]:
@@ -174,12 +174,12 @@ class Arena(gymnasium.Env):
         return x, y, turn * (2 * np.pi / TURNS), EYE
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """A snapshot (room seed included); continuing from it is exact."""
+        """A snapshot (room seed included), from which ``set_state`` continues exactly."""
         return {name: array[0].copy() for name, array in self._batch.get_state().items()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         self._batch.set_state({name: np.asarray(value)[None] for name, value in state.items()})
-        self._frame = None  # drawn when asked for: who tries many ways from one instant steps on at once
+        self._frame = None  # drawn when needed: rollouts from one state step on at once
 
     def provenance(self) -> dict:
         """Where these frames come from, for a recording's metadata."""
@@ -205,12 +205,12 @@ def _advance(walls, scenes, landmarks, held, position, turn, jump, lights, e_hel
     for b in range(len(turn)):
         keys = held[b]
         turn[b] = (turn[b] + keys[LEFT] - keys[RIGHT]) % TURNS
-        ahead, side = keys[W] - keys[S], keys[D] - keys[A]
-        if ahead != 0 or side != 0:
+        forward, side = keys[W] - keys[S], keys[D] - keys[A]
+        if forward != 0 or side != 0:
             angle = turn[b] * (2 * np.pi / TURNS)
             cos, sin = np.cos(angle), np.sin(angle)
-            step = STRIDE / np.sqrt(ahead * ahead + side * side)
-            dx, dy = step * (ahead * cos + side * sin), step * (ahead * sin - side * cos)
+            step = STRIDE / np.sqrt(forward * forward + side * side)
+            dx, dy = step * (forward * cos + side * sin), step * (forward * sin - side * cos)
             _slide(walls[b], scenes[b], landmarks[b], position[b], dx, dy)
         if jump[b] > 0 or keys[SPACE]:
             jump[b] = (jump[b] + 1) % JUMP_TICKS
@@ -221,7 +221,7 @@ def _advance(walls, scenes, landmarks, held, position, turn, jump, lights, e_hel
 
 @njit(cache=True)
 def _slide(walls, scene, landmarks, position, dx, dy):
-    """Move by (dx, dy); what is in the way pushes the player out along its normal."""
+    """Move by (dx, dy); walls and landmarks push the player out along their normals."""
     x, y = position[0] + dx, position[1] + dy
     deepest = 0.0
     for _ in range(4):
@@ -241,5 +241,5 @@ def _slide(walls, scene, landmarks, position, dx, dy):
                 deepest = max(deepest, push)
         if deepest < 1e-4:
             break
-    if deepest < 1e-2:  # otherwise the corner is too tight: stay
+    if deepest < 1e-2:  # else the corner is too tight, and the player stays
         position[0], position[1] = x, y

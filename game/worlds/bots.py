@@ -1,8 +1,8 @@
-"""Scripted players, for data and for headless play. Those of ``GENERIC_MIX`` press any world's keys, others our own.
+"""Bots: scripted players, for data and headless play. Those of ``GENERIC_MIX`` press the keys of any world.
 
 ``bot = make_bot(name, seed, keys)``, then ``bot.act(observation, info) -> int8 [len(keys)]`` once a tick.
-A bot is deterministic in its seed and in what it sees. The tourist, the doorseeker, the hunter and the meddler look at
-``info``; where a game does not say what they need there, they wander like the explorer.
+A bot is deterministic in its seed and in its inputs. The tourist, the doorseeker, the hunter and the meddler use
+``info``; where it lacks what they need, they play like the explorer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Keys = tuple[str, ...]
 
 
 class Bot:
-    """A player that plans a run of ticks at a time: subclasses give ``plan() -> (keys to hold, ticks)``."""
+    """A player that holds keys for some ticks: subclasses implement ``plan() -> (keys to hold, ticks)``."""
 
     def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
         self.keys = tuple(keys)
@@ -45,17 +45,15 @@ class Bot:
 
 
 class Explorer(Bot):
-    """Sticky random keys: a movement and a turn, each held on for a while, with a jump or a switch at times."""
+    """Sticky random keys: a movement and a turn, each held for a while, with a jump or the light switch at times."""
 
     MOVES = ((), ("w",), ("s",), ("a",), ("d",), ("w", "a"), ("w", "d"), ("s", "a"), ("s", "d"))
     MOVE_WEIGHTS = (0.22, 0.36, 0.09, 0.09, 0.09, 0.05, 0.04, 0.03, 0.03)
     TURNS = ((), ("left",), ("right",))
     TURN_WEIGHTS = (0.42, 0.29, 0.29)
 
-    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
-        super().__init__(seed, keys)
-        self.move: Keys = ()
-        self.turn: Keys = ()
+    move: Keys = ()
+    turn: Keys = ()
 
     def plan(self):
         if self.rng.random() < 0.06:
@@ -70,13 +68,11 @@ class Explorer(Bot):
 
 
 class Tourist(Explorer):
-    """Walks up to one landmark after another and looks around there; an explorer where there is no pose."""
+    """Walks up to one landmark after another and looks around there."""
 
-    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
-        super().__init__(seed, keys)
-        self.target: int | None = None
-        self.patience = 0  # ticks until a walk that does not arrive is given up
-        self.queue: list[tuple[Keys, int]] = []
+    target: int | None = None
+    patience = 0  # ticks until it gives up a landmark that it does not reach
+    queue: Sequence[tuple[Keys, int]] = ()
 
     def act(self, observation, info):
         if self.remaining == 0 and not self.queue and _has_map(info):
@@ -123,14 +119,13 @@ def _has_map(info) -> bool:
 
 
 class Spinner(Bot):
-    """Long turns, whole circles among them, and walks out and back: what loop closure is measured on."""
+    """Long turns, whole circles among them, and walks out and back, to measure loop closure on."""
+
+    queue: Sequence[tuple[Keys, int]] = ()
 
     def plan(self):
-        queue = getattr(self, "queue", [])
-        if not queue:
-            queue = self._figure()
-        head, self.queue = queue[0], queue[1:]
-        return head
+        self.queue = self.queue or self._figure()
+        return self.queue.pop(0)
 
     def _figure(self) -> list[tuple[Keys, int]]:
         turn = self.choose(("left", "right"))
@@ -150,14 +145,14 @@ class Spinner(Bot):
 
 
 class Nobody(Bot):
-    """Presses nothing, ever."""
+    """Presses nothing."""
 
     def plan(self):
         return (), 1
 
 
 class Random(Bot):
-    """No key, one or two at random, whatever they mean, held on for a while."""
+    """No key, or one or two random ones, held for a while."""
 
     def plan(self):
         count = min(self.choose((0, 1, 2), (0.15, 0.5, 0.35)), len(self.keys))
@@ -166,7 +161,7 @@ class Random(Bot):
 
 
 class Dawdler(Bot):
-    """Long stillness, and now and then one or two keys for a moment."""
+    """Nothing for long, then one or two keys for a moment."""
 
     def plan(self):
         if self.held or self.rng.random() < 0.2:
@@ -178,7 +173,7 @@ class Dawdler(Bot):
 
 
 class Masher(Bot):
-    """Single-tick taps and rapid changes of any keys together, opposite ones too."""
+    """Taps and rapid changes of any keys together, opposite ones too."""
 
     def plan(self):
         if self.rng.random() < 0.3:
@@ -191,12 +186,10 @@ class Masher(Bot):
 
 
 class Doorseeker(Explorer):
-    """Walks from room to room of a keep, by the shortest way to a doorway; stops and dawdles now and then."""
+    """Walks from room to room of a keep, by the shortest way to a doorway; plays like the explorer now and then."""
 
-    def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
-        super().__init__(seed, keys)
-        self.room: int | None = None
-        self.goal: tuple[int, int] = (0, 0)  # row and column of the doorway's tile
+    room: int | None = None
+    goal: tuple[int, int] = (0, 0)  # row and column of the doorway's tile
 
     def act(self, observation, info):
         held = self._walk(info) if self.remaining == 0 and "solid" in info else None
@@ -205,7 +198,7 @@ class Doorseeker(Explorer):
         return to_action(held, self.keys)
 
     def _walk(self, info) -> Keys | None:
-        """Keys toward a doorway of this room and through it, or None to do something else for a while."""
+        """Keys toward a doorway of this room and through it; None to play like the explorer for a while."""
         if info["room"] != self.room:
             self.room = info["room"]
             doors = [(int(r), int(c)) for r, c in np.argwhere(~info["solid"]) if r in (0, 7) or c in (0, 7)]
@@ -221,7 +214,7 @@ class Doorseeker(Explorer):
 
 
 class Hunter(Doorseeker):
-    """Lines up with a keep's slime, throws sparks at it, and goes on to the next room when it is gone."""
+    """Lines up with a keep's slime and throws sparks at it; when it is gone, walks into the next room."""
 
     def _walk(self, info):
         (x, y), (slime_x, slime_y, alive) = info["position"], info["slime"]
@@ -238,7 +231,7 @@ class Hunter(Doorseeker):
 
 
 class Meddler(Doorseeker):
-    """Walks as the doorseeker does, and at doorways and beside the slime stops to mash keys for a while."""
+    """A doorseeker that plays like the masher for a while at doorways and beside the slime."""
 
     def __init__(self, seed: int, keys: Sequence[str] = ARENA_KEYS):
         super().__init__(seed, keys)
@@ -260,35 +253,35 @@ def _at_an_edge_or_slime(info) -> bool:
 
 
 def _toward(solid: np.ndarray, position: tuple[int, int], goal: tuple[int, int], out: bool) -> Keys | None:
-    """Keys from a position (x, y) in pixels one step along the shortest way of tiles to ``goal``, and there, if
-    ``out``, off the screen; None where there is no way."""
+    """Keys for one step from a position (x, y) in pixels along the shortest way to the tile ``goal``; out: from the
+    goal, off the screen. None where there is no way."""
     x, y = position
-    here = round(y / 8), round(x / 8)
-    if here == goal and not out:
+    tile = round(y / 8), round(x / 8)
+    if tile == goal and not out:
         return None
-    if here == goal:
+    if tile == goal:
         row, column = (8 if goal[0] else -1, goal[1]) if goal[0] in (0, 7) else (goal[0], 8 if goal[1] else -1)
     else:
-        row, column = _next_tile(solid, here, goal) or here
+        row, column = _next_tile(solid, tile, goal) or tile
     down, right = row * 8 - y, column * 8 - x
-    if row != here[0] and right:  # first in line with the gap, then through it
+    if row != tile[0] and right:  # first in line with the gap, then through it
         return ("d",) if right > 0 else ("a",)
-    if column != here[1] and down and here[0] == row:
+    if column != tile[1] and down and tile[0] == row:
         return ("s",) if down > 0 else ("w",)
     vertical = ("s",) if down > 0 else ("w",) if down < 0 else ()
     return vertical or (("d",) if right > 0 else ("a",) if right < 0 else None)
 
 
 def _next_tile(solid: np.ndarray, start: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int] | None:
-    """The tile after ``start`` on a shortest way to ``goal``: breadth first, from the goal."""
-    seen, todo = {goal}, [goal]
+    """The tile after ``start`` on a shortest way to ``goal``, by breadth-first search from the goal."""
+    reached, todo = {goal}, [goal]
     for tile in todo:
         for dr, dc in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             near = tile[0] + dr, tile[1] + dc
             if near == start:
                 return tile
-            if near not in seen and min(near) >= 0 and max(near) < len(solid) and not solid[near]:
-                seen.add(near)
+            if near not in reached and min(near) >= 0 and max(near) < len(solid) and not solid[near]:
+                reached.add(near)
                 todo.append(near)
     return None
 
@@ -306,14 +299,14 @@ MIXES = {
         "meddler": 0.28,
     },
 }
-"""How often ``mix`` picks which bot, by the keys of the world."""
+"""Probabilities with which ``mix`` picks a bot, by the keys of the world."""
 GENERIC_MIX = {"random": 0.7, "masher": 0.15, "dawdler": 0.15}
-"""... of a world that is not ours."""
+"""The same for every other world."""
 NAMES = (*BOTS, "mix")
 
 
 def knows(name: str, keys: Sequence[str]) -> bool:
-    """Whether the named bot would press any of a world's keys, or means to press none."""
+    """Whether the named bot presses any of a world's keys; True for the bot that never presses any."""
     return name in (*GENERIC_MIX, "nobody", "mix") or bool(set(keys) & set(ARENA_KEYS))
 
 

@@ -1,9 +1,6 @@
 """The second built-in world: a keep of four rooms seen from above, a screen each, walked with six keys at 20 ticks a
-second. W A S D walk, Space holds a spark, which flies when it is let go, E switches the lights; who walks through a
-doorway is in the next room.
-
-``Keep`` is the Gymnasium environment; ``KeepBatch`` steps and draws many keeps at once with the same rules (a Keep is a
-batch of one). Everything follows from (seed, actions), and all of it but whether E is still held can be seen.
+second. W A S D walk, Space holds a spark, which flies when it is let go, E switches the lights; a doorway leads into
+the next room. Everything follows from (seed, actions), and the frame shows all of the state but whether E is held.
 """
 
 from __future__ import annotations
@@ -14,20 +11,20 @@ from gymnasium.spaces import Box, MultiBinary
 from numba import njit
 
 from game.actions import KEEP_KEYS
-from game.worlds.keep_rooms import SCREEN, TILE, Keeps, art, make_keeps
+from game.worlds.keep_rooms import SCREEN, TILE, art, make_keep
 from world_model.play.actions import checked
 
 FPS = 20
 STEP, FLIGHT, CRAWL = 2, 4, 2
-"""Pixels a tick: the hero, a spark, the slime. All even, so that everything stands on whole cells of two pixels: what
-meets what is then told by cells, never within one."""
+"""Pixels a tick: the hero, a spark, the slime. All even, so that everything stands on whole cells of two pixels and
+no contact has to be told from less than a cell."""
 EDGE = SCREEN - TILE
 DOWN, LEFT, UP, RIGHT = range(4)
 W, A, S, D, SPACE, E = range(6)
 NIGHT_GAIN, NIGHT_OFFSET = np.array([0.36, 0.42, 0.58]), np.array([3.0, 5.0, 18.0])
-"""The dark is the picture times a gain, plus an offset, a colour at a time."""
+"""With the lights off: frame * gain + offset, for each colour channel."""
 
-# Columns of KeepBatch.state, one row a keep.
+# Fields of a keep's state, int64 [14].
 ROOM, X, Y, FACING, LIGHTS, E_HELD = range(6)
 SLIME_X, SLIME_Y, SLIME_TURN, SLIME_ALIVE, SPARK_X, SPARK_Y, SPARK_FACING, SPARK_ALIVE = range(6, 14)
 FIELDS = ("room", "x", "y", "facing", "lights", "e_held", "slime_x", "slime_y", "slime_turn", "slime_alive",
@@ -35,38 +32,7 @@ FIELDS = ("room", "x", "y", "facing", "lights", "e_held", "slime_x", "slime_y", 
 LOWEST = np.array([0, 0, 0, 0, 0, 0, 0, 0, -1, 0, -8, -8, 0, 0])
 HIGHEST = np.array([3, EDGE, EDGE, 3, 1, 1, EDGE, EDGE, 1, 1, 64, 64, 3, 1])
 
-# The last two numbers of a module that numba compiles in are watched by no cache: after changing one, save this file.
-
-
-class KeepBatch:
-    """B keeps with a hero in each.
-
-    ``reset(seeds)`` and ``step(actions)`` return fresh frames, uint8 [B, 64, 64, 3].
-    Attributes: keeps (what was made), seeds [B], state int64 [B, 14] (see FIELDS).
-    """
-
-    def reset(self, seeds) -> np.ndarray:
-        """Make the keeps of ``seeds`` and put a hero at each spawn point, lights on."""
-        self.seeds = np.asarray(seeds, np.int64)
-        self.keeps: Keeps = make_keeps(self.seeds)
-        self.state = np.zeros((len(self.seeds), len(FIELDS)), np.int64)
-        self.state[:, [X, Y]] = self.keeps.spawn
-        self.state[:, LIGHTS] = 1
-        self.state[:, [SLIME_X, SLIME_Y]] = self.keeps.burrows[:, 0]
-        self.state[:, [SLIME_TURN, SLIME_ALIVE]] = 1
-        return self.frames()
-
-    def step(self, actions) -> np.ndarray:
-        """Advance every keep by one tick under ``actions`` [B, 6], 0 or 1 a key."""
-        held = checked(actions, KEEP_KEYS, len(self.seeds))
-        _advance(self.state, self.keeps.solid, self.keeps.burrows, held)
-        return self.frames()
-
-    def frames(self) -> np.ndarray:
-        """Draw every keep as it is now."""
-        out = np.empty((len(self.seeds), SCREEN, SCREEN, 3), np.uint8)
-        _draw(self.state, self.keeps.pictures, HEROES, SLIMES, SPARKS, COLOURS, NIGHT, out)
-        return out
+# Numba compiles TILE and SCREEN in, and its cache does not watch keep_rooms.py: after changing one, save this file.
 
 
 class Keep(gymnasium.Env):
@@ -74,8 +40,8 @@ class Keep(gymnasium.Env):
 
     Observation: uint8 [64, 64, 3]. Action: one bit a key, in the order of ``metadata["keys"]``. Reward is 0 and an
     episode never ends. ``reset(seed=s)`` makes keep s; without a seed it is drawn from ``np_random``. ``info`` holds
-    room, position (x, y), facing, lights, slime and spark (x, y, alive), sprites (name -> x, y, width, height of all
-    that stands on the map) and solid [8, 8] of the present room.
+    room, position (x, y), facing, lights, slime and spark (x, y, alive), sprites (name -> x, y, width, height) and
+    solid bool [8, 8], the tiles of the present room that stop.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS, "keys": KEEP_KEYS, "map": (2, 2)}
@@ -88,28 +54,29 @@ class Keep(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = Box(0, 255, (SCREEN, SCREEN, 3), np.uint8)
         self.action_space = MultiBinary(len(KEEP_KEYS))
-        self._batch = KeepBatch()
+        self._seed: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
-        return self._batch.reset([seed])[0], self._info()
+        self._enter(seed)
+        return self._draw(), self._info()
 
     def step(self, action):
-        frame = self._batch.step(np.asarray(action)[None])[0]
-        return frame, 0.0, False, False, self._info()
+        _advance(self._state, self._map.solid, self._map.burrows, checked(action, KEEP_KEYS))
+        return self._draw(), 0.0, False, False, self._info()
 
     def render(self):
-        return None if self.render_mode is None else self._batch.frames()[0]
+        return None if self.render_mode is None else self._draw()
 
     def anchors(self) -> np.ndarray:
-        """uint8 [4, 64, 64, 3]: the four rooms, lit, with nobody in them: the map."""
-        return self._batch.keeps.pictures[0].copy()
+        """uint8 [4, 64, 64, 3]: the map, the four rooms lit and without sprites."""
+        return self._map.pictures.copy()
 
     def get_state(self) -> dict[str, np.ndarray]:
         """A snapshot (seed included); continuing from it is exact."""
-        return {"seed": self._batch.seeds[0].copy(), "state": self._batch.state[0].copy()}
+        return {"seed": np.array(self._seed), "state": self._state.copy()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue from ``get_state``'s answer. ValueError for anything that is no such answer."""
@@ -123,17 +90,27 @@ class Keep(gymnasium.Env):
         wrong = [name for name, bad in zip(FIELDS, (row < LOWEST) | (row > HIGHEST), strict=True) if bad]
         if wrong:
             raise ValueError(f"a keep's state is out of range: {', '.join(wrong)}")
-        if not hasattr(self._batch, "seeds") or self._batch.seeds[0] != seed:
-            self._batch.reset([int(seed)])
-        self._batch.state[0] = row
+        if self._seed != seed:
+            self._enter(seed)
+        self._state[:] = row
 
     def provenance(self) -> dict:
         """Where these frames come from, for a recording's metadata."""
-        seed = int(self._batch.seeds[0])
-        return {"source": "engine", "world": "keep", "env": "rollplay/Keep-v0", "seed": seed}
+        return {"source": "engine", "world": "keep", "env": "rollplay/Keep-v0", "seed": self._seed}
+
+    def _enter(self, seed: int) -> None:
+        """Make the keep of ``seed`` and put the hero at its spawn point, lights on."""
+        self._seed, self._map, self._state = int(seed), make_keep(seed), np.zeros(len(FIELDS), np.int64)
+        self._state[[X, Y]], self._state[[SLIME_X, SLIME_Y]] = self._map.spawn, self._map.burrows[0]
+        self._state[[LIGHTS, SLIME_TURN, SLIME_ALIVE]] = 1
+
+    def _draw(self) -> np.ndarray:
+        frame = self._map.pictures[self._state[ROOM]].copy()
+        _draw_sprites(self._state, HEROES, SLIMES, SPARKS, COLOURS, NIGHT, frame)
+        return frame
 
     def _info(self) -> dict:
-        row = self._batch.state[0].tolist()
+        row = self._state.tolist()
         sprites = {"hero": (row[X], row[Y], TILE, TILE)}
         if row[SLIME_ALIVE]:
             sprites["slime"] = (row[SLIME_X], row[SLIME_Y], TILE, TILE)
@@ -147,7 +124,7 @@ class Keep(gymnasium.Env):
             "slime": (row[SLIME_X], row[SLIME_Y], bool(row[SLIME_ALIVE])),
             "spark": (row[SPARK_X], row[SPARK_Y], bool(row[SPARK_ALIVE])),
             "sprites": sprites,
-            "solid": self._batch.keeps.solid[0, row[ROOM]].copy(),
+            "solid": self._map.solid[row[ROOM]].copy(),
         }
 
 
@@ -155,17 +132,15 @@ class Keep(gymnasium.Env):
 
 
 @njit(cache=True)
-def _advance(state, solids, burrows, held):
-    """One tick of every keep, in place: the hero walks, into the next room or else among what happens in this one."""
-    for b in range(len(state)):
-        row, keys = state[b], held[b]
-        before = row[ROOM]
-        _walk(row, solids[b], keys)
-        if row[ROOM] != before:
-            _enter(row, burrows[b])
-        else:
-            _act(row, solids[b, row[ROOM]], keys)
-        row[E_HELD] = keys[E]
+def _advance(row, solids, burrows, keys):
+    """One tick of a state, in place: the hero walks; if he stays in his room, the rest of it moves too."""
+    before = row[ROOM]
+    _walk(row, solids, keys)
+    if row[ROOM] != before:
+        _enter_room(row, burrows)
+    else:
+        _act(row, solids[row[ROOM]], keys)
+    row[E_HELD] = keys[E]
 
 
 @njit(cache=True)
@@ -182,7 +157,7 @@ def _act(row, solid, keys):
 
 @njit(cache=True)
 def _walk(row, solids, keys):
-    """Through a doorway straight on and as he is, or else turn and move along each axis that is free."""
+    """Through a doorway straight on, without turning; or else turn and move along each axis that is free."""
     dx, dy = STEP * (keys[D] - keys[A]), STEP * (keys[S] - keys[W])
     x, y, solid = row[X] + dx, row[Y] + dy, solids[row[ROOM]]
     if (x < 0 or x > EDGE) and not _blocked(solid, x, row[Y]):
@@ -209,8 +184,8 @@ def _stroll(row, solid, dx, dy):
 
 
 @njit(cache=True)
-def _enter(row, burrows):
-    """A room is entered: its slime is at home, the spark stays behind."""
+def _enter_room(row, burrows):
+    """A room is entered: its slime is at its burrow, the spark is gone."""
     row[SLIME_X], row[SLIME_Y] = burrows[row[ROOM], 0], burrows[row[ROOM], 1]
     row[SLIME_TURN], row[SLIME_ALIVE], row[SPARK_ALIVE] = 1, 1, 0
 
@@ -244,18 +219,19 @@ def _stopped(solid, row):
 
 @njit(cache=True)
 def _crawl(row, solid):
-    """The slime goes its way, and turns round where it cannot."""
+    """The slime moves on, or turns round where it is stopped."""
     step = CRAWL * row[SLIME_TURN]
-    ahead = row[SLIME_X] + step
-    if ahead < 0 or ahead > EDGE or _blocked(solid, ahead, row[SLIME_Y]) or _bumps(row, -step, 0):
+    x = row[SLIME_X] + step
+    if x < 0 or x > EDGE or _blocked(solid, x, row[SLIME_Y]) or _bumps(row, -step, 0):
         row[SLIME_TURN] = -row[SLIME_TURN]
     else:
-        row[SLIME_X] = ahead
+        row[SLIME_X] = x
 
 
 @njit(cache=True)
 def _bumps(row, dx, dy):
-    """Whether the hero, (dx, dy) further, touches a living slime that he does not touch yet: who touches may part."""
+    """Whether the hero, moved by (dx, dy), would touch a living slime that he does not touch yet. Where they touch
+    already, nothing stops them: they may part."""
     x, y = row[X] - row[SLIME_X], row[Y] - row[SLIME_Y]
     touch = abs(x) < TILE and abs(y) < TILE
     return row[SLIME_ALIVE] and not touch and abs(x + dx) < TILE and abs(y + dy) < TILE
@@ -268,7 +244,7 @@ def _meet(row):
 
 @njit(cache=True)
 def _blocked(solid, x, y):
-    """Whether an 8x8 box at (x, y) touches something solid; what is off the screen is not."""
+    """Whether an 8x8 box at (x, y) touches a solid tile; off the screen there is none."""
     for row in range(max(y, 0) // TILE, min(y + TILE - 1, SCREEN - 1) // TILE + 1):
         for column in range(max(x, 0) // TILE, min(x + TILE - 1, SCREEN - 1) // TILE + 1):
             if solid[row, column]:
@@ -280,20 +256,18 @@ def _blocked(solid, x, y):
 
 
 @njit(cache=True)
-def _draw(state, pictures, heroes, slimes, sparks, colours, night, out):
-    for b in range(len(state)):
-        row, frame = state[b], out[b]
-        frame[:] = pictures[b, row[ROOM]]
-        if row[SLIME_ALIVE]:
-            _blit(frame, row[SLIME_X], row[SLIME_Y], slimes[(row[SLIME_TURN] + 1) // 2], colours)
-        _blit(frame, row[X], row[Y], heroes[row[FACING], (row[X] + row[Y]) // 4 % 2], colours)
-        if row[SPARK_ALIVE]:
-            _blit(frame, row[SPARK_X], row[SPARK_Y], sparks[row[SPARK_FACING]], colours)
-        if not row[LIGHTS]:
-            for y in range(SCREEN):
-                for x in range(SCREEN):
-                    for c in range(3):
-                        frame[y, x, c] = night[c, frame[y, x, c]]
+def _draw_sprites(row, heroes, slimes, sparks, colours, night, frame):
+    """Draw the sprites of a state, and then the dark, onto the picture uint8 [64, 64, 3] of its room."""
+    if row[SLIME_ALIVE]:
+        _blit(frame, row[SLIME_X], row[SLIME_Y], slimes[(row[SLIME_TURN] + 1) // 2], colours)
+    _blit(frame, row[X], row[Y], heroes[row[FACING], (row[X] + row[Y]) // 4 % 2], colours)
+    if row[SPARK_ALIVE]:
+        _blit(frame, row[SPARK_X], row[SPARK_Y], sparks[row[SPARK_FACING]], colours)
+    if not row[LIGHTS]:
+        for y in range(SCREEN):
+            for x in range(SCREEN):
+                for c in range(3):
+                    frame[y, x, c] = night[c, frame[y, x, c]]
 
 
 @njit(cache=True)

@@ -1,7 +1,7 @@
 """A seed makes a keep: four rooms of 8x8 tiles, as pictures and as what is solid in them.
 
 Rooms lie in a square, room = row * 2 + column, with a doorway between neighbours. Everything is pixel art of 8x8 tiles;
-hero, slime and spark look the same in every keep, rooms never do.
+hero, slime and spark look the same in every keep, the rooms differ.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from game.worlds.rooms import oklch
 
 TILE, SIDE, SCREEN = 8, 8, 64
 """Pixels a tile side, tiles a room side, pixels a room side."""
-LEFT_RIGHT, UP_DOWN = ((0, 1), (2, 3)), ((0, 2), (1, 3))
-"""Neighbouring rooms."""
 TRIES = 200
 OUTLINE = (26, 20, 38)
 FLOOR_PATTERNS, WALL_PATTERNS = 8, 6
 
 
-class Keeps(NamedTuple):
-    """B keeps: pictures uint8 [B, 4, 64, 64, 3], solid bool [B, 4, 8, 8], spawn [B, 2] and burrows [B, 4, 2] in pixels
-    (x, y of the top left corner; spawn is in room 0)."""
+class KeepMap(NamedTuple):
+    """pictures uint8 [4, 64, 64, 3], solid bool [4, 8, 8], spawn [2] and burrows [4, 2] in pixels (x, y of the top
+    left corner; spawn is in room 0)."""
 
     pictures: np.ndarray
     solid: np.ndarray
@@ -53,16 +51,12 @@ class Room(NamedTuple):
     style: Style
 
 
-def make_keeps(seeds) -> Keeps:
-    """The keeps of ``seeds`` (non-negative integers), stacked in order."""
-    return Keeps(*(np.stack(arrays) for arrays in zip(*map(_make_keep, seeds), strict=True)))
-
-
-def _make_keep(seed: int) -> Keeps:
+def make_keep(seed: int) -> KeepMap:
+    """The keep of a seed, 0 or more."""
     rooms = make_rooms(seed)
     burrows = np.array([[column * TILE, row * TILE] for _, (row, column), _ in rooms])
     solid = np.stack([room.kinds >= WALL for room in rooms])
-    return Keeps(np.stack([picture(room) for room in rooms]), solid, np.array([3 * TILE, 3 * TILE]), burrows)
+    return KeepMap(np.stack([picture(room) for room in rooms]), solid, np.array([3 * TILE, 3 * TILE]), burrows)
 
 
 def make_rooms(seed: int) -> list[Room]:
@@ -123,14 +117,14 @@ def _burrow(rng, kinds, has_spawn) -> tuple[int, int] | None:
 
 def _connected(kinds, places) -> bool:
     """Whether every place can be walked to from the first, a tile at a time."""
-    todo, seen = [places[0]], {places[0]}
+    todo, reached = [places[0]], {places[0]}
     while todo:
         row, column = todo.pop()
         for r, c in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-            if 0 <= r < SIDE and 0 <= c < SIDE and kinds[r, c] < WALL and (r, c) not in seen:
-                seen.add((r, c))
+            if 0 <= r < SIDE and 0 <= c < SIDE and kinds[r, c] < WALL and (r, c) not in reached:
+                reached.add((r, c))
                 todo.append((r, c))
-    return all(place in seen for place in places)
+    return reached.issuperset(places)
 
 
 # ---------------------------------------------------------------- pictures
@@ -141,7 +135,7 @@ def _colour(lightness: float, chroma: float, hue: float) -> np.ndarray:
 
 
 def make_style(rng: np.random.Generator, hue: float) -> Style:
-    """Colours round a hue (1 is once round the wheel), and patterns."""
+    """Colours round a hue (0 to 1 is the whole wheel), and patterns."""
     floor_light = rng.uniform(0.5, 0.8)
     wall_light = rng.choice([floor_light - 0.25, min(floor_light + 0.14, 0.92), 0.42])
     floor, floor2 = _colour(floor_light, 0.09, hue), _colour(floor_light - 0.07, 0.09, hue + rng.uniform(-0.05, 0.05))
@@ -152,7 +146,7 @@ def make_style(rng: np.random.Generator, hue: float) -> Style:
 
 
 def picture(room: Room) -> np.ndarray:
-    """The room with nobody in it, uint8 [64, 64, 3]."""
+    """The room without sprites, uint8 [64, 64, 3]."""
     y, x = np.mgrid[:SCREEN, :SCREEN]
     kinds, burrow, style = room
     picture = np.where(_floor_pattern(style.floor_pattern, y, x)[..., None], style.floor, style.floor2)
@@ -176,13 +170,13 @@ def picture(room: Room) -> np.ndarray:
 
 
 def _rims(solid: np.ndarray) -> np.ndarray:
-    """Pixels [64, 64] of solid tiles that border on others: a dark line says what stops, whatever its pattern."""
-    inside = solid.repeat(TILE, 0).repeat(TILE, 1)
-    around = np.pad(inside, 1, mode="edge")
+    """bool [64, 64]: pixels of solid tiles beside free ones. A dark line shows what stops, whatever its pattern."""
+    solid = solid.repeat(TILE, 0).repeat(TILE, 1)
+    around = np.pad(solid, 1, mode="edge")
     free = [
         ~around[1 + dy : 1 + dy + SCREEN, 1 + dx : 1 + dx + SCREEN] for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))
     ]
-    return inside & np.any(free, 0)
+    return solid & np.any(free, 0)
 
 
 def _floor_pattern(number, y, x) -> np.ndarray:
@@ -212,7 +206,7 @@ def _wall_pattern(number, y, x) -> np.ndarray:
 
 
 def art(text: str) -> np.ndarray:
-    """Rows of digits, a digit a colour; a dot shows what is beneath: int8 [8, 8], -1 for a dot."""
+    """int8 [8, 8] from rows of colour numbers; a dot is transparent, -1."""
     rows = text.split()
     return np.array([[-1 if letter == "." else int(letter) for letter in row] for row in rows], np.int8)
 

@@ -19,10 +19,10 @@ from game.worlds.rooms import Rooms
 
 # Columns of a pose.
 X, Y, HEADING, EYE, LIGHTS, POSE_FIELDS = 0, 1, 2, 3, 4, 5
-DEPTH = 3  # of a column, behind its colours
+DEPTH = 3  # index in a column's pixel, after the colours
 FIELD_OF_VIEW = math.pi / 2  # horizontal: four anchors a quarter turn apart see the whole room
 SUBRAYS = 4
-NIGHT = np.array([0.26, 0.31, 0.46], np.float32)  # what is left of the ambient light with the lights off
+NIGHT = np.array([0.26, 0.31, 0.46], np.float32)  # ambient light with the lights off, as a share of the day's
 LAMP_DAY, LAMP_NIGHT = np.float32(0.16), np.float32(0.85)
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
@@ -34,7 +34,7 @@ def render_batch(rooms: Rooms, poses: np.ndarray, out: np.ndarray, depths: np.nd
     """Draw room b from pose b, for every b, into ``out`` and return it.
 
     poses: float32 [B, 5] (x, y, heading in radians, eye height, 1.0 for lights on);
-    out: uint8 [B, H, W, 3]; depths: float32 [B, H, W], how many metres straight ahead what is drawn is.
+    out: uint8 [B, H, W, 3]; depths: float32 [B, H, W], every pixel's depth, metres along the view direction.
     """
     depths = np.empty((0, 0, 0), np.float32) if depths is None else depths
     if not len(poses) == len(out) == len(rooms.scene):
@@ -303,8 +303,8 @@ def _draw_roof(scene, light, pose, dx, dy, fx, fy, depth, focal, ambient, column
 
 @_inline
 def _draw_sky(scene, dx, dy, depth, focal, ambient, column, last):
-    """A gradient by elevation, with a broad brightening around the light's direction. Its depth is the wall's: what
-    begins where the wall ends hides nothing when one steps back from it."""
+    """A gradient by elevation, brighter around the light's direction. Its depth is the wall's, so that a warped view
+    has no parallax between wall and sky."""
     half, length = np.float32(len(column)) * HALF, math.sqrt(dx * dx + dy * dy)
     warm = max((dx * scene[R.LIGHT_X] + dy * scene[R.LIGHT_Y]) / length, ZERO)
     warm = np.float32(0.12) * warm * warm

@@ -1,9 +1,8 @@
 """A seed makes a room: walls, floor, roof, landmarks and baked light, as plain arrays.
 
-A ``Rooms`` holds B rooms stacked, because the renderer and the physics work on many rooms at once;
-one room is a stack of one. Lengths are metres, colours are sRGB in 0..1, angles are radians with
-x to the east, y to the north and left turns positive. No feature is finer than about half a metre,
-so that a small autoencoder can keep every one of them.
+A ``Rooms`` holds B rooms stacked, because renderer and physics work on many rooms at once. Lengths are metres, colours
+sRGB in 0..1, angles radians; x is east, y north, left turns are positive. No feature is finer than about half a metre,
+so that a small autoencoder can represent it.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import numpy as np
 MAX_WALLS, MAX_SOLIDS, MAX_LANDMARKS = 8, 12, 6
 GRID = 64  # cells a side of the light map
 PLAYER_RADIUS = 0.35
-CLEARANCE = 0.85  # every gap is this wide or more, so a player of radius 0.35 never wedges
+CLEARANCE = 0.85  # the narrowest gap, wider than the player, so that he never gets stuck
 
-# The compiled renderer and physics have these numbers baked in, and numba's cache only watches the files
-# that hold compiled functions: after changing one, save raycast.py and arena.py too.
+# Numba compiles these numbers in, and its cache does not watch this file: after changing one, save raycast.py and
+# arena.py too.
 
 # Columns of Rooms.walls. T is the unit tangent, N the unit normal that points into the room.
 WALL_X, WALL_Y, WALL_TX, WALL_TY, WALL_NX, WALL_NY, WALL_LENGTH, WALL_LIT = range(8)
 WALL_PATTERN, WALL_SCALE, WALL_SHIFT, WALL_COLOR, WALL_COLOR2, WALL_FIELDS = 8, 9, 10, 11, 14, 17
 
-# Columns of Rooms.solids: the convex pieces that landmarks are built of.
+# Columns of Rooms.solids, the convex parts of landmarks.
 SOLID_KIND, SOLID_X, SOLID_Y, SOLID_A, SOLID_B, SOLID_COS, SOLID_SIN = range(7)
 SOLID_BOTTOM, SOLID_TOP, SOLID_EMISSIVE, SOLID_GLOW, SOLID_BAND = 7, 8, 9, 10, 11
 SOLID_COLOR, SOLID_COLOR2, SOLID_FIELDS = 12, 15, 18
@@ -250,7 +249,7 @@ def _walls(rng, palette, corners, scene) -> np.ndarray:
 
 
 def _cycle(rng, items, count):
-    """``count`` draws from ``items`` with as few repeats as can be."""
+    """``count`` random ``items``, with as few repeats as possible."""
     return np.concatenate([rng.permutation(items) for _ in range(-(-count // len(items)))])[:count]
 
 
@@ -293,7 +292,7 @@ RADII = {LAMP: 0.32, PILLAR: 0.42, CRATE: 0.78, OBELISK: 0.55, DISC: 0.85, CONE_
 def _furnish(rng, palette, walls, scene):
     """Solids [n, SOLID_FIELDS], landmarks [m, 3] and the spawn point; always a lamp, and kinds differ."""
     count, landmarks = int(rng.integers(3, MAX_LANDMARKS + 1)), []
-    while len(landmarks) < 3:  # a cramped room may need another draw
+    while len(landmarks) < 3:  # in a small room, not all may find a place
         kinds = [LAMP, *rng.permutation([PILLAR, CRATE, OBELISK, DISC, CONE_MARK, BALL, TREE])[: count - 1]]
         spawn = rng.normal(0, 0.5, 2)
         solids, landmarks = [], []
@@ -308,7 +307,7 @@ def _furnish(rng, palette, walls, scene):
 
 
 def _place(rng, walls, landmarks, spawn, radius):
-    """A point that keeps its distance from walls, other landmarks and the spawn point."""
+    """A random point [2] far enough from walls, other landmarks and the spawn point; None where none is found."""
     reach = np.abs(walls[:, [WALL_X, WALL_Y]]).max()
     for _ in range(400):
         point = rng.uniform(-reach, reach, 2)
@@ -372,12 +371,12 @@ def _spawn_turn(spawn, landmarks, walls) -> int:
         forward = np.array([np.cos(2 * np.pi * turn / TURNS), np.sin(2 * np.pi * turn / TURNS)])
         offset = landmarks[:, :2] - spawn
         cosine = offset @ forward / np.linalg.norm(offset, axis=1)
-        seen = np.clip((cosine - 0.72) / 0.12, 0, 1).sum()
+        visible = np.clip((cosine - 0.72) / 0.12, 0, 1).sum()
         closing = -walls[:, [WALL_NX, WALL_NY]] @ forward
         gap = _wall_distance(walls, spawn)
         view = min(g / c for g, c in zip(gap, closing, strict=True) if c > 1e-6)
-        if seen + 0.15 * view > best_score:
-            best, best_score = turn, seen + 0.15 * view
+        if visible + 0.15 * view > best_score:
+            best, best_score = turn, visible + 0.15 * view
     return best
 
 
@@ -414,6 +413,6 @@ def _tops(landmarks, solids):
 
 
 def _glow(points, scene):
-    """Light that the lamp sheds at floor points [..., 2]: 1 near it, fading within some metres."""
+    """Light of the lamp at floor points [..., 2]: 1 at the lamp, falling off over some metres."""
     offset = points - scene[[LAMP_X, LAMP_Y]]
     return 1 / (1 + (offset**2).sum(-1) / 2.2)
