@@ -59,6 +59,15 @@ def test_digests(path, arrays):
     assert checkpoint.layout_digest(path) != layout
 
 
+def test_neither_more_words_nor_other_training_moves_a_tensor(path, arrays):
+    """Graphs point at the places of tensors: those of before serve retrained weights."""
+    shape, layout = toy.load("tiny"), checkpoint.layout_digest(path)
+    other = shape.training.model_copy(update={"teacher": shape.training.teacher.model_copy(update={"steps": 99999})})
+    rooms = " ".join(map(str, range(3000)))
+    checkpoint.save(path, arrays, shape.model_copy(update={"training": other}), {"rooms": rooms, "step": "1"})
+    assert checkpoint.layout_digest(path) == layout
+
+
 def test_a_saving_that_fails_leaves_the_old_file(path, arrays):
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match="could not be written"):

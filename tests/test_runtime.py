@@ -10,6 +10,7 @@ import toy
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS, CheckpointError
 from world_model.model.noise import seeded
+from world_model.play.export import reuse
 from world_model.play.runtime import GRAPHS, THREADS, TorchRuntime, WorldError, load_runtime
 
 SHAPE = toy.load("tiny")
@@ -233,3 +234,16 @@ def test_unknown_names(exported, wrong):
 
 def test_threads_are_capped(onnx_runtime):
     assert 1 <= onnx_runtime._options().intra_op_num_threads <= THREADS
+
+
+def test_graphs_serve_other_weights_of_the_same_shapes_and_no_others(exported, tmp_path):
+    """Copied, they play the new weights as PyTorch does."""
+    for name, shape in (("same", SHAPE), ("other", toy.load("tiny_keep"))):
+        toy.save(tmp_path / name, shape, seed=3)
+    assert not reuse(tmp_path / "other", exported) and not reuse(tmp_path / "same", tmp_path / "other")
+    assert reuse(tmp_path / "same", exported) and reuse(tmp_path / "same", tmp_path / "same")
+    onnx_played, torch_played = (played(load_runtime(tmp_path / "same", name), 2)[1] for name in ("onnx", "torch"))
+    assert np.abs(np.stack(onnx_played).astype(int) - np.stack(torch_played)).max() <= 1
+    assert not np.array_equal(onnx_played, played(load_runtime(exported, "onnx"), 2)[1])
+    (tmp_path / "same" / "step.onnx").write_bytes(b"no graph")
+    assert not reuse(tmp_path / "other", tmp_path / "same")

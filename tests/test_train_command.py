@@ -19,7 +19,7 @@ from conftest import REPOSITORY, run_train
 
 import train
 from world_model import checkpoint
-from world_model.config import CONFIGS
+from world_model.config import CONFIGS, WORLDS
 from world_model.episode import EpisodeError
 from world_model.episode.dataset import DatasetSplit
 from world_model.evaluate.__main__ import rooms_of
@@ -104,7 +104,9 @@ def test_a_room_that_was_trained_on_is_never_called_unseen(left, tiny, tiny_data
     assert "no others to train on" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(assembling, "export", lambda folder: None)
     student, codec = (folder / checkpoint.WEIGHTS for folder in (mine / "student_init", left / "autoencoder"))
-    assembling.assemble(mine, TrainingResult(tiny, DatasetSplit.open(tiny_data, tiny), codec, student, {}), "a test")
+    assembling.assemble(
+        mine, TrainingResult(tiny, DatasetSplit.open(tiny_data, tiny), codec, student, None, {}), "a test"
+    )
     about = checkpoint.describe(mine / checkpoint.WEIGHTS)[1]
     assert [checkpoint.was_trained_on(about, seed) for seed in (28, 20, 37)] == [True, True, False]
     card = (mine / "card.md").read_text()
@@ -206,7 +208,10 @@ def test_minutes_keep_time_for_what_follows_training(monkeypatch, minutes, busy,
     """On a machine where everything takes ``busy`` times as long: 30 s of the processor took as many times 30 s."""
     monkeypatch.setattr(command.time, "perf_counter", lambda: 100.0 + 30 * busy)
     monkeypatch.setattr(command.time, "process_time", lambda: 30.0)
-    assert command._times(Choices(TINY, TINY, minutes=minutes), 100.0) == (100.0 + left, graphs)
+    choices = Choices(TINY, TINY, minutes=minutes)
+    assert command._times(choices, 100.0) == (100.0 + left, graphs)
+    end, _ = command._times(Choices(TINY, TINY, minutes=minutes, resume=str(WORLDS / "keep")), 100.0)
+    assert end == 100.0 + 60 * minutes - min(15 * minutes, 2 * busy), "the keep's graphs will do"
 
 
 @pytest.mark.parametrize("half, chosen", [(1.0, False), (0.1, True)])

@@ -24,6 +24,9 @@ HEADER = "rollplay"
 ROOMS, UNKNOWN = "rooms", "unknown"
 """Key of ``about`` for the rooms that weights were trained on: their seeds in one string, and ``UNKNOWN`` among them if
 there are others without a seed."""
+HEADER_STEP = 2**15
+"""The configuration and ``about`` are filled up to a multiple of so many characters: a longer list of rooms moves no
+tensor, so that graphs, which point at the tensors' places, serve retrained weights, too."""
 
 
 class CheckpointError(ValueError):
@@ -36,9 +39,10 @@ def save(path: Path, tensors: dict[str, np.ndarray], config: Config, about: dict
     partial = path.with_suffix(".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
     # One key: the library writes several in random order, and equal weights should have equal hashes.
-    header = {HEADER: json.dumps({"config": config.to_json(), "about": about})}
+    header = json.dumps({"config": config.to_json(), "about": about})
+    header += " " * (-len(json.dumps(header)) % HEADER_STEP)
     try:
-        save_file(contiguous, partial, metadata=header)
+        save_file(contiguous, partial, metadata={HEADER: header})
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: could not be written ({error}); free some space") from error
@@ -109,8 +113,10 @@ def places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def layout_digest(path: Path) -> str:
-    """Digest of the configuration and of where each tensor lies, which a graph depends on; values do not change it."""
-    return hashlib.sha256(json.dumps([_header(path)[0], places(path)]).encode()).hexdigest()[:16]
+    """Digest of the shapes and of where each tensor lies, which a graph depends on; neither values nor the settings of
+    training change it."""
+    shapes = json.loads(_header(path)[0]) | {"training": None}
+    return hashlib.sha256(json.dumps([shapes, places(path)]).encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:

@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -30,6 +31,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass, OutputFixPass
 from onnxscript.optimizer import optimize_ir
 from rich.progress import track
@@ -42,7 +44,7 @@ from world_model.model import rolling
 from world_model.model.autoencoder import to_frames, to_network
 from world_model.model.codec import Codec
 from world_model.model.transformer import Transformer
-from world_model.play.runtime import TorchRuntime
+from world_model.play.runtime import GRAPHS, TorchRuntime
 
 OPSET = 20  # 23 has attention and RMS norm of its own, but is no faster on the CPU and needs a newer ONNX Runtime
 
@@ -64,6 +66,21 @@ def export(folder: str | Path, show_progress: bool = False) -> list[Path]:
         ir.save(model, partial)
         os.replace(partial, paths[-1])
     return paths
+
+
+def reuse(folder: Path, source: Path) -> bool:
+    """Take the graphs of ``source``, another checkpoint folder or the same, if they fit the weights in ``folder``;
+    whether they do. They hold no weights, so retraining needs no new ones."""
+    layout, paths = checkpoint.layout_digest(folder / WEIGHTS), [source / f"{name}.onnx" for name in GRAPHS]
+    try:
+        if any(ir.load(path).metadata_props["weights_layout"] != layout for path in paths):
+            return False
+    except (OSError, KeyError, DecodeError):  # none there, of an older version, or damaged
+        return False
+    for path in paths:
+        if source.resolve() != folder.resolve():
+            shutil.copyfile(path, folder / path.name)
+    return True
 
 
 class Graph(nn.Module):

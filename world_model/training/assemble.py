@@ -10,7 +10,7 @@ from world_model.config import Config
 from world_model.episode import Session
 from world_model.episode.dataset import DatasetSplit, room_of
 from world_model.play import scenes
-from world_model.play.export import export
+from world_model.play.export import export, reuse
 
 TRAINED_SCENES, HELD_OUT_SCENES = 12, 4
 
@@ -23,12 +23,13 @@ class TrainingResult:
     dataset: DatasetSplit
     codec: Path | None  # patches have no weights
     student: Path
+    base: Path | None  # the trained world that the run began from
     report: dict[str, dict[str, float]]
 
 
-def assemble(folder: Path, result: TrainingResult, hardware: str, graphs: bool = True) -> None:
-    """Write weights, scenes, card.md and ONNX graphs into ``folder``: what ``play.py --checkpoint folder`` plays, with
-    or without graphs."""
+def assemble(folder: Path, result: TrainingResult, hardware: str, graphs: bool = True) -> bool:
+    """Write weights, scenes, card.md and ONNX graphs into ``folder``: what ``play.py --checkpoint folder`` plays.
+    Without ``graphs`` none are made, but those of before are kept if they fit. Returns whether there are graphs."""
     tensors = {
         f"{prefix}.{name}": array
         for prefix, path in (("autoencoder", result.codec), ("student", result.student))
@@ -37,13 +38,15 @@ def assemble(folder: Path, result: TrainingResult, hardware: str, graphs: bool =
     }
     about = checkpoint.describe(result.student)[1]
     checkpoint.save(folder / checkpoint.WEIGHTS, tensors, result.config, about)
-    for graph in folder.glob("*.onnx"):
-        graph.unlink()  # of the weights before these
+    fit = any(reuse(folder, source) for source in (folder, result.base) if source)
+    for graph in () if fit else folder.glob("*.onnx"):
+        graph.unlink()  # of weights of other shapes
     unseen = [s for s in result.dataset.held_out if checkpoint.was_trained_on(about, room_of(s)) is False]
     names = write_scenes(folder, result.dataset, result.config)
     (folder / "card.md").write_text(_card(folder, result, unseen, hardware, names))
-    if graphs:
+    if graphs and not fit:
         export(folder)
+    return graphs or fit
 
 
 def write_scenes(folder: Path, dataset: DatasetSplit, config: Config) -> dict[str, Session]:

@@ -111,12 +111,15 @@ def _stages(choices: Choices, config: Config) -> tuple[str, ...]:
 
 def _times(choices: Choices, start: float) -> tuple[float | None, bool]:
     """When the last stage must end, by ``perf_counter``, for the command to keep to its minutes; and whether that
-    leaves time for the ONNX graphs. How long this process has waited for a core so far says how busy the machine is."""
+    leaves time for the ONNX graphs, of which none are made where those of the base world are there to be reused. How
+    long this process has waited for a core so far says how busy the machine is."""
     if choices.minutes is None:
         return None, True
     seconds, busy = 60 * choices.minutes, max(1.0, (time.perf_counter() - start) / time.process_time())
-    graphs = busy * EXPORT < seconds / 2
-    return start + seconds - min(seconds / 4, busy * CLOSING) - busy * EXPORT * graphs, graphs
+    reused = isinstance(choices.resume, str) and (Path(choices.resume) / "step.onnx").is_file()
+    export = 0.0 if reused else busy * EXPORT
+    graphs = export < seconds / 2
+    return start + seconds - min(seconds / 4, busy * CLOSING) - export * graphs, graphs
 
 
 def _next_command(choices: Choices, out: Path) -> str:

@@ -251,9 +251,8 @@ class Run:
         newest = next((path for path in students if path.is_file()), None)
         if newest is not None:
             codec = self._weights("autoencoder") if self.config.codec.kind == "autoencoder" else None
-            result = TrainingResult(self.config, self.dataset, codec, newest, report)
-            assemble(self.out, result, self.distributed.hardware, graphs)
-            if not graphs:
+            result = TrainingResult(self.config, self.dataset, codec, newest, self.base, report)
+            if not assemble(self.out, result, self.distributed.hardware, graphs):
                 export = shlex.join(["python", "-m", "world_model.play.export", str(self.out)])
                 self._print(f"no time for the ONNX graphs: PyTorch plays it. To have them: {export}")
         for name, values in report.items():
