@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -382,6 +384,32 @@ def test_a_world_is_written_played_and_recorded(tmp_path):
     assert run_play(play.parser().parse_args(flags.split())) == 0
     (path,) = record.iterdir()
     assert len(Session.open(path)) == 13 and Session.open(path).meta.keys == ("1", "2", "3")
+
+
+class OldCrafter:
+    """As Crafter is: a step gives four things, no reset takes a seed."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def reset(self):
+        return np.full((64, 64, 3), self.seed % 200, np.uint8)
+
+    def step(self, action):
+        return np.full((64, 64, 3), action, np.uint8), 0.0, action == 16, {}
+
+
+def test_the_example_of_an_older_game(tmp_path, monkeypatch):
+    example = (Path(__file__).parents[1] / "docs/your_game.md").read_text().split("```")[1].removeprefix("python")
+    (tmp_path / "my_crafter.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "crafter", SimpleNamespace(Env=OldCrafter))
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    new_world("my_crafter:my/Crafter-v0", folder=tmp_path)
+    source = open_game(world := load(tmp_path / "crafter.yaml").world)
+    assert (source.reset(seed=123)[0] == 123).all()
+    seen = [source.step(np.array([key == held for key in world.keys])) for held in ("", "a", "space", "0")]
+    assert [(frame.max(), ended) for frame, _, ended, *_ in seen] == [(0, False), (1, False), (5, False), (16, True)]
 
 
 @pytest.mark.parametrize("env, words", [("tests/Nothing-v0", "no such game"), ("tests/Bare-v0", "no keys")])

@@ -157,7 +157,7 @@ def _wait(game: gymnasium.Env, env: str, picture: str, idle: Any | None) -> dict
     wait = settles(game, env, picture, idle)
     return {
         "wait": wait,
-        "wait_why": "what it shows until then is shown never again" if wait else "it begins as it goes on",
+        "wait_why": "until then its picture changes more than later" if wait else "it changes as later",
     }
 
 
