@@ -18,7 +18,7 @@ import play
 import train
 from game.play.command import play as run_play
 from game.record.recorder import Recorder
-from game.worlds.adapter import GameError, opened
+from game.worlds.adapter import GameError
 from game.worlds.adapter_keys import suggested
 from game.worlds.new_world import new_world
 from world_model.checkpoint import describe
@@ -429,10 +429,12 @@ def test_an_id_that_is_no_world_writes_nothing(env, words, tmp_path, monkeypatch
         ("ale_py", "ALE/Pong-v5", (112, 80), ("space", "d", "a"), 1),
         ("minigrid", "MiniGrid-DoorKey-5x5-v0", (80, 80), ("a", "d", "w", "1", "2", "e", "3"), 0),
         ("Box2D", "CarRacing-v3", (96, 96), ("a", "d", "w", "s"), 49),
+        ("vizdoom", "VizdoomBasic-v1", (64, 80), ("1", "2", "3", "4"), 0),
     ],
 )
-def test_games_that_people_have(package, env, size, keys, wait, tmp_path):
+def test_games_that_people_have(package, env, size, keys, wait, tmp_path, monkeypatch):
     pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)  # ViZDoom leaves a file
     new_world(env, "world", tmp_path)
     world = load(tmp_path / "world.yaml").world
     assert (world.height, world.width) == size and (world.keys, world.game.wait) == (keys, wait)
@@ -443,6 +445,6 @@ def test_games_that_people_have(package, env, size, keys, wait, tmp_path):
 
     once = played()
     assert once.std() > 1 and np.array_equal(played(), once)
-    assert hasattr(source.unwrapped, "get_state") == (package != "Box2D")
+    assert hasattr(source.unwrapped, "get_state") == (package in ("ale_py", "minigrid"))
     assert len({frame.tobytes() for frame in once}) > 3
-    assert opened(env, world.game)[1] == ("render" if package == "minigrid" else "observation")
+    assert world.game.picture == {"minigrid": "render", "vizdoom": "screen"}.get(package, "observation")
