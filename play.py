@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (a menu, or keep)")
     what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
     what.add_argument("--engine", action="store_true", help="the real game")
-    what.add_argument("--config", type=Path, metavar="YAML", help="with --engine: another configuration of the world")
+    what.add_argument("--config", type=Path, metavar="YAML", help="the world of --engine or --replay, from elsewhere")
     what.add_argument("--replay", type=Path, metavar="SESSION", help="look at a recorded session")
     what.add_argument(
         "--verify", action="store_true", help="with --replay: make it anew, no window; exit code 1 if a frame differs"

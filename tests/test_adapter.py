@@ -384,6 +384,10 @@ def test_a_world_is_written_played_and_recorded(tmp_path):
     assert run_play(play.parser().parse_args(flags.split())) == 0
     (path,) = record.iterdir()
     assert len(Session.open(path)) == 13 and Session.open(path).meta.keys == ("1", "2", "3")
+    assert Session.open(path).meta.config.game.actions == config.world.game.actions
+    assert "test_adapter" not in (path / "session.json").read_text(), "a stranger's recording would import it"
+    (tmp_path / "dot.yaml").unlink()
+    assert run_play(play.parser().parse_args(["--replay", str(path), "--verify"])) == 0
 
 
 class OldCrafter:

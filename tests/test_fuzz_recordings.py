@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from damage import FUZZ, TRIED, damage
 
+from world_model.config import Game, World
 from world_model.episode import EpisodeError, Session, SessionMeta, SessionWriter
 from world_model.episode.listing import show
 
@@ -26,8 +27,10 @@ def whole(tmp_path_factory) -> Path:
     """A session with a file of every kind: 8 frames in 4 chunks, 2 anchors, a start state."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (10, 16, 24, 3), dtype=np.uint8)
+    config = World(env="Toy-v0", keys=("w", "e"), fps=4, height=16, width=24,
+                   game=Game(kwargs={"level": [1, 2.5]}, crop=(1, 0, 2, 0), actions={"w": 1, "e": 2}))  # fmt: skip
     meta = SessionMeta(world="toy", env="Toy-v0", keys=("w", "e"), fps=4, height=16, width=24, anchors=2, seed=7,
-                       depths=True, spot=(0, 1, 2, 3),
+                       depths=True, spot=(0, 1, 2, 3), config=config,
                        source="engine", code_version="1", player="bot", created="now")  # fmt: skip
     state = {"place": rng.normal(size=(3, 2)), "lights": np.array(1), "scene": np.array("hall")}
     depths = rng.uniform(1, 9, (2, 16, 24))

@@ -231,6 +231,7 @@ def test_a_neural_session_is_made_again_bit_for_bit(neural_session, exported):
     output, aside = run_play("--replay", neural_session, "--verify", "--checkpoint", exported)
     assert "all 121 frames are bit-equal" in output
     assert aside.count(" CPU threads\n") == 1, "what runs is printed once"
+    assert "leave out --engine and --config" in refused("--replay", neural_session, "--verify", "--engine")
 
 
 def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):
@@ -249,10 +250,15 @@ def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):
 
 
 def test_an_engine_session_is_simulated_again_bit_for_bit(tmp_path):
-    flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "tourist", "--frames", 80, "--fps", 0)
+    """Of a world whose YAML is nowhere else, and is gone: the session carries it."""
+    own = tmp_path / "own.yaml"
+    own.write_text((CONFIGS / "tiny.yaml").read_text().replace("name: tiny", "name: own"))
+    flags = ("--engine", "--config", own, "--headless", "--bot", "tourist", "--frames", 80, "--fps", 0)
     run_play(*flags, "--seed", 5, "--record", tmp_path)
+    own.unlink()
     again = ("--replay", find_sessions(tmp_path)[0], "--verify")
-    assert "all 81 frames are bit-equal" in run_play(*again)[0]
+    for more in ((), ("--engine",), ("--config", "configs/tiny.yaml")):
+        assert "all 81 frames are bit-equal" in run_play(*again, *more)[0]
     assert "stopped early" in run_play(*again, "--frames", 10, code=1)[0], "what was not compared is not called equal"
 
 

@@ -26,10 +26,11 @@ from game.worlds.bots import NAMES, knows
 from game.worlds.sources import is_compiled, optional, real_game
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, describe
-from world_model.config import Config
+from world_model.config import Config, World
 from world_model.episode import Session
 from world_model.episode.film import Film
 from world_model.play.neural_game import NeuralGame
+from world_model.play.real_game import open_game
 
 RECORDINGS = Path("recordings")
 SHIPPED = ("keep", "arena")
@@ -56,10 +57,10 @@ def check(flags: Namespace) -> None:
         and not (flags.engine and flags.headless and flags.bot and flags.record),
         "--rooms goes with --sessions": flags.rooms and not flags.sessions,
         "--verify goes with --replay": flags.verify and not flags.replay,
-        "--replay takes what the session says: leave out --engine, --record and --bot": flags.replay
-        and (flags.engine or flags.record or flags.bot),
+        "--replay takes what the session says: leave out --record and --bot": flags.replay
+        and (flags.record or flags.bot),
         "--checkpoint is a neural game's: leave out --engine": flags.checkpoint and flags.engine,
-        "--config goes with --engine": flags.config and not flags.engine,
+        "--config goes with --engine, or --replay": flags.config and not (flags.engine or flags.replay),
         "--map and --draw are a neural game's: leave out --engine and --replay": (flags.map or flags.draw)
         and (flags.engine or flags.replay),
         "--draw needs a window: leave out --headless and --serve": flags.draw
@@ -102,10 +103,8 @@ def play(flags: Namespace) -> int:
     makes_anew = flags.headless or flags.report or flags.video or flags.frames or flags.serve is not None
     if session is not None and not makes_anew:
         return _view(flags, session)
-    source, world = _source(flags, session)
     with ExitStack() as stack:
-        stack.callback(source.close)
-        return _play(flags, source, world, stack) if session is None else _replay(flags, source, session, stack)
+        return _play(flags, stack) if session is None else _replay(flags, session, stack)
 
 
 def _check_outputs(flags: Namespace) -> None:
@@ -155,11 +154,14 @@ def _default_world(flags: Namespace) -> str:
     return next(ready, SHIPPED[0])
 
 
-def _play(flags: Namespace, source: gymnasium.Env, world: str, stack: ExitStack) -> int:
+def _play(flags: Namespace, stack: ExitStack) -> int:
     """A person or a bot plays."""
+    config = _config(flags) if flags.engine else None
+    source, world = _source(flags, config), config.name if config else flags.world
+    stack.callback(source.close)
     _check_bot(flags, source.metadata["keys"])
     remembered = Remembered(source)
-    recorder = _recorder(flags, remembered, world, lambda message: player.say(message))
+    recorder = _recorder(flags, remembered, world, config and config.world, lambda message: player.say(message))
     stack.callback(recorder.close)  # however the game ends, its recording is finished
     controller = BotController(flags.bot, remembered, source.metadata["keys"], flags.seed) if flags.bot else None
     options = _options(flags, source, world, "real game" if flags.engine else "neural")
@@ -180,8 +182,10 @@ def _view(flags: Namespace, session: Session) -> int:
     return 0
 
 
-def _replay(flags: Namespace, source: gymnasium.Env, session: Session, stack: ExitStack) -> int:
+def _replay(flags: Namespace, session: Session, stack: ExitStack) -> int:
     """Play the recorded actions again; with --verify, compare every frame with the recording."""
+    source = _source_of(session, flags)
+    stack.callback(source.close)
     replay = Replay(source, session)
     options = _options(flags, source, session.meta.world, "replay")
     options.frames = min(flags.frames or len(session), len(session) - 1)
@@ -247,34 +251,45 @@ def _fps(flags: Namespace, source: gymnasium.Env) -> float:
     return source.metadata["render_fps"] if flags.fps is None else flags.fps
 
 
-def _source(flags: Namespace, session: Session | None) -> tuple[gymnasium.Env, str]:
-    """The frame source and its world's name."""
-    if session is not None:
-        return _source_of(session, flags)
-    if not flags.engine:
+def _source(flags: Namespace, config: Config | None) -> gymnasium.Env:
+    """The real game of a configuration, or the neural game that the flags name."""
+    if config is None:
         how = flags.runtime, flags.device, flags.policy, flags.collapse
-        return NeuralGame(flags.world, flags.checkpoint, *how), flags.world
-    config = _config(flags)
+        return NeuralGame(flags.world, flags.checkpoint, *how)
     if not is_compiled(config.name):
         print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
-    return real_game(config), config.name
+    return real_game(config)
 
 
-def _source_of(session: Session, flags: Namespace) -> tuple[gymnasium.Env, str]:
+def _source_of(session: Session, flags: Namespace) -> gymnasium.Env:
     """The game that a session was recorded from, at its size."""
     meta = session.meta
     if meta.source == "neural":
+        if flags.engine or flags.config:
+            raise PlayError(f"{session.path}: recorded from a neural game: leave out --engine and --config")
         recorded = meta.provenance
         runtime = flags.runtime if flags.runtime != "auto" else recorded.get("runtime", "auto")
         device = flags.device if flags.device != "auto" else recorded.get("device", "auto")
         how = runtime, device, recorded.get("policy", "hold"), recorded.get("collapse", "watch")
-        return NeuralGame(meta.world, flags.checkpoint, *how), meta.world
-    config = configuration.load(configuration.CONFIGS / f"{meta.world}.yaml")
-    world = config.world.model_copy(update={"height": meta.height, "width": meta.width})
+        return NeuralGame(meta.world, flags.checkpoint, *how)
     try:
-        return real_game(config.model_copy(update={"world": world})), meta.world
+        as_seen = {"env": meta.env, "height": meta.height, "width": meta.width}
+        return open_game(_recorded_world(session, flags.config).model_copy(update=as_seen))
     except ValueError as error:
         raise PlayError(f"{session.path}: {error}") from error
+
+
+def _recorded_world(session: Session, file: Path | None) -> World:
+    """The world of ``file``, or else of the session, or else, for a session that tells none, of its name. A module to
+    import is never the session's to name: a file here of that name may."""
+    recorded, named = session.meta.config, configuration.CONFIGS / f"{session.meta.world}.yaml"
+    if file or recorded is None:
+        return configuration.load(file or named).world
+    if recorded.game is None or not named.is_file():
+        return recorded
+    here = configuration.load(named).world.game
+    game = recorded.game.model_copy(update={"module": here and here.module})
+    return recorded.model_copy(update={"game": game})
 
 
 def _config(flags: Namespace) -> Config:
@@ -322,7 +337,9 @@ def _page(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Screen:
     return page
 
 
-def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable[[str], None]) -> Recorder:
+def _recorder(
+    flags: Namespace, source: gymnasium.Env, world: str, config: World | None, say: Callable[[str], None]
+) -> Recorder:
     """Records at once with ``--record``, or when R is pressed.
 
     A recording that fails does not end a person's game, but does end one without a person: it was played for it.
@@ -336,6 +353,7 @@ def _recorder(flags: Namespace, source: gymnasium.Env, world: str, say: Callable
         source,
         flags.record or RECORDINGS,
         world=world,
+        config=config,
         player=flags.bot or "person",
         clock=None if flags.headless and flags.fps == 0 else time.perf_counter,
         recording=flags.record is not None,

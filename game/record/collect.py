@@ -120,6 +120,7 @@ def _play(job: Job) -> int:
         env,
         job.path.parent,
         world=job.config.name,
+        config=job.config.world,
         player=job.bot,
         clock=None,
         name=lambda seed: job.path.name,

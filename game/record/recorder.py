@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from game.worlds.sources import optional
+from world_model.config import World
 from world_model.episode import EpisodeError, SessionMeta, SessionWriter, session_name
 
 
@@ -29,6 +30,7 @@ class Recorder(gymnasium.Wrapper):
     env        frame source with metadata "keys" and "render_fps"; may have anchors(), depths(), spot(), provenance(),
                get_state()
     world      name of the world, as in its configuration
+    config     the world's part of it, which is recorded, so that the game can be made anew
     player     who plays: a bot's name, or person
     clock      seconds, for the timestamps; None counts frames instead (frame / fps), so that what runs
                faster than real time is recorded the same every time
@@ -46,6 +48,7 @@ class Recorder(gymnasium.Wrapper):
         folder: str | Path,
         *,
         world: str,
+        config: World | None = None,
         player: str = "person",
         clock: Callable[[], float] | None = time.perf_counter,
         recording: bool = True,
@@ -55,7 +58,7 @@ class Recorder(gymnasium.Wrapper):
         **writing,
     ):
         super().__init__(env)
-        self.folder, self.world, self.player = Path(folder), world, player
+        self.folder, self.world, self.config, self.player = Path(folder), world, config, player
         self.path: Path | None = None  # of the session being written, or of the last one
         self._clock, self._name, self._on_error, self._writing = clock, name, on_error, writing
         self._provenance = provenance or {}
@@ -173,6 +176,7 @@ class Recorder(gymnasium.Wrapper):
             player=self.player,
             created=datetime.now(UTC).isoformat(),
             provenance={**provenance, **self._provenance},
+            config=self.config,
         )
 
 

@@ -43,6 +43,8 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from world_model.config import World
+
 FORMAT = 1
 META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
 UNFINISHED = ".tmp"
@@ -91,6 +93,11 @@ class SessionMeta(BaseModel):
     player: str = Field(description="a bot's name, or person")
     created: str = Field(description="UTC, ISO 8601")
     provenance: dict[str, Any] = {}
+    config: World | None = Field(
+        None,
+        exclude_if=lambda config: config is None,
+        description="the world's part of its YAML, for a game to be made anew; a generated session's is in the weights",
+    )
 
     @model_validator(mode="after")
     def _keys_can_be_columns(self):
