@@ -93,6 +93,33 @@ def test_depths_come_back_to_the_millimetre(tmp_path):
     assert Session.open(tmp_path / "s").meta.depths and not meta().depths
 
 
+def test_rewards_and_ends_come_back_and_the_first_format_says_none(tmp_path):
+    rewards, spot, pose = np.array([0, 0.1, -1e-7, 3e38, 1 / 3], np.float32), (0, 1, 2, 3), (4.0, 5.0, 6.0, 7.0)
+    with SessionWriter(tmp_path / "s", meta(spot=spot)) as writer:
+        for t, reward in enumerate(rewards):
+            writer.add(picture(t), bits(t), t / FPS, pose, (reward, t == 4, t == 4 and np.True_))
+        for wrong in (np.nan, 1e39):
+            with pytest.raises(EpisodeError, match="a reward is a number"):
+                writer.add(picture(5), bits(5), 0.5, pose, (wrong, False, False))
+    session = Session.open(tmp_path / "s")
+    assert session.check() == [] and session.rewards.dtype == np.float32
+    assert np.array_equal(session.rewards, rewards) and session.poses.tolist() == [list(pose)] * 5
+    assert session.terminated.tolist() == session.truncated.tolist() == [False] * 4 + [True]
+    old = Session.open(first_format(tmp_path / "s"))
+    assert old.check() == [] and old.rewards is old.terminated is old.truncated is None
+    assert np.array_equal(old.frames(), session.frames()) and np.array_equal(old.actions, session.actions)
+    assert np.array_equal(old.poses, session.poses)
+
+
+def first_format(path: Path) -> Path:
+    """The session as it was written before rewards were recorded."""
+    edit("session.json", '"format": 2', '"format": 1')(path)
+    for table in path.glob("*.csv"):
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        table.write_text("".join(",".join([*row[:-4], row[-1]]) + "\n" for row in rows))
+    return path
+
+
 def test_without_a_spot_there_are_no_poses(tmp_path):
     assert Session.open(record(tmp_path / "s", 3)).poses is None
     with SessionWriter(tmp_path / "t", meta()) as writer, pytest.raises(EpisodeError, match="spot"):
@@ -236,7 +263,7 @@ def test_a_closed_writer_takes_no_more(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"keys": ("w", "w")}, {"keys": ("time",)}, {"keys": ("a,b",)}, {"fps": 0}, {"format": 2}, {"extra": 1}],
+    [{"keys": ("w", "w")}, {"keys": ("time",)}, {"keys": ("a,b",)}, {"fps": 0}, {"format": 3}, {"extra": 1}],
 )
 def test_metadata_is_strict(changes):
     with pytest.raises(ValueError):
@@ -459,8 +486,14 @@ def swap_videos(path: Path) -> None:
         (edit("chunk_000002.csv", "\n12,1.200000", "\n12,nan"), ["chunk_000002.csv: a time is not a number"]),
         (edit("chunk_000006.csv", "\n32,3.200000", "\n32,inf"), ["chunk_000006.csv: a time is not a number"]),
         (edit("chunk_000002.csv", "\n10,1.000000", "\n10,0.8"), ["chunk_000002.csv: a time"]),
-        (edit("chunk_000002.csv", "\n12,1.200000,0,0,1,1,", "\n12,1.200000,0,0,1,1,-"), ["a checksum is no number"]),
-        (edit("chunk_000002.csv", ",e,crc32\n", ",e,crc32\n" + 11 * "10,1,0,0,0,0,0\n"), ["16 rows of 7, not 1 to 10"]),
+        (
+            edit("chunk_000002.csv", "\n12,1.200000,0,0,1,1,0,0,0,", "\n12,1.200000,0,0,1,1,0,0,0,-"),
+            ["a checksum is no number"],
+        ),
+        (edit("chunk_000002.csv", ",crc32\n", ",crc32\n" + 11 * "10,1,0,0,0,0,0,0,0,0\n"), ["16 rows of 10, not 1"]),
+        (edit("chunk_000002.csv", "1,1,0,0,0,", "1,1,inf,0,0,"), ["chunk_000002.csv: a reward is not a number"]),
+        (edit("chunk_000002.csv", "1,1,0,0,0,", "1,1,1e39,0,0,"), ["chunk_000002.csv: a reward is not a number"]),
+        (edit("chunk_000002.csv", "1,1,0,0,0,", "1,1,0,2,0,"), ["or an end neither 0 nor 1"]),
         (edit("session.json", '"width": 64', '"width": 65'), ["frames of 64x48, session.json says 65x48"]),
         (edit("session.json", '"height": 48', '"height": 500000'), ["frames of 64x48, session.json says 64x500000"]),
         (edit("session.json", '"anchors": 0', '"anchors": 1000000000'), ["anchors/0.png: missing"]),
@@ -508,7 +541,7 @@ def test_a_picture_of_the_place_that_shows_nothing_is_damage(tmp_path):
         (edit("session.json", '"world": "toy"', '"world": "/tmp/toy"'), "session.json: world"),
         (delete("session.json"), "session.json is missing"),
         (overwrite("session.json", "{"), "session.json: .*JSON"),
-        (edit("session.json", '"format": 1', '"format": 9'), "session.json: format"),
+        (edit("session.json", '"format": 2', '"format": 9'), "session.json: format"),
         (edit("session.json", '"fps": 10', '"fps": "fast"'), "session.json: fps"),
         (edit("session.json", '"world"', '"wrold"'), "session.json: wor"),
     ],
@@ -610,17 +643,20 @@ def listing(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_listing_counts_shares_and_gaps(tmp_path, capsys):
-    """20 actions after the first: 5 idle, w on 10, e on 5; one late tick and one that is just in time."""
+    """20 actions after the first: 5 idle, w on 10, e on 5; one late tick and one that is just in time; an old one."""
     with SessionWriter(tmp_path / "one", meta()) as writer:
         now = 0.0
         for t in range(21):
             action = [t % 2, 0, 0, t % 4 == 2]
             now += {7: 0.25, 9: 0.14}.get(t, 0.1)
-            writer.add(picture(t), np.array(action) * (t > 0), now)
+            writer.add(picture(t), np.array(action) * (t > 0), now, (), (0.25, t == 9, t == 20))
+    first_format(record(tmp_path / "old", 5))
     status, out, _ = listing(capsys, tmp_path)
-    row = next(line for line in out.splitlines() if "one" in line)
+    assert next(line for line in out.splitlines() if "old" in line).split()[4:6] == ["?", "?"]
+    assert next(line for line in out.splitlines() if "2 sessions" in line).split()[5:8] == ["2.6", "5.25", "2"]
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["one"])
     assert status == 0
-    assert row.split()[:5] == ["one", "engine", "21", "2.1", "25%"]
+    assert row.split()[:7] == ["one", "engine", "21", "2.1", "5.25", "2", "25%"]
     assert "w 50%  a 0%  left 0%  e 25%" in row
     assert "1, up to 250 ms" in row and row.split()[-1] == "none"
 

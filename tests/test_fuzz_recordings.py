@@ -37,7 +37,7 @@ def whole(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "s"
     with SessionWriter(path, meta, frames[8:], state, depths=depths) as writer:
         for t, frame in enumerate(frames[:8]):
-            writer.add(frame, np.array([t % 2, 0]), t / 4, (t, 0, 0.5, 1.6))
+            writer.add(frame, np.array([t % 2, 0]), t / 4, (t, 0, 0.5, 1.6), (t / 3, t == 7, t == 6))
     return path
 
 
@@ -72,6 +72,7 @@ def read(path: Path) -> None:
         assert isinstance(words, str)
     assert session.frames().shape == (len(session), session.meta.height, session.meta.width, 3)
     assert len(session.anchors) == session.meta.anchors and np.isfinite(session.times).all()
+    assert session.rewards is None or np.isfinite(session.rewards).all()
     assert session.depths is None or (session.depths >= 0).all()
 
 

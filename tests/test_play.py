@@ -287,6 +287,7 @@ def edit(file: Path, old: str, new: str) -> None:
         ("chunk_000002.csv", "\n21,1.05", "\n21,0.05", "chunk_000002.csv: a time is not a number, or goes"),
         ("chunk_000002.csv", "\n", "0\n", "chunk_000002.csv: not the table"),
         ("chunk_000002.csv", "\n29,1.450000,0,0,0,0,0,0,0,0,", "\n29,1.450000,0,0,0,0,0,0,0,0,1", "chunk_000002"),
+        ("chunk_000002.csv", "1.600000,0,0,", "1.600000,0.5,1,", "equal to the recording; 10 rewards or ends differ"),
     ],
 )
 def test_what_is_not_whole_is_not_verified(recorded, file, old, new, words):

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.spaces import Box, MultiBinary
 
 from game.record.recorder import Recorder
+from game.record.replay import Replay, Verdict
 from world_model.episode import EpisodeError, Session, find_sessions
 
 KEYS = ("w", "a", "space")
@@ -89,6 +90,40 @@ def test_a_session_for_each_episode(tmp_path):
         assert np.array_equal(session.anchors, np.full((2, 16, 32, 3), seed))
         assert session.start_state is None
         assert np.allclose(session.times, np.arange(ticks + 1) / 10)
+
+
+class Scored(Counter):
+    """A tick's number is its reward, and the third is the last."""
+
+    penalty = 0
+
+    def step(self, action):
+        frame, _, _, _, info = super().step(action)
+        return frame, self.tick / 10 - self.penalty, self.tick == 3, False, info
+
+
+def test_rewards_and_the_end_are_recorded_and_verified(tmp_path):
+    with recorder_of(tmp_path, Scored()) as recorder:
+        recorder.reset(seed=3)
+        play(recorder, 3)
+    session = Session.open(recorder.path)
+    assert np.array_equal(session.rewards, np.arange(4, dtype=np.float32) / np.float32(10))
+    assert session.terminated.tolist() == [False, False, False, True] and not session.truncated.any()
+
+    def verdict(kind) -> Verdict:
+        replay = Replay(kind(), session)
+        replay.reset()
+        ends = [replay.step(None)[2:4] for _ in range(3)]
+        assert ends == [(False, False), (False, False), (False, True)]
+        return replay.verdict
+
+    assert verdict(Scored).holds
+
+    class Other(Scored):
+        penalty = 1
+
+    told = verdict(Other)
+    assert not told.holds and str(told).endswith("recording; 3 rewards or ends differ, the first is of frame 1")
 
 
 class Posed(Counter):

@@ -18,6 +18,7 @@ import numpy as np
 from game.worlds.sources import optional
 from world_model.config import World
 from world_model.episode import EpisodeError, SessionMeta, SessionWriter, session_name
+from world_model.episode.format import Outcome
 
 
 class Recorder(gymnasium.Wrapper):
@@ -91,7 +92,7 @@ class Recorder(gymnasium.Wrapper):
         self._frame, self._pose = observation, info.get("pose")
         if self._writer:
             self._ticks += 1
-            self._try(self._write, observation, action)
+            self._try(self._write, observation, action, (reward, terminated, truncated))
         return observation, reward, terminated, truncated, info
 
     def start(self, shown: np.ndarray | None = None) -> str:
@@ -134,9 +135,9 @@ class Recorder(gymnasium.Wrapper):
         self._ticks, self._began = 0, self._clock() if self._clock else 0.0
         self._write(self._frame, np.zeros(len(meta.keys), np.int8))
 
-    def _write(self, frame: np.ndarray, action: np.ndarray) -> None:
+    def _write(self, frame: np.ndarray, action: np.ndarray, *outcome: Outcome) -> None:
         has_pose = self._writer.meta.spot is not None and self._pose is not None
-        self._writer.add(frame, action, self._now(), self._pose if has_pose else ())
+        self._writer.add(frame, action, self._now(), self._pose if has_pose else (), *outcome)
 
     def _end(self) -> str | None:
         writer, self._writer = self._writer, None

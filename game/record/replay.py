@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gymnasium
 import numpy as np
@@ -20,13 +20,14 @@ class ReplayError(ValueError):
 
 @dataclass
 class Verdict:
-    """Comparison of the replayed frames with the recorded ones."""
+    """Comparison of the replayed frames with the recorded ones. ``outcomes``: those whose reward or end differs."""
 
     recorded: int
     frames: int = 0
     different: int = 0
     first: int | None = None
     worst: int = 0
+    outcomes: list[int] = field(default_factory=list)
 
     def add(self, replayed: np.ndarray, recorded: np.ndarray) -> None:
         difference = int(np.abs(replayed.astype(int) - recorded).max())
@@ -37,11 +38,18 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether every recorded frame was replayed, and none differs."""
-        return self.frames == self.recorded and not self.different
+        """Whether every recorded frame was replayed, and neither it nor its reward nor its end differs."""
+        return self.frames == self.recorded and not self.different and not self.outcomes
 
     def __str__(self) -> str:
-        if self.holds:
+        if self.outcomes:
+            count, first = len(self.outcomes), self.outcomes[0]
+            return f"{self._frames}; {count} rewards or ends differ, the first is of frame {first}"
+        return self._frames
+
+    @property
+    def _frames(self) -> str:
+        if self.frames == self.recorded and not self.different:
             return f"all {self.frames} frames are bit-equal to the recording"
         if not self.different:
             return f"stopped early: the first {self.frames} of {self.recorded} frames are bit-equal to the recording"
@@ -54,7 +62,8 @@ class Verdict:
 class Replay(gymnasium.Wrapper):
     """A source that starts where a session started and is stepped with its actions, whatever ``step`` is given.
 
-    ``verdict`` compares every frame with the recording. The episode is truncated at the session's last frame.
+    ``verdict`` compares every frame with the recording, and its reward and end where they are recorded. The episode is
+    truncated at the session's last frame, and ends nowhere else.
     """
 
     def __init__(self, env: gymnasium.Env, session: Session):
@@ -71,17 +80,21 @@ class Replay(gymnasium.Wrapper):
         session, source = self.session, self.env.unwrapped
         self._at, self.verdict = 0, Verdict(len(session))
         frame, info = self.env.reset(seed=session.meta.seed, options=self._start_options())
-        if session.start_state is not None:
-            self._continue(session.start_state)
+        state = session.start_state
+        self._from_reset = state is None
+        if state is not None:
+            self._continue(state)
             frame = source.render()
         self.verdict.add(frame, self._recorded(0))
         return frame, info
 
     def step(self, action):
         self._at += 1
-        frame, reward, terminated, _, info = self.env.step(self.session.actions[self._at])
+        frame, reward, *ends, info = self.env.step(self.session.actions[self._at])
+        if not self._has_outcome(reward, *ends):
+            self.verdict.outcomes.append(self._at)
         self.verdict.add(frame, self._recorded(self._at))
-        return frame, reward, terminated, self._at + 1 >= len(self.session), info
+        return frame, reward, False, self._at + 1 >= len(self.session), info
 
     def _continue(self, state: dict[str, np.ndarray]) -> None:
         """Set the recording's start state. ReplayError where it is not a state of this game."""
@@ -96,6 +109,14 @@ class Replay(gymnasium.Wrapper):
         if at % second == 0:
             self._decoded = self.session.frames(at, min(at + second, len(self.session)))
         return self._decoded[at % second]
+
+    def _has_outcome(self, reward: float, terminated: bool, truncated: bool) -> bool:
+        """Whether the recording has the same, or none. A time limit counts from the reset, which no state knows."""
+        session, at = self.session, self._at
+        if session.rewards is None:
+            return True
+        in_time = truncated == session.truncated[at] or not self._from_reset
+        return np.float32(reward) == session.rewards[at] and terminated == session.terminated[at] and in_time
 
     def _start_options(self) -> dict | None:
         """Options of ``reset`` for a neural session: its scene, and the recorded anchors if the world lacks it."""

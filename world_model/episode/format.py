@@ -10,9 +10,10 @@ A session is a directory, one episode, that standard tools open::
     anchors/0.depth.png ...  their depths, when the source has them: 16 bits, millimetres straight ahead, 0 unknown
     start_state.npz    the source's snapshot behind frames[0], when recording began in mid-game
     chunk_000000.mkv   lossless RGB video, constant rate
-    chunk_000000.csv   frame,time,<one column a key>,crc32   (a row a frame; time in seconds from the start;
+    chunk_000000.csv   frame,time,<one column a key>,reward,terminated,truncated,crc32   (a row a frame; time in seconds
+                       from the start; what Gymnasium's ``step`` returned, not recorded in format 1;
                        crc32 of the frame's H*W*3 RGB bytes, so that any decoder can be checked;
-                       before it, where session.json has a spot, pose_x,pose_y,pose_heading,pose_eye)
+                       after the keys, where session.json has a spot, pose_x,pose_y,pose_heading,pose_eye)
     end.json           written by close(), or, with the reason as ``cut_short``, when writing failed; without it the
                        recorder was killed (or is still running)
 
@@ -45,11 +46,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from world_model.config import World
 
-FORMAT = 1
+FORMAT = 2
 META, END, START_STATE, ANCHORS = "session.json", "end.json", "start_state.npz", "anchors"
 UNFINISHED = ".tmp"
 POSE = ("pose_x", "pose_y", "pose_heading", "pose_eye")
 """Columns of a frame's pose: place on the ground, heading in radians counter-clockwise from +x, height of the eye."""
+OUTCOME = ("reward", "terminated", "truncated")
+"""Columns of what Gymnasium's ``step`` returned with a frame: a float32, and 0 or 1."""
+REWARD_LIMIT = float(np.finfo(np.float32).max)
 SECOND_BYTES = 2**30
 """Limit on the pixels of a second: readers allocate memory for as much."""
 PLAIN_ID = r"^([\w-]+/)?[\w.-]+$"
@@ -65,6 +69,10 @@ CODEC = "libx264rgb"
 CODEC_OPTIONS = {"qp": "0", "preset": "ultrafast", "tune": "zerolatency"}
 
 
+Outcome = tuple[float, bool, bool]
+"""The reward, and whether the episode terminated or was truncated."""
+
+
 class EpisodeError(Exception):
     """A recording that cannot be written or read; the message says which, and what is wrong."""
 
@@ -74,7 +82,7 @@ class SessionMeta(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = FORMAT
+    format: Literal[1, 2] = FORMAT
     world: str = Field(pattern=r"^[^/\\]+$")
     env: str = Field(pattern=PLAIN_ID, description="Gymnasium id of the frame source")
     keys: tuple[str, ...] = Field(min_length=1, description="names of the action bits, in order")
@@ -101,8 +109,8 @@ class SessionMeta(BaseModel):
 
     @model_validator(mode="after")
     def _keys_can_be_columns(self):
-        others = (*POSE, "frame", "time", "crc32")
-        if len({*self.keys, *others}) != len(self.keys) + len(others):
+        others = [name for name in self.columns if name not in self.keys]
+        if len(set(self.columns)) != len(self.columns):
             raise ValueError(f"keys: {self.keys} must be distinct and none may be one of {', '.join(others)}")
         if any(not re.fullmatch(r"[\w-]+", key) for key in self.keys):
             raise ValueError(f"keys: {self.keys} must be plain words, they are column names")
@@ -119,7 +127,8 @@ class SessionMeta(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         """Header of every chunk's csv."""
-        return ("frame", "time", *self.keys, *(POSE if self.spot else ()), "crc32")
+        outcome = OUTCOME if self.format > 1 else ()
+        return ("frame", "time", *self.keys, *(POSE if self.spot else ()), *outcome, "crc32")
 
 
 def anchor_file(folder: Path, number: int, kind: str = "png") -> Path:
@@ -182,17 +191,28 @@ class SessionWriter:
         self._thread = threading.Thread(target=self._work, name=f"writer of {self.path.name}", daemon=True)
         self._thread.start()
 
-    def add(self, frame: np.ndarray, action: np.ndarray, time: float, pose: Sequence[float] = ()) -> None:
-        """Add frame t (uint8 [H,W,3]), the action bits that produced it [K], its time in seconds, and its pose [4]
-        where the session has a spot."""
+    def add(
+        self,
+        frame: np.ndarray,
+        action: np.ndarray,
+        time: float,
+        pose: Sequence[float] = (),
+        outcome: Outcome = (0.0, False, False),
+    ) -> None:
+        """Add frame t (uint8 [H,W,3]), the action bits that produced it [K], its time in seconds, its pose [4]
+        where the session has a spot, and the reward and ends that came with it."""
         frame, action = self._checked(frame, action)
+        reward, terminated, truncated = map(float, outcome)
+        if not abs(reward) <= REWARD_LIMIT:
+            raise EpisodeError(f"{self.path}: a reward is a number that a float32 holds, not {reward}")
         if len(pose) != (len(POSE) if self.meta.spot else 0):
             raise EpisodeError(f"{self.path}: a pose is {len(POSE)} numbers where there is a spot, not {pose}")
         self._unfinished.acquire()
         if self._error:
             self._unfinished.release()
             raise self._error
-        self._queue.put((frame, action, float(time), [float(number) for number in pose]))
+        told = [f"{number:.6f}" for number in pose] + [f"{np.float32(reward):.9g}"]  # of a float32, nine digits are all
+        self._queue.put((frame, action, float(time), [*told, f"{terminated:.0f}", f"{truncated:.0f}"]))
         self._added += 1
 
     def close(self) -> None:
@@ -311,8 +331,8 @@ class _Chunk:
         self._stream.width, self._stream.height, self._stream.pix_fmt = meta.width, meta.height, "rgb24"
         self._stream.codec_context.thread_count = 1  # frames are small: threads only cost
 
-    def add(self, frame: np.ndarray, action: np.ndarray, time: float, pose: list[float]) -> None:
-        numbers = ",".join([f"{time:.6f}", *map(str, action.tolist()), *(f"{number:.6f}" for number in pose)])
+    def add(self, frame: np.ndarray, action: np.ndarray, time: float, told: list[str]) -> None:
+        numbers = ",".join([f"{time:.6f}", *map(str, action.tolist()), *told])
         self.rows.append(f"{self._start + len(self.rows)},{numbers},{zlib.crc32(frame)}")
         self._first_time = time if len(self.rows) == 1 else self._first_time
         self._last_time = time

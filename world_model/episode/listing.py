@@ -47,6 +47,8 @@ class _Row(BaseModel):
     source: str = "?"
     frames: int = 0
     seconds: float = 0.0
+    reward: float | None = None  # not recorded in format 1
+    ends: int = 0
     idle: int = 0
     held: dict[str, int] = {}
     gaps: int = 0
@@ -68,6 +70,8 @@ def _inspect(path: Path, name: str, decode: bool) -> _Row:
         source=session.meta.source,
         frames=len(session),
         seconds=len(session) / session.meta.fps,
+        reward=None if session.rewards is None else session.rewards.sum(dtype=float),
+        ends=0 if session.rewards is None else int((session.terminated | session.truncated).sum()),
         idle=int((~played.any(axis=1)).sum()),
         held=dict(zip(session.meta.keys, played.sum(axis=0, dtype=int).tolist(), strict=True)),
         gaps=len(late),
@@ -81,10 +85,12 @@ def _total(rows: list[_Row]) -> _Row:
     for row in rows:
         held.update(row.held)
     sources = sorted({row.source for row in rows})
-    sums = {name: sum(getattr(row, name) for row in rows) for name in ("frames", "seconds", "idle", "gaps")}
+    rewards = [row.reward for row in rows if row.reward is not None]
+    sums = {name: sum(getattr(row, name) for row in rows) for name in ("frames", "seconds", "ends", "idle", "gaps")}
     return _Row(
         name=f"{len(rows)} sessions",
         source=", ".join(f"{source} {sum(row.source == source for row in rows)}" for source in sources),
+        reward=sum(rewards) if rewards else None,
         held=held,
         largest_gap=max(row.largest_gap for row in rows),
         damaged=f"{sum(bool(row.damage) for row in rows)} sessions",
@@ -96,9 +102,9 @@ def _table(rows: list[_Row]) -> Table:
     cells = [_cells(row, max(1, row.frames - 1)) for row in rows]
     footer = _cells(_total(rows), max(1, sum(max(0, row.frames - 1) for row in rows)))
     table = Table(show_footer=True, box=box.SIMPLE, pad_edge=False)
-    titles = ["session", "source", "frames", "seconds", "idle", "keys held", "gaps", "damage"]
+    titles = ["session", "source", "frames", "seconds", "reward", "ends", "idle", "keys held", "gaps", "damage"]
     for title, foot in zip(titles, footer, strict=True):
-        number = title in ("frames", "seconds", "idle")
+        number = title in ("frames", "seconds", "reward", "ends", "idle")
         table.add_column(
             title, foot, justify="right" if number else "left", overflow="fold", no_wrap=number or title == "session"
         )
@@ -113,4 +119,5 @@ def _cells(row: _Row, actions: int) -> list[str]:
     problems = len(row.damage)
     damage = row.damaged if row.damaged else f"{problems} named below" if problems else "none"
     frames, seconds, idle = str(row.frames), f"{row.seconds:.1f}", f"{row.idle / actions:.0%}"
-    return [row.name, row.source, frames, seconds, idle, held, gaps, damage]
+    reward, ends = ("?", "?") if row.reward is None else (f"{row.reward:g}", str(row.ends))
+    return [row.name, row.source, frames, seconds, reward, ends, idle, held, gaps, damage]

@@ -8,7 +8,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,9 @@ from world_model.episode.format import (
     ANCHORS,
     END,
     META,
+    OUTCOME,
+    POSE,
+    REWARD_LIMIT,
     START_STATE,
     UNFINISHED,
     EpisodeError,
@@ -61,6 +64,8 @@ class Session:
     actions  int8 [T, K], actions[t] produced frames[t], actions[0] is zero
     times    float64 [T], seconds since the start
     poses    float64 [T, 4], of each frame (see ``format.POSE``); None where there are none
+    rewards  float32 [T], what actions[t] earned, rewards[0] is zero; None in format 1, which has none
+    terminated, truncated  bool [T], whether the episode ended with frames[t], and how; None in format 1
     damage   named problems that opening found; what they name is left out
 
     It holds the finished chunks up to the first gap: frame numbers never jump. Opening reads no video;
@@ -71,9 +76,11 @@ class Session:
         self.path, self.meta, self.damage = path, meta, damage
         table = np.concatenate(tables) if tables else np.zeros((0, len(meta.columns)))
         self.times = np.ascontiguousarray(table[:, 1])
-        keys = 2 + len(meta.keys)
-        self.actions = table[:, 2:keys].astype(np.int8)
-        self.poses = np.ascontiguousarray(table[:, keys:-1]) if meta.spot else None
+        self.actions = _columns(table, meta, meta.keys).astype(np.int8)
+        self.poses = _columns(table, meta, POSE) if meta.spot else None
+        outcome = _columns(table, meta, OUTCOME).T if meta.format > 1 else None
+        self.rewards = None if outcome is None else outcome[0].astype(np.float32)
+        self.terminated, self.truncated = (None, None) if outcome is None else outcome[1:].astype(bool)
         self._crc = table[:, -1].astype(np.uint32)
         self._starts = np.cumsum([0, *(len(t) for t in tables)])  # chunk i holds [starts[i], starts[i+1])
         self._last_decoded: tuple[int, np.ndarray] | None = None  # a replay asks frame by frame
@@ -324,10 +331,12 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
     if len(jump):
         row = int(jump[0])
         raise EpisodeError(f"{csv.name}: frame {table[row, 0]:.0f} stands where frame {start + row} should")
-    keys, poses = np.split(table[:, 2:-1], [len(meta.keys)], 1)
-    if not np.isin(keys, (0, 1)).all():
+    rewards, ends = _columns(table, meta, OUTCOME[:1]), _columns(table, meta, OUTCOME[1:])
+    if not np.isin(_columns(table, meta, meta.keys), (0, 1)).all():
         raise EpisodeError(f"{csv.name}: a key is neither 0 nor 1")
-    if not (np.abs(poses) < POSE_LIMIT).all():
+    if not ((np.abs(rewards) <= REWARD_LIMIT).all() and np.isin(ends, (0, 1)).all()):
+        raise EpisodeError(f"{csv.name}: a reward is not a number, or an end neither 0 nor 1")
+    if not (np.abs(_columns(table, meta, POSE)) < POSE_LIMIT).all():
         raise EpisodeError(f"{csv.name}: a pose is not a number, or out of this world")
     finite = np.isfinite(table[:, 1]).all()
     if not finite or (np.diff(table[:, 1], prepend=since) < 0).any():
@@ -335,6 +344,11 @@ def _read_table(path: Path, name: str, meta: SessionMeta, start: int, since: flo
     if not ((table[:, -1] >= 0) & (table[:, -1] < 2**32)).all():
         raise EpisodeError(f"{csv.name}: a checksum is no number of 32 bits")
     return table
+
+
+def _columns(table: np.ndarray, meta: SessionMeta, names: Sequence[str]) -> np.ndarray:
+    """float64 [n, names]: those of them that the session has."""
+    return table[:, [meta.columns.index(name) for name in names if name in meta.columns]]
 
 
 def _missing_parts(path: Path, meta: SessionMeta, names: list[str]) -> list[str]:
