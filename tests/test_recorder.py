@@ -126,6 +126,32 @@ def test_rewards_and_the_end_are_recorded_and_verified(tmp_path):
     assert not told.holds and str(told).endswith("recording; 3 rewards or ends differ, the first is of frame 1")
 
 
+def test_a_time_limit_counts_from_the_reset_and_no_state_knows_it(tmp_path):
+    class Saved(Counter):
+        def set_state(self, state):
+            self.tick = int(state["tick"])
+
+        def render(self):
+            return self._draw(None)
+
+        def _draw(self, action):
+            return super()._draw(np.zeros(len(KEYS)))
+
+    recorder = recorder_of(tmp_path, gymnasium.wrappers.TimeLimit(Saved(), 6), recording=False)
+    recorder.reset(seed=3)
+    play(recorder, 3)
+    recorder.start()
+    play(recorder, 3)
+    recorder.close()
+    session = Session.open(recorder.path)
+    assert session.truncated.tolist() == [False, False, False, True]
+    replay = Replay(gymnasium.wrappers.TimeLimit(Saved(), 6), session)
+    replay.reset()
+    for _ in range(3):
+        replay.step(None)
+    assert replay.verdict.holds, str(replay.verdict)
+
+
 class Posed(Counter):
     """One that says where it is."""
 
