@@ -24,6 +24,7 @@ from game.worlds.new_world import new_world
 from world_model.checkpoint import describe
 from world_model.config import WORLDS, Config, ConfigError, Game, World, load
 from world_model.episode import Session
+from world_model.episode.dataset import DataError, DatasetSplit
 from world_model.play.real_game import open_game
 
 HEIGHT, WIDTH, PLACE = 40, 24, (6, 9)
@@ -386,6 +387,13 @@ def test_a_world_is_written_played_and_recorded(tmp_path):
     assert len(Session.open(path)) == 13 and Session.open(path).meta.keys == ("1", "2", "3")
     assert Session.open(path).meta.config.game.actions == config.world.game.actions
     assert "test_adapter" not in (path / "session.json").read_text(), "a stranger's recording would import it"
+    assert len(DatasetSplit.open(record, config).train) == 1
+    other = (tmp_path / "dot.yaml").read_text().replace("wait: 0", "wait: 2")  # the same game, begun later
+    (tmp_path / "dot.yaml").write_text(other)
+    assert len(DatasetSplit.open(record, load(tmp_path / "dot.yaml")).train) == 1
+    (tmp_path / "dot.yaml").write_text(other.replace('"1": 0', '"1": 1').replace("skip: 1", "skip: 2"))
+    with pytest.raises(DataError, match="another world.game.skip and actions than the configuration"):
+        DatasetSplit.open(record, load(tmp_path / "dot.yaml"))
     (tmp_path / "dot.yaml").unlink()
     assert run_play(play.parser().parse_args(["--replay", str(path), "--verify"])) == 0
 

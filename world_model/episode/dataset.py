@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.config import Config
+from world_model.config import Config, Game
 from world_model.episode import EpisodeError, Session, find_sessions
 
 HELD_OUT_ONE_IN = 16
@@ -97,8 +97,16 @@ def _check_fits(session: Session, config: Config, generated: bool) -> None:
         raise DataError(f"keys are {' '.join(meta.keys)}, the configuration wants {' '.join(world.keys)}")
     if meta.fps != world.fps:
         raise DataError(f"recorded at {meta.fps} frames a second, the configuration wants {world.fps}")
+    if meta.config is not None and (other := _other_settings(meta.config.game, world.game)):
+        raise DataError(f"recorded with another world.game.{' and '.join(other)} than the configuration has")
     if len(session) < 2:
         raise DataError("has fewer than two frames")
+
+
+def _other_settings(recorded: Game | None, wanted: Game | None) -> list[str]:
+    """What of ``world.game`` is not as it was, and makes other pictures of a game, or other sense of its keys."""
+    before, now = ((game or Game()).model_dump(exclude={"wait"}) for game in (recorded, wanted))
+    return [name for name in before if before[name] != now[name]]
 
 
 def _nothing_fits(folder: Path, skipped: list[str]) -> str:
