@@ -440,8 +440,8 @@ def test_a_recording_with_primings_in_it_is_made_again_bit_for_bit(bare, strict_
     assert game.reprimes > 1
     recorder.close()
     session = Session.open(recorder.path)
-    flags = Namespace(runtime="torch", device="cpu", checkpoint=bare)
-    source, _ = playing._source_of(session, flags)
+    flags = Namespace(runtime="torch", device="cpu", checkpoint=bare, engine=False, config=None)
+    source = playing._source_of(session, flags)
     assert source.provenance()["collapse"] == "reprime"
     replay = Replay(source, session)
     replay.reset()
