@@ -10,7 +10,7 @@ import numpy as np
 from game.play.branch import Branch
 from game.play.keyboard import Event
 from game.play.reference_game import ReferenceGame
-from game.play.rewind import RewindBuffer
+from game.play.rewind import BUDGET, RewindBuffer
 from game.play.saves import SAVES, SaveError, load, save
 from game.worlds.sources import optional
 
@@ -24,19 +24,18 @@ class History:
 
     def __init__(self, source: gymnasium.Env, keys: tuple[str, ...], title: str, can_rewind: bool):
         self._source, self._keys, self._title = source, keys, title
-        has_states = can_rewind and hasattr(source.unwrapped, "get_state")
-        self._rewind_buffer = RewindBuffer(source) if has_states else None
+        self._rewind_buffer = RewindBuffer(source, BUDGET if can_rewind else 0)
         self.reference: ReferenceGame | None = None
         self.branch: Branch | None = None
 
     @property
     def can_rewind(self) -> bool:
-        return self._rewind_buffer is not None
+        return self._rewind_buffer.keeps_states
 
     @property
     def moments(self) -> int:
         """How many ticks one can go back."""
-        return len(self._rewind_buffer or ())
+        return len(self._rewind_buffer)
 
     @property
     def beside(self) -> tuple[str, np.ndarray] | None:
@@ -48,8 +47,7 @@ class History:
     def start(self) -> None:
         """The source was reset. WorldError where the reference game has no such room; it is closed then."""
         self.branch, reference, self.reference = None, self.reference, None
-        if self._rewind_buffer is not None:
-            self._rewind_buffer.start()
+        self._rewind_buffer.start()
         if reference is not None:
             reference.follow(())
             self.reference = reference
@@ -61,14 +59,12 @@ class History:
 
     def tick(self, action: np.ndarray) -> None:
         """Remember a step of the source."""
-        if self._rewind_buffer is not None:
-            self._rewind_buffer.tick(action)
+        self._rewind_buffer.tick(action)
 
     def change(self) -> None:
         """The source has another state, and not by a step."""
         self.close()
-        if self._rewind_buffer is not None:
-            self._rewind_buffer.change()
+        self._rewind_buffer.change()
 
     def close(self) -> None:
         """Show nothing beside the source."""
@@ -103,7 +99,7 @@ class History:
 
     def open_reference(self, reference: ReferenceGame) -> None:
         """Show the real game beside the source, brought to its present by the actions since the room's start."""
-        reference.follow(self._rewind_buffer.actions if self.can_rewind else None)
+        reference.follow(self._rewind_buffer.actions)
         self.reference, self.branch = reference, None
 
     def next_branch(self) -> str:
@@ -133,5 +129,7 @@ class History:
         return SAVES / f"{self._title or 'game'}-{kind}.safetensors"
 
     def _need_states(self) -> None:
-        if self._rewind_buffer is None:
+        if not hasattr(self._source.unwrapped, "get_state"):
+            raise SaveError("This game cannot be copied: no saved moments, no second future")
+        if not self.can_rewind:
             raise SaveError("Only a game that a person plays can be saved, loaded and branched")

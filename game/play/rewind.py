@@ -25,11 +25,13 @@ class RewindBuffer:
 
     A state follows from the one before it and an action: one state in ``EVERY`` is kept, and the states between are
     computed again when they are needed. Call ``start`` at the start of a room, ``tick`` after each step and ``change``
-    after any other change of the game's state; ``back`` sets the game to the moment before the present.
+    after any other change of the game's state; ``back`` sets the game to the moment before the present. Of a game
+    without ``get_state``, or with no ``budget``, it keeps the actions alone.
     """
 
     def __init__(self, game: gymnasium.Env, budget: int = BUDGET):
         self._game, self._budget = game.unwrapped, budget
+        self.keeps_states = budget > 0 and hasattr(self._game, "get_state")
         self._segments: deque[_Segment] = deque()
         self._bytes = self._moments = 0
 
@@ -56,9 +58,11 @@ class RewindBuffer:
 
     def tick(self, action: np.ndarray) -> None:
         """The game was stepped with ``action`` int8 [keys]."""
+        self._actions.append(action.copy())
+        if not self.keeps_states:
+            return
         for segment in self._newest():
             segment.replayed.clear()
-        self._actions.append(action.copy())
         present = self._segments[-1]
         if present.ticks == EVERY - 1:
             self._keep()
@@ -90,6 +94,8 @@ class RewindBuffer:
 
     def _keep(self) -> None:
         """Keep the present, sharing the arrays that equal those of the last kept state; drop the oldest over budget."""
+        if not self.keeps_states:
+            return
         last = self._segments[-1].state if self._segments else {}
         state = {n: last[n] if _equal(array, last.get(n)) else array for n, array in self._game.get_state().items()}
         size = sum(array.nbytes for name, array in state.items() if array is not last.get(name))

@@ -31,7 +31,7 @@ def _changes(keys: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of actions [k], before and after: every key from none, and some keys from others."""
     random, one = np.random.default_rng(seed), np.eye(keys, dtype=np.int8)
     pairs = [(np.zeros(keys, np.int8), key) for key in one]
-    swaps = [random.choice(keys, 2, replace=False) for _ in range(CHANGES - keys)]
+    swaps = [random.choice(keys, 2, replace=False) for _ in range(CHANGES - keys if keys > 1 else 0)]
     return pairs + [(one[a], one[b]) for a, b in swaps]
 
 

@@ -147,7 +147,9 @@ class EvaluationContext:
 
     @property
     def _anchored(self) -> bool:
-        return hasattr(self.real.unwrapped, "anchors")
+        """Whether the real game has pictures of the room it is in."""
+        anchors = getattr(self.real.unwrapped, "anchors", None)
+        return anchors is not None and anchors() is not None
 
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:
         """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is the room's first."""

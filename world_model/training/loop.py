@@ -7,6 +7,7 @@ rest, so a resumed run and a run on another number of processes follow the same 
 from __future__ import annotations
 
 import signal
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def _steps(
     """Step until the last one, the end of the budget or a signal. Returns the steps done, the last logs and whether it
     was a signal. The checkpoint is saved before a sample is made: a sample that fails loses nothing."""
     settings, budget, done, logs = stage.settings, display.budget, display.first_step, {}
-    (spent,), sample_seconds = distributed.maximum(budget.spent(0.0)), 0.0
+    (spent,), sample_seconds, shortest = distributed.maximum(budget.spent(0.0)), 0.0, math.inf
     sampled = last = stopped = False
     if done == 0:
         checkpointing.save(stage, path, 0, distributed, about)
@@ -87,10 +88,10 @@ def _steps(
         start = time.perf_counter()
         new_logs = _step(stage, distributed, done, spent)
         logs, done, now = logs | new_logs, done + 1, time.perf_counter()
-        step_seconds = now - start
-        too_late = budget.left < (sample_seconds / 2 if sampled else SAMPLE_STEPS * step_seconds)
+        shortest = min(shortest, now - start)  # the first compiles
+        too_late = budget.left < (sample_seconds / 2 if sampled else SAMPLE_STEPS * shortest)
         spent, unsaved, stopped, too_late = distributed.maximum(
-            budget.spent(sample_seconds + step_seconds), now - saved, bool(signals), too_late
+            budget.spent(sample_seconds + shortest), now - saved, bool(signals), too_late
         )
         last = done == settings.steps or spent >= 1 or bool(stopped)
         display.show(done, new_logs, last)
@@ -171,7 +172,7 @@ def _update(
     norm = nn.utils.clip_grad_norm_(parameters, stage.settings.clip_norm)
     if not torch.isfinite(norm):
         raise TrainingError(
-            f"{stage.name}: the gradient is not finite at step {step}; lower its learning rate and --resume"
+            f"{stage.name}: the gradient is not finite at step {step}; lower its learning rate and give another --out"
         )
     rate = rate_at(progress, step // update.every, stage.settings.warmup)
     for optimizer in update.optimizers:
