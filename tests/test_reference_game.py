@@ -11,6 +11,7 @@ import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
 from game.play.camera import Camera
 from game.play.keyboard import Event
+from game.worlds.keep import Keep
 from world_model.play.neural_game import NeuralGame
 from world_model.play.pictures import cells_apart
 
@@ -85,3 +86,10 @@ def test_a_capture_that_cannot_be_written_is_reported(neural, tmp_path, monkeypa
     (tmp_path / "captures").write_text("in the way")
     huds = play(neural, {2: down("f12"), 5: down("escape")}).huds
     assert "captures" in huds[-1].notice
+
+
+def test_a_real_game_that_cannot_be_copied_follows_and_cannot_go_back(neural, monkeypatch):
+    monkeypatch.delattr(Keep, "get_state")
+    plan = {6: down("v"), 10: [Event("down", "backspace")], 13: [Event("up", "backspace")], 16: down("escape")}
+    huds = play(neural, plan).huds
+    assert huds[8].beside is not None and huds[-1].beside is None and any(hud.rewound for hud in huds)

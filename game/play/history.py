@@ -130,6 +130,6 @@ class History:
 
     def _need_states(self) -> None:
         if not hasattr(self._source.unwrapped, "get_state"):
-            raise SaveError("This game cannot be copied: no saved moments, no second future")
+            raise SaveError("This game cannot be copied, and so not be saved, loaded or branched")
         if not self.can_rewind:
             raise SaveError("Only a game that a person plays can be saved, loaded and branched")

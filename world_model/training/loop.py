@@ -6,8 +6,8 @@ rest, so a resumed run and a run on another number of processes follow the same 
 
 from __future__ import annotations
 
-import signal
 import math
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
