@@ -141,6 +141,7 @@ def caveats(session: Session, env: gymnasium.Env) -> list[str]:
     recorded = session.meta.provenance
     return [
         f"recorded with the {word} {recorded[key]}, played again with {now[key]}: frames may differ"
+        + ("; --checkpoint DIR names the folder of the former" if key == "checkpoint" else "")
         for key, word in words.items()
         if key in recorded and key in now and recorded[key] != now[key]
     ]

@@ -102,7 +102,7 @@ def about(neural: NeuralGame, suite: Suite) -> dict[str, Any]:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m world_model.evaluate",
-        description="Measure a world against the real game under the same keys. Prints a table with 95 %% intervals.",
+        description="Measure a world against the real game under the same keys. Prints a table with 95 % intervals.",
     )
     parser.add_argument("--world", help="a world in assets/worlds (default: the checkpoint's, or keep)")
     parser.add_argument("--checkpoint", type=Path, help="a trained folder, instead of the shipped world")

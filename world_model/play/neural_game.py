@@ -364,7 +364,8 @@ def _shipped(world: str) -> Path:
     if yaml.is_file():
         raise WorldError(
             f"world {world!r} has no weights yet ({folder / WEIGHTS}). "
-            f"Train them: python train.py --config configs/{world}.yaml --data DIR"
+            f"Train them: python train.py --config configs/{world}.yaml --data DIR; then --checkpoint runs/{world} "
+            "instead of --world"
         )
     shipped = {path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}")}
     known = shipped | {path.stem for path in configuration.CONFIGS.glob("*.yaml")}
