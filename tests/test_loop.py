@@ -102,6 +102,17 @@ def test_a_sample_that_does_not_fit_into_the_budget_is_not_made(tmp_path, monkey
     assert stage.about["steps"] in ("3", "4") and not stage.sampled
 
 
+def test_a_first_step_that_compiles_does_not_end_a_stage(tmp_path, monkeypatch):
+    """40 seconds of 70, which leaves less than another such step would take."""
+    stage = Toy(steps=1000)
+    critic = stage.updates["critic"]
+    loss = critic.loss
+    critic.loss = lambda noise: ([loop.time.perf_counter() for _ in range(40 * (noise.step == 0))], loss(noise))[1]
+    tick_a_second(monkeypatch)
+    train(stage, distributed(), tmp_path, budget=Budget(70.0, start=0.0))
+    assert int(stage.about["steps"]) >= 3
+
+
 def test_a_checkpoint_is_written_before_the_first_step_and_by_the_clock(tmp_path, monkeypatch):
     stage, found = Toy(steps=3), []
     critic = stage.updates["critic"]

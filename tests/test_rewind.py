@@ -107,6 +107,7 @@ def test_the_budget_holds_and_what_does_not_change_is_kept_once():
         game.step(None)
         rewind.tick(np.zeros(1, np.int8))
     assert len(rewind) == 70  # to tick 40, in four states
+    assert len(set(map(id, rewind.actions))) == 1, "an hour of actions takes no more than its pointers"
     assert rewind.back() and game.tick == 109
     rewind.start()
     assert len(rewind) == 0 and not rewind.back() and rewind.actions == []

@@ -32,6 +32,7 @@ class RewindBuffer:
     def __init__(self, game: gymnasium.Env, budget: int = BUDGET):
         self._game, self._budget = game.unwrapped, budget
         self.keeps_states = budget > 0 and hasattr(self._game, "get_state")
+        self._distinct: dict[bytes, np.ndarray] = {}  # actions: an hour repeats few
         self._segments: deque[_Segment] = deque()
         self._bytes = self._moments = 0
 
@@ -58,7 +59,7 @@ class RewindBuffer:
 
     def tick(self, action: np.ndarray) -> None:
         """The game was stepped with ``action`` int8 [keys]."""
-        self._actions.append(action.copy())
+        self._actions.append(self._distinct.setdefault(action.tobytes(), action.copy()))
         if not self.keeps_states:
             return
         for segment in self._newest():

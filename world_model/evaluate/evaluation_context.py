@@ -126,8 +126,10 @@ class EvaluationContext:
     def reset(self, room: int) -> tuple[np.ndarray, dict]:
         """Put both games at the start of a room; returns the real game's frame [H, W, 3] and its ``info``."""
         frames, info = self.reset_real(room)
-        sinks = 0 if self._anchored else self.config.rolling.sink_frames
-        anchors = self.real.unwrapped.anchors() if self._anchored else frames[:sinks]
+        anchors, sinks = self._anchors(), 0
+        if anchors is None:
+            sinks = self.config.rolling.sink_frames
+            anchors = frames[:sinks]
         self.neural.reset(seed=room, options={"anchors": anchors, "frames": frames[sinks:]})
         return frames[-1], info
 
@@ -139,17 +141,15 @@ class EvaluationContext:
         """
         frame, info = self.real.reset(seed=room)
         frames, roll, no_keys = [frame], self.config.rolling, np.zeros(self.config.action_size, np.int8)
-        ticks = 0 if self._anchored else roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block - 1
-        for _ in range(ticks):
+        filled = roll.sink_frames + (roll.recent_blocks + 1) * roll.frames_per_block
+        for _ in range(filled - 1 if self._anchors() is None else 0):
             frame, *_, info = self.real.step(no_keys)
             frames.append(frame)
         return np.stack(frames), info
 
-    @property
-    def _anchored(self) -> bool:
-        """Whether the real game has pictures of the room it is in."""
-        anchors = getattr(self.real.unwrapped, "anchors", None)
-        return anchors is not None and anchors() is not None
+    def _anchors(self) -> np.ndarray | None:
+        """The real game's pictures of the room it is in, uint8 [n, H, W, 3]; None where it has none."""
+        return self.real.unwrapped.anchors() if hasattr(self.real.unwrapped, "anchors") else None
 
     def play_real(self, room: int, keys: np.ndarray) -> np.ndarray:
         """Real frames [T + 1, H, W, 3] of a room under keys [T, k]; the first is the room's first."""

@@ -79,7 +79,7 @@ def _steps(
     """Step until the last one, the end of the budget or a signal. Returns the steps done, the last logs and whether it
     was a signal. The checkpoint is saved before a sample is made: a sample that fails loses nothing."""
     settings, budget, done, logs = stage.settings, display.budget, display.first_step, {}
-    (spent,), sample_seconds, shortest = distributed.maximum(budget.spent(0.0)), 0.0, math.inf
+    (spent,), sample_seconds, step_seconds = distributed.maximum(budget.spent(0.0)), 0.0, 0.0
     sampled = last = stopped = False
     if done == 0:
         checkpointing.save(stage, path, 0, distributed, about)
@@ -88,10 +88,11 @@ def _steps(
         start = time.perf_counter()
         new_logs = _step(stage, distributed, done, spent)
         logs, done, now = logs | new_logs, done + 1, time.perf_counter()
-        shortest = min(shortest, now - start)  # the first compiles
-        too_late = budget.left < (sample_seconds / 2 if sampled else SAMPLE_STEPS * shortest)
+        if done > display.first_step + 1:  # the first compiles: it says nothing of the next
+            step_seconds = min(step_seconds or math.inf, now - start)
+        too_late = budget.left < (sample_seconds / 2 if sampled else SAMPLE_STEPS * step_seconds)
         spent, unsaved, stopped, too_late = distributed.maximum(
-            budget.spent(sample_seconds + shortest), now - saved, bool(signals), too_late
+            budget.spent(sample_seconds + step_seconds), now - saved, bool(signals), too_late
         )
         last = done == settings.steps or spent >= 1 or bool(stopped)
         display.show(done, new_logs, last)
