@@ -45,7 +45,7 @@ def paper() -> Config:
 
 def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=None, keys=None, **settings) -> Session:
     """A session of grey frames, each as bright as its number times ``step``; key 0 is held in every other frame."""
-    step = settings.pop("step", 1)
+    step, outcomes = settings.pop("step", 1), settings.pop("outcomes", {})
     world = config.world
     meta = SessionMeta(
         world=config.name, env=env or world.env, keys=keys or world.keys, fps=fps or world.fps,
@@ -56,7 +56,8 @@ def record(path: Path, config: Config, frames: int, anchors=None, fps=None, env=
     )  # fmt: skip
     with SessionWriter(path, meta, anchors, durable=False, **settings) as writer:
         for t in range(frames):
-            writer.add(grey(config, step * t), np.eye(len(world.keys), dtype=np.int8)[0] * (t % 2), t / meta.fps)
+            writer.add(grey(config, step * t), np.eye(len(world.keys), dtype=np.int8)[0] * (t % 2), t / meta.fps,
+                       outcome=outcomes.get(t, (0.0, False, False)))  # fmt: skip
     return Session.open(path)
 
 
@@ -179,6 +180,22 @@ def test_a_session_from_the_middle_of_play_did_not_stand_still(tmp_path, tiny):
     found = encode_session(session, tiny, encode)
     assert found.latents.ravel().tolist() == list(range(1, 12))
     assert np.array_equal(found.actions, session.actions[1:])
+
+
+def test_rewards_and_ends_lie_beside_the_frames_they_came_with(tmp_path, tiny):
+    outcomes = {1: (0.5, False, False), 8: (-1.0, False, True), 9: (2.0, True, False)}
+    whole = record(tmp_path / "whole", tiny, 10, outcomes=outcomes)
+    cut = record(tmp_path / "cut", tiny, 10, outcomes=outcomes, start_state={"x": np.zeros(1)})
+    for session in (whole, cut):
+        found = encode_session(session, tiny, encode)
+        assert found.rewards.dtype == np.float32 and found.ends.dtype == bool
+        by_frame = {int(found.latents[t].item()): found.rewards[t] for t in np.flatnonzero(found.rewards)}
+        assert by_frame == {1: 0.5, 8: -1, 9: 2}
+        assert found.latents[found.ends].ravel().tolist() == [8, 9]
+        assert len(found.rewards) == len(found.ends) == len(found.latents) == len(found.actions)
+    whole.rewards = whole.terminated = whole.truncated = None  # as in format 1
+    found = encode_session(whole, tiny, encode)
+    assert found.rewards is found.ends is None
 
 
 def changes(config: Config, sessions: list[Session]) -> dict[str, tuple]:

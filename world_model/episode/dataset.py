@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,8 @@ class Episode:
     """One encoded session: sinks [S*B, C, h, w], latents [T, C, h, w], actions [T, keys].
 
     ``latents[t]`` is what ``actions[t]`` produced. Blocks lie on the episode's grid: block i is frames i*B .. i*B+B-1.
-    If recorded, poses [T, 8] (``config.POSE_NUMBERS``) and depths [S*B, H, W], metres straight ahead, of the sinks.
+    If recorded, poses [T, 8] (``config.POSE_NUMBERS``) and depths [S*B, H, W], metres straight ahead, of the sinks;
+    rewards float32 [T], and ends bool [T]: whether the game's episode ended with that frame, in whichever way.
     """
 
     sinks: np.ndarray
@@ -139,6 +140,8 @@ class Episode:
     actions: np.ndarray
     poses: np.ndarray | None = None
     depths: np.ndarray | None = None
+    rewards: np.ndarray | None = None
+    ends: np.ndarray | None = None
 
     def block_actions(self, per_block: int) -> np.ndarray:
         """[T // B, keys]: the actions under which play would have made each block (``NeuralGame.step``): the keys held
@@ -173,7 +176,10 @@ def encode_session(session: Session, config: Config, encode: Callable[[np.ndarra
         return array[1:] if padding < 0 else np.concatenate([array[:1].repeat(padding, 0), array])
 
     poses = None if session.poses is None else from_spot(aligned(session.poses), session.meta.spot)
-    return Episode(sinks, aligned(latents), aligned(session.actions), poses, depths)
+    outcome = ()
+    if session.rewards is not None:
+        outcome = aligned(session.rewards), aligned(session.terminated | session.truncated)
+    return Episode(sinks, aligned(latents), aligned(session.actions), poses, depths, *outcome)
 
 
 def from_spot(poses: np.ndarray, spot: Sequence[float]) -> np.ndarray:
@@ -236,8 +242,9 @@ def read_cache(path: Path, key: str) -> list[Episode] | None:
 
 def cache_key(sessions: list[Session], *parts: object) -> str:
     """Digest of the recordings and of ``parts``: whatever else encoded sessions depend on."""
+    arrays = [field.name for field in fields(Episode)]
     recordings = [(str(s.path.resolve()), len(s), s.meta.model_dump_json()) for s in sessions]
-    return hashlib.sha256(json.dumps([recordings, *map(str, parts)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([arrays, recordings, *map(str, parts)]).encode()).hexdigest()
 
 
 class Clips:
