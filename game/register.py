@@ -7,6 +7,7 @@ NEURAL = "world_model.play.neural_game:NeuralGame"
 WORLDS = {
     "rollplay/Adapted-v0": ("game.worlds.adapter:Adapted", {}),
     "rollplay/Keep-v0": ("game.worlds.keep:Keep", {}),
+    "rollplay/WildKeep-v0": ("game.worlds.wild_keep:WildKeep", {}),
     "rollplay/NeuralKeep-v0": (NEURAL, {"world": "keep"}),
     "rollplay/Arena-v0": ("game.worlds.arena:Arena", {}),
     "rollplay/NeuralArena-v0": (NEURAL, {"world": "arena"}),
@@ -14,7 +15,7 @@ WORLDS = {
 
 
 def register_worlds() -> None:
-    """Register ``rollplay/Keep-v0``, ``rollplay/NeuralKeep-v0`` and the arena's two; again changes nothing."""
+    """Register the names of ``WORLDS``; again changes nothing."""
     from gymnasium.envs import registration  # here, because Gymnasium calls this while it is itself being imported
 
     for name, (entry_point, choices) in WORLDS.items():

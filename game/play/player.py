@@ -25,7 +25,7 @@ from game.play.reference_game import ReferenceGame
 from game.play.report import Ledger, Tick, seconds_since_start
 from game.play.saves import SaveError
 from game.play.screen import Hud, Screen
-from game.worlds.sources import optional
+from game.worlds.sources import is_over, optional
 from world_model.play.maps import nearest
 from world_model.play.runtime import WorldError
 
@@ -171,7 +171,7 @@ class Player:
             self.watch(frame, sample.action)
         self._camera.look(frame, sample.action)
         self._history.tick(sample.action)
-        if (terminated or truncated) and self._running and not self._is_over():
+        if is_over(self.source, terminated, truncated) and self._running and not self._is_over():
             self._new_room(self._seed + 1)
 
     def _new_room(self, seed: int) -> None:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from game.record.recorder import Recorder
 from game.worlds.bots import make_bot
-from game.worlds.sources import real_game
+from game.worlds.sources import is_over, real_game
 from world_model.config import Config
 from world_model.episode import END, META, EpisodeError, Session
 
@@ -132,7 +132,7 @@ def _play(job: Job) -> int:
         observation, info = recorder.reset(seed=job.room)
         for tick in range(1, job.frames):
             observation, _, terminated, truncated, info = recorder.step(bot.act(observation, info))
-            if terminated or truncated:
+            if is_over(recorder, terminated, truncated):
                 return tick + 1
     finally:
         recorder.close()

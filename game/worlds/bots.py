@@ -198,16 +198,18 @@ class Doorseeker(Explorer):
         return to_action(held, self.keys)
 
     def _walk(self, info) -> Keys | None:
-        """Keys toward a doorway of this room and through it; None to play like the explorer for a while."""
+        """Keys toward a coin nearby, or a doorway of this room and through it; None to play like the explorer for a
+        while."""
+        (x, y), solid = info["position"], info["solid"]
         if info["room"] != self.room:
             self.room = info["room"]
-            doors = [(int(r), int(c)) for r, c in np.argwhere(~info["solid"]) if r in (0, 7) or c in (0, 7)]
-            x, y = info["position"]
+            doors = [(int(r), int(c)) for r, c in np.argwhere(~solid) if r in (0, 7) or c in (0, 7)]
             far = [door for door in doors if abs(door[0] * 8 - y) + abs(door[1] * 8 - x) > 16]
             self.goal = self.choose(far or doors)
         if self.rng.random() < 0.03:
             return None
-        held = _toward(info["solid"], info["position"], self.goal, out=True)
+        near = [(v // 8, u // 8) for u, v in info.get("coins", ()) if abs(u - x) + abs(v - y) <= 24]
+        held = near and _toward(solid, (x, y), near[0], out=False) or _toward(solid, (x, y), self.goal, out=True)
         if held and self.rng.random() < 0.04:
             return (*held, "space")
         return held

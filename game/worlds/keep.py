@@ -99,8 +99,13 @@ class Keep(gymnasium.Env):
         return {"source": "engine", "world": "keep", "env": "rollplay/Keep-v0", "seed": self._seed}
 
     def _enter(self, seed: int) -> None:
-        """Make the keep of ``seed`` and put the hero at its spawn point, lights on."""
-        self._seed, self._map, self._state = int(seed), make_keep(seed), np.zeros(len(FIELDS), np.int64)
+        """Make the keep of ``seed`` and begin in it."""
+        self._seed, self._map = int(seed), make_keep(seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Put the hero at the keep's spawn point, lights on."""
+        self._state = np.zeros(len(FIELDS), np.int64)
         self._state[[X, Y]], self._state[[SLIME_X, SLIME_Y]] = self._map.spawn, self._map.burrows[0]
         self._state[[LIGHTS, SLIME_TURN, SLIME_ALIVE]] = 1
 
@@ -264,10 +269,15 @@ def _draw_sprites(row, heroes, slimes, sparks, colours, night, frame):
     if row[SPARK_ALIVE]:
         _blit(frame, row[SPARK_X], row[SPARK_Y], sparks[row[SPARK_FACING]], colours)
     if not row[LIGHTS]:
-        for y in range(SCREEN):
-            for x in range(SCREEN):
-                for c in range(3):
-                    frame[y, x, c] = night[c, frame[y, x, c]]
+        _darken(night, frame)
+
+
+@njit(cache=True)
+def _darken(night, frame):
+    for y in range(SCREEN):
+        for x in range(SCREEN):
+            for c in range(3):
+                frame[y, x, c] = night[c, frame[y, x, c]]
 
 
 @njit(cache=True)

@@ -29,3 +29,9 @@ def optional(source: gymnasium.Env, method: str, default: Any = None) -> Any:
     """What a method that a frame source may lack returns, such as ``anchors``; ``default`` where it is missing."""
     game = source.unwrapped
     return getattr(game, method)() if hasattr(game, method) else default
+
+
+def is_over(source: gymnasium.Env, terminated: bool, truncated: bool) -> bool:
+    """Whether a source must be reset to go on. One with ``autoreset`` in its metadata begins its next episode with the
+    next step, in the same place: a recording goes on through that, and holds where each ended."""
+    return truncated or (terminated and not source.metadata.get("autoreset", False))
