@@ -4,8 +4,10 @@ Imports nothing heavy: the classes load when an environment is made.
 """
 
 NEURAL = "world_model.play.neural_game:NeuralGame"
+MANY = "world_model.play.neural_games:NeuralGames"
 WORLDS = {
     "rollplay/Adapted-v0": ("game.worlds.adapter:Adapted", {}),
+    "rollplay/Neural-v0": (NEURAL, {}),
     "rollplay/Keep-v0": ("game.worlds.keep:Keep", {}),
     "rollplay/WildKeep-v0": ("game.worlds.wild_keep:WildKeep", {}),
     "rollplay/NeuralKeep-v0": (NEURAL, {"world": "keep"}),
@@ -15,12 +17,14 @@ WORLDS = {
 
 
 def register_worlds() -> None:
-    """Register the names of ``WORLDS``; again changes nothing."""
+    """Register the ids of the worlds; again changes nothing. ``rollplay/Neural-v0`` is told ``world`` and
+    ``checkpoint``."""
     from gymnasium.envs import registration  # here, because Gymnasium calls this while it is itself being imported
 
     for name, (entry_point, choices) in WORLDS.items():
         if name not in registration.registry:
-            registration.register(id=name, entry_point=entry_point, kwargs=choices)
+            many = MANY if entry_point == NEURAL else None
+            registration.register(id=name, entry_point=entry_point, kwargs=choices, vector_entry_point=many)
 
 
 register_worlds()

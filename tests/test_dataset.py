@@ -132,9 +132,9 @@ def played(actions: np.ndarray) -> np.ndarray:
         "config": SimpleNamespace(world=SimpleNamespace(keys="abcd"[: actions.shape[1]])),
         "policy": "hold", "remedy": "ignore", "_watch": None,
         "_pending": np.empty((0, 2, 2, 3), np.uint8), "_held": nothing, "_tapped": nothing.copy(),
-        "_state": None, "_block": 0, "noise": lambda counter: None,
+        "_state": {}, "_score": 0.0, "_block": 0, "noise": lambda counter: None,
         "runtime": SimpleNamespace(
-            step=lambda state, action, noise: (made.append(action[0].copy()), None),
+            step=lambda state, action, noise: (made.append(action[0].copy()) or state, None),
             decode=lambda latent: np.zeros((B, 2, 2, 3), np.uint8),
         ),
     }  # fmt: skip

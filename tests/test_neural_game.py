@@ -184,7 +184,7 @@ def test_snapshots_of_something_else(game, blocky):
     with pytest.raises(WorldError, match="not a snapshot.*seed"):
         game.set_state({"position": np.zeros(2)})
     whole = game.get_state()
-    for name in set(whole) - {"reprimes"}:
+    for name in set(whole) - {"reprimes", "score"}:
         with pytest.raises(WorldError, match="not a snapshot"):
             game.set_state({other: array for other, array in whole.items() if other != name})
     damages = {"rolling.keys": [np.full_like(whole["rolling.keys"], np.nan), whole["rolling.keys"][:0],
@@ -446,6 +446,102 @@ def test_a_recording_with_primings_in_it_is_made_again_bit_for_bit(bare, strict_
     replay = Replay(source, session)
     replay.reset()
     for _ in range(40):
+        replay.step(NOTHING)
+    assert replay.verdict.holds, str(replay.verdict)
+
+
+@pytest.mark.filterwarnings("error")
+def test_predicted_rewards_and_ends_are_an_environments(bare, monkeypatch):
+    toy.predict_outcomes(monkeypatch)
+    made = gymnasium.make("rollplay/Neural-v0", checkpoint=bare, runtime="torch", device="cpu")
+    check_env(made.unwrapped)
+    game, end = made.unwrapped, np.eye(8, dtype=np.int8)[-1]
+    game.reset(seed=0)
+    outcomes = [game.step(action)[1:4] for action in (FORWARD, NOTHING, FORWARD)]
+    assert outcomes == [(0.5, False, False), (0.0, False, False), (0.5, False, False)] and game.score == 1
+    state = game.get_state()
+    assert game.step(FORWARD | end)[1:4] == (0.5, True, False) and game.score == 1.5
+    for _ in range(2):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            game.step(NOTHING)
+    over = game.get_state()
+    game.set_state(state)
+    assert game.score == 1 and game.step(FORWARD)[1:3] == (0.5, False)
+    game.set_state(over)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        game.step(NOTHING)
+    game.reset()
+    assert game.score == 0 and not game.step(NOTHING)[2]
+    endless = NeuralGame(checkpoint=bare, runtime="torch", device="cpu", endless=True)
+    endless.reset(seed=0)
+    assert [endless.step(FORWARD | end)[1:3] for _ in range(2)] == [(0.5, False)] * 2
+
+
+def test_a_world_without_outcomes_has_no_score(game):
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        NeuralGame(checkpoint=game.folder, device="cpu").step(NOTHING)
+    game.reset(seed=0)
+    assert game.step(FORWARD)[1:4] == (0.0, False, False) and game.score is None
+
+
+def test_the_outcome_of_a_block_comes_with_its_last_frame(blocky, monkeypatch):
+    toy.predict_outcomes(monkeypatch)
+    blocky.reset(seed=0)
+    end = np.eye(8, dtype=np.int8)[-1]
+    seen = [blocky.step(action)[1:3] for action in (FORWARD, end, NOTHING, FORWARD, NOTHING, NOTHING)]
+    assert seen == [(0.0, False), (0.0, False), (0.5, False), (0.0, False), (0.0, False), (0.5, True)]
+
+
+@pytest.mark.parametrize("shape", ["bare", "blocky"])
+def test_games_in_a_stack_play_as_each_would_alone(shape, request, monkeypatch):
+    """Also where the episodes, and so the blocks, begin at different times."""
+    toy.predict_outcomes(monkeypatch)
+    folder = request.getfixturevalue(shape)
+    folder, name = getattr(folder, "folder", folder), "game.register:rollplay/NeuralArena-v0"
+    games = gymnasium.make_vec(name, num_envs=3, checkpoint=folder, device="cpu")
+    assert games.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.NEXT_STEP and games.num_envs == 3
+    alone = [NeuralGame(checkpoint=folder, runtime="torch", device="cpu") for _ in range(3)]
+    actions = some_keys(3 * 14, seed=3).reshape(14, 3, 8)
+    actions[:, 2, -1] = actions[:4, :2, -1] = 0  # the third goes on for ever
+    expected, over = [game.reset(seed=5 + i)[0] for i, game in enumerate(alone)], [False] * 3
+    frames, infos = games.reset(seed=5)
+    assert frames in games.observation_space and infos == {}
+    for held in actions:
+        np.testing.assert_allclose(frames.astype(int), expected, atol=1)
+        assert all(np.array_equal(one, other) for one, other in zip(frames, games.render(), strict=True))
+        frames, rewards, terminated, truncated, _ = games.step(held)
+        answers = [(game.reset()[0], 0.0, False) if ended else game.step(keys)[:3]
+                   for game, ended, keys in zip(alone, over, held, strict=True)]  # fmt: skip
+        expected, gained, over = zip(*answers, strict=True)
+        assert rewards.tolist() == list(gained) and terminated.tolist() == list(over) and not truncated.any()
+        assert [game.score for game in games.games] == [game.score for game in alone]
+    assert all(game.provenance()["seed"] != 5 + i for i, game in enumerate(games.games[:2])), "both have ended once"
+
+
+def test_many_games_need_pytorch_and_a_start(exported, bare):
+    with pytest.raises(WorldError, match="graphs are for one game"):
+        gymnasium.make_vec("rollplay/NeuralArena-v0", num_envs=2, checkpoint=exported, runtime="onnx")
+    games = gymnasium.make_vec("rollplay/NeuralArena-v0", num_envs=2, checkpoint=bare, device="cpu")
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        games.step(np.zeros((2, 8), np.int8))
+    frames = [games.reset(seed=seed)[0] for seed in ([4, 3], 3, None)]
+    np.testing.assert_allclose(frames[0].astype(int)[::-1], frames[1], atol=1)
+    assert frames[2] in games.observation_space
+
+
+def test_a_recording_holds_the_outcomes_and_is_made_again_with_them(bare, monkeypatch, tmp_path):
+    toy.predict_outcomes(monkeypatch)
+    game = NeuralGame(checkpoint=bare, runtime="torch", device="cpu")
+    recorder = Recorder(game, tmp_path, world="arena", clock=None)
+    recorder.reset(seed=1)
+    for action in (FORWARD, NOTHING, np.eye(8, dtype=np.int8)[-1] | FORWARD):
+        recorder.step(action)
+    recorder.close()
+    session = Session.open(recorder.path)
+    assert session.rewards.tolist() == [0, 0.5, 0, 0.5] and session.terminated.tolist() == [False] * 3 + [True]
+    replay = Replay(game, session)
+    replay.reset()
+    for _ in range(3):
         replay.step(NOTHING)
     assert replay.verdict.holds, str(replay.verdict)
 

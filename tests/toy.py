@@ -12,6 +12,7 @@ import torch
 from world_model import checkpoint, config
 from world_model.config import Config
 from world_model.episode.dataset import DatasetSplit, encode_session
+from world_model.model import rolling
 from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
 from world_model.model.transformer import Transformer
@@ -74,6 +75,22 @@ def with_settings(data: TrainingData, stage: str, **settings) -> TrainingData:
     stages = data.config.training
     stages = stages.model_copy(update={stage: getattr(stages, stage).model_copy(update=settings)})
     return replace(data, config=data.config.model_copy(update={"training": stages}))
+
+
+def predict_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's games have outcomes: the first key earns half a point a block, the last ends the episode."""
+    prime, step = rolling.prime, rolling.step
+
+    def primed(*arguments) -> rolling.State:
+        state = prime(*arguments)
+        return state | {"outcome": state["clean_action"].new_zeros(len(state["clean_action"]), 2)}
+
+    def stepped(model, shape, state, action, noise) -> tuple[rolling.State, torch.Tensor]:
+        state, latent = step(model, shape, state, action, noise)
+        return state | {"outcome": action[:, [0, -1]] * torch.tensor([0.5, 0.9])}, latent
+
+    monkeypatch.setattr(rolling, "prime", primed)
+    monkeypatch.setattr(rolling, "step", stepped)
 
 
 def pictures(rng: np.random.Generator, count: int, shape: Config) -> np.ndarray:

@@ -6,21 +6,24 @@ import gymnasium
 import numpy as np
 
 from game.play.keyboard import ARROWS, Event, Keyboard
+from game.worlds.sources import is_over
 from world_model.play.neural_game import NeuralGame
 
 
 class Branch:
     """A second future of a source's present. ``step`` it with the action that the source was stepped with.
 
-    frame: uint8 [H, W, 3]. ``steer`` lets the arrow keys steer it, ``listen`` takes their events, ``swap`` exchanges it
-    with the source's own future. Both run on the one source, by ``get_state`` and ``set_state``. A neural game goes on
-    with another noise seed here: with the same one, the same keys would make the same frames.
+    frame: uint8 [H, W, 3]; is_over: its episode has ended, and it cannot be stepped. ``steer`` lets the arrow keys
+    steer it, ``listen`` takes their events, ``swap`` exchanges it with the source's own future. Both run on the one
+    source, by ``get_state`` and ``set_state``. A neural game goes on with another noise seed here: with the same one,
+    the same keys would make the same frames.
     """
 
     def __init__(self, source: gymnasium.Env, keys: tuple[str, ...]):
         self._source, self._keys = source.unwrapped, keys
         self._keyboard: Keyboard | None = None
         self._state, self.frame = self._source.get_state(), self._source.render()
+        self.is_over = False
         if isinstance(self._source, NeuralGame):
             self._state["seed"] = self._state["seed"] ^ np.uint64(1)
 
@@ -48,7 +51,9 @@ class Branch:
     def step(self, action: np.ndarray) -> None:
         first = self._source.get_state()
         self._source.set_state(self._state)
-        self.frame = self._source.step(action if self._keyboard is None else self._keyboard.sample().action)[0]
+        held = action if self._keyboard is None else self._keyboard.sample().action
+        self.frame, _, *ends, _ = self._source.step(held)
+        self.is_over = is_over(self._source, *ends)
         self._state = self._source.get_state()
         self._source.set_state(first)
 

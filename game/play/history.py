@@ -53,9 +53,11 @@ class History:
             self.reference = reference
 
     def step_beside(self, action: np.ndarray) -> None:
-        """Step what is beside the source with ``action`` int8 [keys]."""
+        """Step what is beside the source with ``action`` int8 [keys]. At the end of its episode it is closed."""
         for game in filter(None, (self.reference, self.branch)):
             game.step(action)
+            if game.is_over:
+                self.close()
 
     def tick(self, action: np.ndarray) -> None:
         """Remember a step of the source."""

@@ -14,6 +14,7 @@ import numpy as np
 from game.draw.map_editor import drawable
 from game.play.screen import Entry, Hud, Menu, Screen
 from game.worlds.bots import make_bot
+from game.worlds.sources import is_over
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS
 
@@ -75,11 +76,10 @@ class Demo:
 
     def step(self) -> None:
         self._ticks += 1
-        if self._ticks % ROOM_TICKS == 0:
+        self.frame, _, *ends, _ = self._game.step(self._bot.act(self.frame, {}))
+        if is_over(self._game, *ends) or self._ticks % ROOM_TICKS == 0:
             self._seed += 1
             self.frame = self._begin()
-        else:
-            self.frame = self._game.step(self._bot.act(self.frame, {}))[0]
 
 
 def choose(screen: Screen, listed: Sequence[World], opened: Callable[[str], gymnasium.Env]) -> tuple[str, str] | None:

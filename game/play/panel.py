@@ -157,6 +157,8 @@ def draw_panel(surface: pygame.Surface, area: pygame.Rect, hud: Hud, pen: Pen) -
     inner = area.inflate(-pen.px(40), -pen.px(40))
     y = _draw_lines(surface, inner, inner.top + pen.px(9), hud.title, pen, 27)
     y = _draw_lines(surface, inner, y, hud.place, pen, 17, MUTED, 2)
+    if hud.scored:
+        y = _draw_lines(surface, inner, y, hud.scored, pen, 22)
     y = _draw_lines(surface, inner, y, hud.rate, pen, 16, MUTED if hud.slow_of is None else AMBER, 2)
     if hud.research or hud.slow_of is not None:
         y = _draw_lines(surface, inner, y, hud.runs and f"runs: {hud.runs}", pen, 15, MUTED, 3)

@@ -152,6 +152,11 @@ class Player:
         """Show a line over the frame for a few seconds."""
         self._notice, self._notice_ends = notice, now() + NOTICE_SECONDS
 
+    @property
+    def _score(self) -> float | None:
+        """What a game with rewards says of them."""
+        return getattr(self.source.unwrapped, "score", None)
+
     def _is_over(self) -> bool:
         return self.options.frames is not None and self.ledger.frames >= self.options.frames
 
@@ -161,6 +166,8 @@ class Player:
         frame, _, terminated, truncated, _ = self._compute(self.source.step, sample.action)
         if self._history.beside is not None:
             self._compute(self._history.step_beside, sample.action)
+            if self._history.beside is None:
+                self.say("The game beside this one is over")
         stepped = now()
         self._show(frame, sample.action, sample.arrivals)
         decode = getattr(self.source.unwrapped, "timing_ms", {}).get("decode", 0.0) / 1e3
@@ -172,6 +179,7 @@ class Player:
         self._camera.look(frame, sample.action)
         self._history.tick(sample.action)
         if is_over(self.source, terminated, truncated) and self._running and not self._is_over():
+            self.say(" · ".join(filter(None, ("The episode is over", Hud(score=self._score).scored))))
             self._new_room(self._seed + 1)
 
     def _new_room(self, seed: int) -> None:
@@ -270,6 +278,7 @@ class Player:
             recording=self.recording.seconds if self.recording else None,
             canvas=self._map_editor.canvas,
             beside=self._history.beside,
+            score=self._score,
             notice=self._notice if now() < self._notice_ends else "",
             rewound=self._rewound / self.options.game_fps if self._rewound else None,
             behind=self._history.moments / self.options.game_fps,

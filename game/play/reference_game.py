@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from game.play.rewind import RewindBuffer
-from game.worlds.sources import optional
+from game.worlds.sources import is_over, optional
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
@@ -17,7 +17,8 @@ class ReferenceGame:
     """The real game of a neural game. ``follow`` brings it to where the neural game is; then ``step`` it with the same
     actions, and take it ``back`` with the neural game.
 
-    frame: uint8 [H, W, 3]. Raises WorldError where there is no real game, or none of this room.
+    frame: uint8 [H, W, 3]; is_over: its episode has ended, and it cannot be stepped. Raises WorldError where there is
+    no real game, or none of this room.
     """
 
     def __init__(self, neural: gymnasium.Env):
@@ -25,7 +26,7 @@ class ReferenceGame:
         if config is None:
             raise WorldError("This is the real game")
         self._neural, self._game = neural, open_game(config.world)
-        self._rewind_buffer = RewindBuffer(self._game)
+        self._rewind_buffer, self.is_over = RewindBuffer(self._game), False
 
     def follow(self, actions: Iterable[np.ndarray] | None) -> None:
         """Begin the neural game's room and step through ``actions``, all since its start; None: they are not known."""
@@ -36,11 +37,15 @@ class ReferenceGame:
         if actions is None:
             raise WorldError("The real game cannot follow to this moment; Home begins this room again")
         self._rewind_buffer.start()
+        self.is_over = False
         for action in actions:
+            if self.is_over:
+                raise WorldError("The real game's episode is over under these keys; Home begins this room again")
             self.step(action)
 
     def step(self, action: np.ndarray) -> None:
-        self.frame = self._game.step(action)[0]
+        self.frame, _, *ends, _ = self._game.step(action)
+        self.is_over = is_over(self._game, *ends)
         self._rewind_buffer.tick(action)
 
     def back(self) -> bool:

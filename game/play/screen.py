@@ -72,6 +72,7 @@ class Hud:
     answers: tuple[float, ...] = ()  # arrivals of the key events that this frame is the first to show, seconds
     collapse: str | None = None  # the kind of the picture's collapse, if one was detected
     reprimes: int = 0  # how often the game was primed again after a collapse
+    score: float | None = None  # sum of the episode's rewards; None in a game without any
     rewound: float | None = None  # seconds gone back so far; None while time runs forwards
     behind: float = 0.0  # seconds that one can still go back
     canvas: MapCanvas | None = None  # the map being drawn, instead of the panel
@@ -91,6 +92,11 @@ class Hud:
         """The frames a second, in words."""
         now = "–" if self.fps is None else f"{self.fps:.0f}"
         return f"{now} frames a second" if self.slow_of is None else f"slow: {now} of {self.slow_of:g} frames a second"
+
+    @property
+    def scored(self) -> str:
+        """The score, in words; "" where there is none."""
+        return "" if self.score is None else f"score {round(self.score, 2) + 0:,.10g}"
 
 
 class Screen(Protocol):

@@ -120,6 +120,7 @@ def _words(hud: Hud) -> dict:
     """What the page shows beside the frame."""
     return {
         "place": hud.place,
+        "score": hud.scored,
         "rate": hud.rate,
         "figures": {"runs": hud.runs or "the real game", "tick, ms": hud.tick_ms and round(hud.tick_ms, 1)},
         "held": [] if hud.held is None else np.flatnonzero(hud.held).tolist(),

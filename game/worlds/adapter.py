@@ -49,7 +49,8 @@ class Adapted(gymnasium.Env):
 
     Observation: uint8 [height, width, 3]. Action: one bit a key, in the order of ``metadata["keys"]``; a tick is
     ``game.skip`` steps of the game, or none where the keys held are no action: a game that waits for its player.
-    Reward (the sum over a tick's steps), terminated and truncated are the game's, and ``info["game"]`` is its info.
+    Reward (the sum over a tick's steps), terminated and truncated are the game's, and ``info["game"]`` is its info;
+    ``score`` is the sum of the rewards since the reset.
     ``anchors`` are its own or the first frame of the episode. ``get_state`` and ``set_state`` are there where the game
     can be copied exactly, which is tried once when it is opened.
     Raises GameError for a game that cannot be a world, and for one that fails while it is played.
@@ -86,6 +87,7 @@ class Adapted(gymnasium.Env):
                     f"{self._world.env}: its episode ends within the {self._settings.wait} steps of game.wait"
                 )
         self._frame = self._first = self._seen(observation)
+        self.score = 0.0
         return self._frame, {"game": info}
 
     def step(self, action):
@@ -93,7 +95,7 @@ class Adapted(gymnasium.Env):
         if chosen is None:
             return self._frame, 0.0, False, False, {"game": {}}
         observation, reward, ends, info = self._steps(chosen, self._settings.skip)
-        self._frame = self._seen(observation)
+        self._frame, self.score = self._seen(observation), self.score + reward
         return self._frame, reward, bool(ends[0]), bool(ends[1]), {"game": info}
 
     def _steps(self, chosen: Any, count: int) -> tuple[Any, float, list[bool], dict]:
@@ -126,16 +128,18 @@ class Adapted(gymnasium.Env):
 
     def _get_state(self) -> State:
         """A snapshot: flat arrays; continuing from it is exact."""
-        return self._moments.take() | {"seed": np.array(self._seed), "first": self._first, "frame": self._frame}
+        own = {"seed": np.array(self._seed), "score": np.array(self.score)}
+        return self._moments.take() | own | {"first": self._first, "frame": self._frame}
 
     def _set_state(self, state: State) -> None:
         """Continue from ``get_state``'s answer. ValueError for anything that is no such answer."""
         wanted, frame = set(self._get_state()), self.observation_space
+        state = {"score": np.array(0.0)} | state  # older states have none
         if set(state) != wanted or not (state["frame"] in frame and state["first"] in frame):
             raise ValueError(f"a state of {self._world.env} has the arrays {', '.join(sorted(wanted))}")
         try:
             self._moments.go_to(state)
-            self._seed = int(state["seed"])
+            self._seed, self.score = int(state["seed"]), float(state["score"])
         except Exception as error:  # the game's own code looks at it
             raise ValueError(f"no state of {self._world.env}: {error}") from error
         self._first, self._frame = state["first"], state["frame"]

@@ -94,6 +94,11 @@ class WildKeep(Keep):
             _draw_torches(picture, torches, np.zeros(TORCHES, np.int64), TORCH_PICTURES, COLOURS)
         return pictures
 
+    @property
+    def score(self) -> float:
+        """Sum of the episode's rewards so far, as long as the points are fewer than ``MOST``."""
+        return float(self._wild[POINTS] + self._wild[HEART] - HEARTS)
+
     def get_state(self) -> dict[str, np.ndarray]:
         return super().get_state() | {"wild": self._wild.copy(), "dice": np.array(self._dice[0])}
 

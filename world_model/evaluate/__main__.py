@@ -82,7 +82,8 @@ def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, An
 
     named = describe(arguments.checkpoint / WEIGHTS)[0].name if arguments.checkpoint else "keep"
     arguments.world = arguments.world or named
-    neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device)
+    neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device,
+                        endless=True)  # fmt: skip
     real, device = open_game(neural.config.world), neural.runtime.device
     return neural, real, teacher.find(neural.folder, neural.config, device)
 

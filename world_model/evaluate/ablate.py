@@ -181,12 +181,12 @@ class Arm:
 def arms(folder: Path, world: str, device: str, trained: dict[str, Path]) -> list[Arm]:
     """The unaltered student of ``folder``, every change to it, and the folders in ``trained`` by the arm's name."""
 
-    def shipped(policy: str = "hold") -> NeuralGame:
-        return NeuralGame(world, folder, "torch", device, policy)
+    def shipped(policy: str = "hold", path: Path = folder) -> NeuralGame:
+        return NeuralGame(world, path, "torch", device, policy, endless=True)
 
     def altered(name: str, different: str, runtime: type[TorchRuntime], *choice: Any) -> Arm:
         def game() -> NeuralGame:
-            neural = Altered(world, folder, "torch", device)
+            neural = Altered(world, folder, "torch", device, endless=True)
             neural.runtime = runtime(folder, device, *(value() if callable(value) else value for value in choice))
             neural.config = neural.runtime.config
             return neural
@@ -210,7 +210,7 @@ def arms(folder: Path, world: str, device: str, trained: dict[str, Path]) -> lis
             made.append(altered(f"no {kind}", f"nothing is picked from {sources}", Without, kind))
         made.append(altered("mean of sources", "the mean of all sources instead of the likeliest", MeanOfSources))
     for name, path in trained.items():
-        made.append(Arm(name, f"trained otherwise: {path}", lambda path=path: NeuralGame(world, path, "torch", device)))
+        made.append(Arm(name, f"trained otherwise: {path}", lambda path=path: shipped(path=path)))
     return made
 
 

@@ -10,7 +10,7 @@ noise is an argument and never drawn here, so equal seed, keys and weights give 
     clean        [N, B, C, h, w]                            the block shown last; not in the cache yet
     clean_action [N, keys]                                  the keys that it was shown under
     sinks        [N, S * B, C, h, w]                        latents of the sinks
-    tick         [1] int64                                  ticks since prime
+    tick         [1] or [N] int64                           ticks since prime
     and the arrays of the head (``Head.state_names``)
 
 After Rolling Forcing (Liu et al., arXiv 2509.25161), with three differences: the clean block is cached by the same pass
@@ -20,6 +20,7 @@ window is full from the first tick on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,9 @@ from world_model.model.noise import renoise, sigmas
 from world_model.model.transformer import Cache, Transformer
 
 State = dict[str, Tensor]
+
+BATCHED = ("keys", "values")
+"""Arrays of a state whose second dimension is the batch; in the others it is the first."""
 
 
 def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, actions: Tensor, noise: Tensor) -> State:
@@ -94,6 +98,17 @@ def step(model: Transformer, rolling: Rolling, state: State, action: Tensor, noi
     """``tick``, returning only the block to show, [N, B, C, h, w]."""
     state, x0, _ = tick(model, rolling, state, action, noise)
     return state, x0[:, 0]
+
+
+def stack(states: Sequence[State]) -> State:
+    """The states of N games, each of a batch of 1, as one of a batch of N."""
+    return {name: torch.cat([state[name] for state in states], int(name in BATCHED)) for name in states[0]}
+
+
+def unstack(state: State) -> list[State]:
+    """Inverse of ``stack``."""
+    parts = [value.split(1, int(name in BATCHED)) for name, value in state.items()]
+    return [dict(zip(state, of_game, strict=True)) for of_game in zip(*parts, strict=True)]
 
 
 def refill_window(model: Transformer, rolling: Rolling, state: State, action: Tensor, noise: Tensor) -> State:

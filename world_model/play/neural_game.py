@@ -30,6 +30,7 @@ REMEDIES = ("ignore", "watch", "reprime")
 # Counters of the noise: n for block n, PRIME + n for the n-th priming of an episode, REFILL + n for refilling the
 # window before block n. Whether one is drawn changes no other.
 PRIME, REFILL = 2**62, 2**63
+OUTCOME = "outcome"  # array of the state [N, 2]: reward of the block shown last, chance that the episode ended with it
 FINDINGS = "findings."  # prefix of the collapse detector's arrays in a snapshot; older detectors had another
 
 
@@ -47,8 +48,11 @@ class NeuralGame(gymnasium.Env):
 
     reset(seed) starts scene ``seed % number of scenes`` with the noise of ``seed``; options {"scene": name} or
     {"anchors": uint8 [n, H, W, 3]} choose another, "frames" [m, H, W, 3] the frames before play (default: the first
-    anchor). ``timing_ms``: milliseconds of the last tick, by part; not in ``info``, which is equal in every replay.
-    ``reprimes`` counts since the reset. Raises WorldError with a message for the player.
+    anchor). Where the head predicts outcomes, ``step`` returns reward and end, those of a block with its last frame,
+    and ``score`` is the sum of the rewards since the reset; without, rewards are 0 and nothing ends. After an end
+    ``step`` raises ResetNeeded; a game made ``endless`` reports no end. ``timing_ms``: milliseconds of the last tick,
+    by part; not in ``info``, which is equal in every replay. ``reprimes`` counts since the reset. Raises WorldError
+    with a message for the player.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -62,12 +66,14 @@ class NeuralGame(gymnasium.Env):
         policy: Literal["hold", "reforce"] = "hold",
         collapse: Literal["ignore", "watch", "reprime"] = "watch",
         render_mode: str | None = "rgb_array",
+        endless: bool = False,
     ):
         if policy not in POLICIES:
             raise WorldError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
         if collapse not in REMEDIES:
             raise WorldError(f"no answer {collapse!r} to a collapse; there are {', '.join(REMEDIES)}")
-        self.world, self.policy, self.remedy, self.render_mode = world, policy, collapse, render_mode
+        self.world, self.policy, self.remedy = world, policy, collapse
+        self.render_mode, self.endless = render_mode, endless
         self.folder = Path(checkpoint) if checkpoint is not None else _shipped(world)
         self.config, self.runtime = _opened(self.folder, world, runtime, device)
         world_size = self.config.world
@@ -79,6 +85,7 @@ class NeuralGame(gymnasium.Env):
         self._digest = digest(self.folder / WEIGHTS)
         self.timing_ms = {"step": 0.0, "decode": 0.0}
         self._warm = False
+        self._state: State | None = None
         self._seed: int | None = None
         self._scene: Scene | None = None
         self._watch: Collapse | None = None
@@ -89,13 +96,18 @@ class NeuralGame(gymnasium.Env):
         """The kind of collapse at the last tick, one of ``collapse.KINDS``; None while there is none."""
         return self._watch.kind if self._watch else None
 
+    @property
+    def score(self) -> float | None:
+        """Sum of the rewards of this episode so far; None where the head predicts none."""
+        return self._score if OUTCOME in (self._state or ()) else None
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._scene = self._chosen(self._seed, dict(options or {}))
         self._watch, self.reprimes = self._watcher(), 0
         self._state, clean = self._primed(self._scene.frames)
-        self._block = 0
+        self._block, self._score = 0, 0.0
         self._held = np.zeros(self.config.action_size, np.int8)
         self._tapped = self._held.copy()
         self._frame = self.runtime.decode(clean)[-1]
@@ -104,16 +116,61 @@ class NeuralGame(gymnasium.Env):
         return self._frame.copy(), {}
 
     def step(self, action: np.ndarray):
+        began = time.perf_counter()
+        action, self.timing_ms = self.accept(action), {"step": 0.0, "decode": 0.0}
+        if self.is_due:
+            state, latent = self.runtime.step(*self.request())
+            stepped = time.perf_counter()
+            self.take_block(state, self.runtime.decode(latent))
+            decoded = time.perf_counter()
+            self.timing_ms = {"step": (stepped - began) * 1e3, "decode": (decoded - stepped) * 1e3}
+        return self.show(action)
+
+    # ``step`` in its parts, so that ``NeuralGames`` can generate the blocks of many games at once.
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next block must be generated before the next frame can be shown."""
+        return not len(self._pending)
+
+    def accept(self, action: np.ndarray) -> np.ndarray:
+        """The keys of a tick, checked and remembered for the block that they act on; int8 [keys]."""
+        if self._state is None or self._outcome()[1]:
+            raise gymnasium.error.ResetNeeded("the episode is over, or none has begun: call reset()")
         action = checked(action, self.config.world.keys).astype(np.int8)
-        self.timing_ms = {"step": 0.0, "decode": 0.0}
-        if len(self._pending):
-            self._tapped |= action & ~self._held  # this block is already generated: keys for the next one
-        else:
-            self._next_block(action | self._tapped)
+        self._tapped |= action if self.is_due else action & ~self._held  # else this block is already generated
+        return action
+
+    def request(self) -> tuple[State, np.ndarray, np.ndarray]:
+        """The arguments with which ``runtime.step`` generates the next block."""
+        if self.remedy == "reprime" and self.collapse:
+            self._reprime()
+        action = self._tapped[None]
+        if self.policy == "reforce" and (self._tapped != self._held).any():
+            self._state = self.runtime.refill_window(self._state, action, self.refill_noise(REFILL + self._block))
+        return self._state, action, self.noise(self._block)
+
+    def take_block(self, state: State, frames: np.ndarray) -> None:
+        """The requested block was generated: the state after it, and its frames uint8 [B, H, W, 3]."""
+        self._state, self._pending = state, frames
+        self._held, self._tapped = self._tapped, np.zeros_like(self._tapped)
+        self._block += 1
+
+    def show(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Show the next frame: what ``step`` returns."""
         self._frame, self._pending = self._pending[0], self._pending[1:]
         if self._watch:
             self._watch.look(self._frame, action)
-        return self._frame.copy(), 0.0, False, False, {}
+        reward, terminated = self._outcome()
+        self._score += reward
+        return self._frame.copy(), reward, terminated, False, {}
+
+    def _outcome(self) -> tuple[float, bool]:
+        """The reward that came with the frame shown last, and whether the episode ended with it."""
+        if OUTCOME not in self._state or len(self._pending):
+            return 0.0, False
+        reward, end = self.runtime.to_numpy({OUTCOME: self._state[OUTCOME]})[OUTCOME][0].tolist()
+        return reward, end > 0.5 and not self.endless
 
     def render(self) -> np.ndarray | None:
         return self._frame.copy() if self.render_mode == "rgb_array" else None
@@ -131,6 +188,7 @@ class NeuralGame(gymnasium.Env):
             "seed": np.array(self._seed, np.uint64),
             "block": np.array(self._block),
             "reprimes": np.array(self.reprimes),
+            "score": np.array(self._score),
             "held": self._held.copy(),
             "tapped": self._tapped.copy(),
             "frame": self._frame.copy(),
@@ -145,6 +203,7 @@ class NeuralGame(gymnasium.Env):
         self._check(state)
         self._state = self.runtime.from_numpy(_part(state, "rolling."))
         self._seed, self._block = int(state["seed"]), int(state["block"])
+        self._score = float(state.get("score", 0.0))
         self._held, self._tapped = state["held"].copy(), state["tapped"].copy()
         self._frame, self._pending = state["frame"].copy(), state["pending"].copy()
         self._scene = scenes.standing(str(state["scene"]), state["anchors"].copy())
@@ -199,21 +258,6 @@ class NeuralGame(gymnasium.Env):
             "policy": self.policy,
             "collapse": self.remedy,
         }
-
-    def _next_block(self, action: np.ndarray) -> None:
-        """Generate a block under ``action``, queue its frames and measure the time."""
-        began = time.perf_counter()
-        if self.remedy == "reprime" and self.collapse:
-            self._reprime()
-        if self.policy == "reforce" and (action != self._held).any():
-            self._state = self.runtime.refill_window(self._state, action[None], self.refill_noise(REFILL + self._block))
-        self._state, latent = self.runtime.step(self._state, action[None], self.noise(self._block))
-        stepped = time.perf_counter()
-        self._pending = self.runtime.decode(latent)
-        decoded = time.perf_counter()
-        self._held, self._tapped = action, np.zeros_like(action)
-        self._block += 1
-        self.timing_ms = {"step": (stepped - began) * 1e3, "decode": (decoded - stepped) * 1e3}
 
     def _watcher(self) -> Collapse | None:
         sinks = self._scene.anchors[: self.config.rolling.sink_frames]

@@ -15,7 +15,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -268,6 +268,17 @@ class TorchRuntime:
     def step(self, state: State, action: np.ndarray, noise: np.ndarray) -> tuple[State, np.ndarray]:
         state, latent = self._rolled("step", state, *self._floats(action, noise))
         return state, latent.cpu().numpy()
+
+    def step_many(
+        self, states: Sequence[State], actions: np.ndarray, noise: np.ndarray
+    ) -> tuple[list[State], np.ndarray]:
+        """``step`` of N games at once: actions [N, keys], noise [N, K, B, C, h, w] -> N states, blocks [N, B, C, h, w].
+        The graphs of ``OnnxRuntime`` are for one game."""
+        from world_model.model import rolling
+
+        with self._torch.inference_mode():
+            state, latents = self.step(rolling.stack(states), actions, noise)
+            return rolling.unstack(state), latents
 
     def refill_window(self, state: State, action: np.ndarray, noise: np.ndarray) -> State:
         return self._rolled("refill_window", state, *self._floats(action, noise))

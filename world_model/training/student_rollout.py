@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from world_model.config import Config, PickSize, ViewSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
-from world_model.model.rolling import State
+from world_model.model.rolling import BATCHED, State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
 from world_model.training.clips import TrainingData, TransformerStage, load_transformer, still_held
@@ -54,8 +54,6 @@ SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 GAMES = ("which", "at", "left", "strayed")
 """Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed."""
-BATCHED = ("keys", "values")
-"""Arrays of a state whose second dimension is the batch; in the others it is the first."""
 
 
 class StudentRolloutTraining(TransformerStage):
