@@ -55,6 +55,12 @@ def test_an_unknown_bot_is_named_with_the_known_ones():
         make_bot("dancer", 0)
 
 
+def test_a_bot_of_ones_own_is_a_class_in_a_file(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("from game.worlds.bots import Bot\nclass Me(Bot):\n  def plan(self): return self.keys[:1], 9\n")
+    assert blind(f"{own}:Me", 0, 20, ("fire", "duck")).tolist() == [[1, 0]] * 20 and knows(f"{own}:Me", ("x",))
+
+
 def test_the_mix_covers_every_key_alone_and_in_pairs_and_long_stillness():
     sessions = [blind("mix", seed, 400) for seed in range(60)]
     held = {tuple(np.flatnonzero(action)) for actions in sessions for action in actions}

@@ -1,6 +1,7 @@
 """Data sets made by bots: deterministic whatever the number of processes, resumable, never mixed."""
 
 import os
+import shutil
 
 import gymnasium
 import numpy as np
@@ -87,9 +88,11 @@ def test_a_folder_of_something_else_is_not_deleted(tmp_path, config):
 
 
 class Short(gymnasium.Wrapper):
-    """The real game, over after ten frames."""
+    """The real game, whose episodes are over after nine ticks."""
 
-    ticks = 0
+    def reset(self, **options):
+        self.ticks = 0
+        return self.env.reset(**options)
 
     def step(self, action):
         self.ticks += 1
@@ -101,10 +104,18 @@ def make_short_game(config: Config) -> gymnasium.Env:
     return Short(real_game(config))
 
 
-def test_an_episode_may_end_early(tmp_path, config):
-    assert make(config, tmp_path, sessions=2, make_env=make_short_game).frames == 20
-    assert [len(Session.open(path)) for path in find_sessions(tmp_path)] == [10, 10]
-    assert make(config, tmp_path, sessions=2, make_env=make_short_game).skipped == 2
+def test_the_end_of_an_episode_begins_the_next_beside_it(tmp_path, config):
+    """As many ticks as were asked for, whatever the game's episodes; and no episode of one frame."""
+    made = make(config, tmp_path, sessions=2, frames=19, make_env=make_short_game)
+    paths = find_sessions(tmp_path)
+    assert [path.name for path in paths] == ["000000-seed0", "000000-seed0-1", "000001-seed1", "000001-seed1-1"]
+    sessions = [Session.open(path) for path in paths]
+    assert [len(session) for session in sessions] == [10, 10, 10, 10] and made.frames == 40
+    assert all(session.terminated[-1] and not session.terminated[:-1].any() for session in sessions)
+    assert sessions[1].meta.seed not in (None, 0) and (sessions[0].actions[1:] != sessions[1].actions[1:]).any()
+    shutil.rmtree(paths[3])
+    again = make(config, tmp_path, sessions=2, frames=19, make_env=make_short_game)
+    assert (again.made, again.skipped) == (1, 1) and find_sessions(tmp_path) == paths
 
 
 def make_deadly_game(config: Config) -> gymnasium.Env:

@@ -336,7 +336,9 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
     [
         (("--world", "atlantis"), "no world 'atlantis'"),
         (("--headless",), "needs somebody to play"),
-        (("--headless", "--bot", "cat"), "there are explorer"),
+        (("--headless", "--bot", "cat"), "there are: explorer"),
+        (("--headless", "--bot", "cat.py:Cat"), "cat.py: FileNotFoundError"),
+        (("--headless", "--bot", f"{__file__}:Cat"), "test_play.py: has no class 'Cat'"),
         (("--sessions", 3), "--sessions needs"),
         (("--headless", "--bot", "mix"), "--headless needs an end"),
         (("--verify",), "--verify goes with --replay"),

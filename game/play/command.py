@@ -22,7 +22,7 @@ from game.play.report import draft_of, hardware, peak_rss_mb, seconds_since_star
 from game.play.screen import Headless, Screen
 from game.record.recorder import Recorder
 from game.record.replay import Replay, caveats
-from game.worlds.bots import NAMES, knows
+from game.worlds.bots import find_bot, knows
 from game.worlds.sources import is_compiled, optional, real_game
 from world_model import config as configuration
 from world_model.checkpoint import WEIGHTS, describe
@@ -45,10 +45,14 @@ class PlayError(ValueError):
 
 def check(flags: Namespace) -> None:
     """Raise PlayError for flags that do not go together."""
+    try:
+        if flags.bot not in (None, "mix"):
+            find_bot(flags.bot)
+    except ValueError as error:
+        raise PlayError(f"--bot: {error}") from error
     remote = [f"--{name}" for name in LOCAL if re.match(r"\w{2,}:/", str(getattr(flags, name)))]
     wrong = {
         f"{' and '.join(remote)}: must be on this machine; download it first, then name the folder or file": remote,
-        f"--bot {flags.bot}: there are {', '.join(NAMES)}": flags.bot is not None and flags.bot not in NAMES,
         "--headless needs somebody to play: --bot NAME (or --replay)": flags.headless
         and not flags.bot
         and not flags.replay,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -64,10 +65,11 @@ def collect(
     workers: int | None = None,
     make_env: MakeEnv = real_game,
 ) -> Collected:
-    """Record ``sessions`` episodes of ``frames`` frames, the reset frame included, into ``out``.
+    """Record ``sessions`` times ``frames`` frames, the reset frames included, into ``out``.
 
     Session i is ``out/<i>-seed<room>``, played in room ``seed + i`` (rooms: only so many, in turn) by a bot with the
-    seed ``seed + i``; it depends on nothing else. Sessions that are there already are skipped, unfinished ones are
+    seed ``seed + i``; it depends on nothing else. Where the game ends before that, its next episodes are recorded
+    beside it, as ``<i>-seed<room>-<episode>``. Sessions that are there already are skipped, unfinished ones are
     recorded again. workers: processes, one a core by default; 1 stays in this process. make_env: importable by name
     for more than one. Raises EpisodeError for a folder that cannot be written or holds other sessions of these names.
     """
@@ -111,11 +113,12 @@ def _settle_worker() -> None:
 
 def _play(job: Job) -> int:
     """Record one session, in chunks of a second and without fsync: an unfinished one is recorded again anyway."""
-    if job.path.exists():
-        shutil.rmtree(job.path)
+    for path in _episodes(job):
+        shutil.rmtree(path)
     env = job.make_env(job.config)
     keys = job.config.world.keys
     bot = make_bot(job.bot, job.seed, keys)
+    episodes = count()
     recorder = Recorder(
         env,
         job.path.parent,
@@ -123,7 +126,7 @@ def _play(job: Job) -> int:
         config=job.config.world,
         player=job.bot,
         clock=None,
-        name=lambda seed: job.path.name,
+        name=lambda seed: f"{job.path.name}-{episode}" if (episode := next(episodes)) else job.path.name,
         provenance={"bot": type(bot).__name__.lower(), FRAMES_ASKED: job.frames},
         chunk_frames=job.config.world.fps,
         durable=False,
@@ -131,28 +134,37 @@ def _play(job: Job) -> int:
     try:
         observation, info = recorder.reset(seed=job.room)
         for tick in range(1, job.frames):
-            observation, _, terminated, truncated, info = recorder.step(bot.act(observation, info))
-            if is_over(recorder, terminated, truncated):
-                return tick + 1
+            observation, _, *ends, info = recorder.step(bot.act(observation, info))
+            if is_over(recorder, *ends) and tick + 1 < job.frames:
+                observation, info = recorder.reset()  # the game's own next episode
     finally:
         recorder.close()
-    return job.frames
+    return job.frames + next(episodes) - 1
+
+
+def _episodes(job: Job) -> list[Path]:
+    """The folders that there are of a session's episodes."""
+    return [path for name in (job.path.name, f"{job.path.name}-*") for path in job.path.parent.glob(name)]
 
 
 def _is_finished(job: Job) -> bool:
     """Whether the session is there already and whole; EpisodeError where something else has its name."""
-    if not (job.path / END).is_file():
-        if job.path.exists() and not (job.path / META).is_file():
-            raise EpisodeError(f"{job.path}: exists and is not a session; record into another folder")
-        return False
-    session = Session.open(job.path)
-    meta, world = session.meta, job.config.world
-    recorded = (meta.world, meta.player, meta.provenance.get(FRAMES_ASKED), meta.height, meta.width, meta.keys)
-    wanted = (job.config.name, job.bot, job.frames, world.height, world.width, world.keys)
-    if recorded != wanted:
-        which = f"{_words(recorded)}; asked for: {_words(wanted)}"
-        raise EpisodeError(f"{job.path}: is another session ({which}); record into another folder")
-    return not session.damage
+    sessions = []
+    for path in _episodes(job):
+        if (path / END).is_file():
+            sessions.append(Session.open(path))
+        elif not (path / META).is_file():
+            raise EpisodeError(f"{path}: exists and is not a session; record into another folder")
+    world = job.config.world
+    for session in sessions:
+        meta = session.meta
+        recorded = (meta.world, meta.player, meta.provenance.get(FRAMES_ASKED), meta.height, meta.width, meta.keys)
+        wanted = (job.config.name, job.bot, job.frames, world.height, world.width, world.keys)
+        if recorded != wanted:
+            which = f"{_words(recorded)}; asked for: {_words(wanted)}"
+            raise EpisodeError(f"{session.path}: is another session ({which}); record into another folder")
+    ticks = sum(len(session) - 1 for session in sessions)
+    return ticks == job.frames - 1 and not any(session.damage for session in sessions)
 
 
 def _words(session: tuple) -> str:

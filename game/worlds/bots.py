@@ -7,6 +7,7 @@ A bot is deterministic in its seed and in its inputs. The tourist, the doorseeke
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Sequence
 
 import numpy as np
@@ -308,15 +309,29 @@ NAMES = (*BOTS, "mix")
 
 
 def knows(name: str, keys: Sequence[str]) -> bool:
-    """Whether the named bot presses any of a world's keys; True for the bot that never presses any."""
-    return name in (*GENERIC_MIX, "nobody", "mix") or bool(set(keys) & set(ARENA_KEYS))
+    """Whether the named bot presses any of a world's keys; True for the bot that never presses any, and for a
+    person's own."""
+    return name in (*GENERIC_MIX, "nobody", "mix") or name not in BOTS or bool(set(keys) & set(ARENA_KEYS))
 
 
 def make_bot(name: str, seed: int, keys: Sequence[str] = ARENA_KEYS) -> Bot:
-    """The named bot; ``mix`` picks one of the others by its seed. ValueError lists the names."""
+    """The named bot (see ``find_bot``); ``mix`` picks one of ours by its seed. ValueError lists the names."""
     if name == "mix":
         mix = MIXES.get(tuple(keys), GENERIC_MIX)
         name = str(np.random.default_rng([int(seed), 0x317]).choice(list(mix), p=list(mix.values())))
-    if name not in BOTS:
-        raise ValueError(f"no bot {name!r}; there are: {', '.join(NAMES)}")
-    return BOTS[name](seed, keys)
+    return find_bot(name)(seed, keys)
+
+
+def find_bot(name: str) -> type[Bot]:
+    """The class of a bot of ours, or of one of yours as ``FILE.py:CLASS``, made and asked as ours are. ValueError."""
+    file, _, kind = name.rpartition(":")
+    if not file.endswith(".py"):
+        if name not in BOTS:
+            raise ValueError(f"no bot {name!r}; there are: {', '.join(NAMES)}, or yours as FILE.py:CLASS")
+        return BOTS[name]
+    try:
+        return runpy.run_path(file)[kind]
+    except KeyError as error:
+        raise ValueError(f"{file}: has no class {kind!r}") from error
+    except Exception as error:  # anybody's code
+        raise ValueError(f"{file}: {type(error).__name__}: {' '.join(str(error).split())}") from error
