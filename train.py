@@ -17,7 +17,7 @@ examples
   python train.py --config configs/keep.yaml --data mine --out runs/mine --resume assets/worlds/keep --minutes 30
                                                                                  teach a trained world your own play
   torchrun --nproc_per_node=4 train.py --config configs/keep.yaml --data recordings
-  python train.py --new-world ALE/Pong-v5                                        a world of somebody else's game
+  python train.py --new-world ALE/Breakout-v5                                    a world of somebody else's game
   python play.py --checkpoint runs/keep                                          play what came out
 
 Recordings are made by play.py: --engine --record FOLDER yours, --engine --bot mix --headless --record FOLDER a bot's.

@@ -20,6 +20,7 @@ from game.play.command import play as run_play
 from game.record.recorder import Recorder
 from game.worlds.adapter import GameError
 from game.worlds.adapter_keys import suggested
+from game.worlds.bots import make_bot
 from game.worlds.new_world import new_world
 from world_model.checkpoint import describe
 from world_model.config import WORLDS, Config, ConfigError, Game, World, load
@@ -411,9 +412,26 @@ class OldCrafter:
         return np.full((64, 64, 3), action, np.uint8), 0.0, action == 16, {}
 
 
+def example(number: int) -> str:
+    """The code of an example in the documentation."""
+    text = (Path(__file__).parents[1] / "docs/your_game.md").read_text()
+    return text.split("```")[2 * number + 1].removeprefix("python")
+
+
+def test_the_example_of_a_player(tmp_path):
+    (tmp_path / "tracker.py").write_text(example(1))
+    bot, frame = make_bot(f"{tmp_path}/tracker.py:Tracker", 0, ("space", "d", "a")), np.zeros((112, 80, 3), np.uint8)
+    frame[50:58, 70:72] = 92, 186, 92
+    bot.following = 4
+    for row, keys in ((30, [0, 1, 0]), (53, [0, 0, 0]), (80, [0, 0, 1])):  # up, neither, down to the ball
+        seen = frame.copy()
+        seen[row : row + 2, 40] = 236
+        assert bot.act(seen, {}).tolist() == keys
+    assert len({bot.act(frame, {}).tobytes() for _ in range(600)}) == 6, "it serves, and plays at random in between"
+
+
 def test_the_example_of_an_older_game(tmp_path, monkeypatch):
-    example = (Path(__file__).parents[1] / "docs/your_game.md").read_text().split("```")[1].removeprefix("python")
-    (tmp_path / "my_crafter.py").write_text(example)
+    (tmp_path / "my_crafter.py").write_text(example(0))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "crafter", SimpleNamespace(Env=OldCrafter))
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
