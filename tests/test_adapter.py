@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,14 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from script import down
+from script import play as loop
 
 import game.register  # noqa: F401
 import play
 import train
 from game.play.command import play as run_play
+from game.play.keyboard import Event
 from game.record.recorder import Recorder
 from game.worlds.adapter import GameError
 from game.worlds.adapter_keys import suggested
@@ -100,6 +104,14 @@ class Keyed(Dot):
         return self.said
 
 
+class Mine(Saved):
+    """... whose episode ends where the dot is driven to the left, into a mine."""
+
+    def step(self, action):
+        frame, reward, _, *rest = super().step(action)
+        return frame, reward, action == 1, *rest
+
+
 class Bare(Dot):
     """... which draws nothing."""
 
@@ -108,10 +120,10 @@ class Bare(Dot):
 
 @pytest.fixture(scope="module", autouse=True)
 def games():
-    for kind in (Dot, Saved, Keyed, Bare):
+    for kind in (Dot, Saved, Mine, Keyed, Bare):
         gymnasium.register(f"tests/{kind.__name__}-v0", kind)
     yield
-    for kind in (Dot, Saved, Keyed, Bare):
+    for kind in (Dot, Saved, Mine, Keyed, Bare):
         del gymnasium.registry[f"tests/{kind.__name__}-v0"]
 
 
@@ -300,6 +312,38 @@ def test_a_moment_goes_on_exactly(env):
         assert np.array_equal([source.step(np.array([0, 1]))[0] for _ in range(3)], then)
     with pytest.raises(ValueError, match="no state of|has the arrays"):
         source.set_state({name: np.zeros(()) for name in state})
+
+
+def test_the_score_is_of_this_episode_and_of_this_moment(tmp_path, monkeypatch):
+    """Also after going back, to a saved moment, and into another future: half a point for each pixel the dot went."""
+    monkeypatch.chdir(tmp_path)
+    plan = {2: down("f5"), 7: down("backspace"), 10: [Event("up", "backspace")], 13: down("f9"), 16: down("b"),
+            20: down("return"), 24: down("escape")}  # fmt: skip
+    screen = loop(open_game(world_of(env="tests/Saved-v0")), plan)
+    went = [dot_in(frame)[0][1] - PLACE[1] - (32 - WIDTH) // 2 for frame in screen.shown]
+    assert [hud.score for hud in screen.huds] == [pixels / 2 for pixels in went]
+    assert sum(after < before for before, after in pairwise(went)) >= 3 and screen.huds[-1].beside is not None
+    huds = loop(open_game(world_of(ends_at=4)), {}, frames=7).huds
+    assert [hud.score for hud in huds] == [0, 0.5, 1, 1.5, 2, 0, 0.5, 1, 1.5]
+    assert huds[5].notice == "The episode is over · score 2" and huds[4].place != huds[5].place
+
+
+def test_another_future_closes_when_it_ends():
+    """The first future goes on, by the keys that it gets."""
+    plan = {2: down("b"), 4: down("b"), 6: down("left")}
+    huds = loop(open_game(world_of(tuple("wasd"), "tests/Mine-v0")), plan, frames=14).huds
+    assert [hud.beside is not None for hud in huds] == [False] * 3 + [True] * 3 + [False] * 9
+    assert "beside this one is over" in huds[-1].notice and huds[-1].score == 7
+
+
+def test_a_state_of_before_there_was_a_score():
+    source = open_game(world_of(env="tests/Saved-v0")).unwrapped
+    source.reset(seed=7)
+    source.step(np.array([1, 0]))
+    state = source.get_state()
+    del state["score"]
+    source.set_state(state)
+    assert source.score == 0 and dot_in(source.render()) == [[PLACE[0] + 4, PLACE[1] + 4 + 1]]
 
 
 def test_a_copy_is_of_its_own_run(tmp_path):

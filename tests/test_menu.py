@@ -106,6 +106,19 @@ def test_worlds_play_while_one_looks_and_the_one_that_is_looked_at_is_large():
     assert screen.frame is last.entries[1].picture
 
 
+def test_a_world_that_plays_itself_begins_again_after_an_end():
+    class Short(Counting):
+        def step(self, action):
+            frame, *_, info = super().step(action)
+            return frame, 0.0, bool(frame.max() == 3), False, info
+
+    demo, shown = menu.Demo(Short()), []
+    for _ in range(5):
+        demo.step()
+        shown.append(demo.frame.max())
+    assert shown == [1, 2, 0, 1, 2]
+
+
 def test_a_world_without_weights_says_how_to_get_them():
     _, screen = chosen("3", mouse("hover", 2), "escape")
     assert "train.py --config configs/new.yaml" in screen.shown.notice, "and goes on to say it under a moving mouse"

@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 import toy
 from gymnasium.utils.env_checker import check_env
+from script import down
+from script import play as loop
+from test_adapter import example
 
 from game.play import command as playing
+from game.play.keyboard import Event
 from game.record.recorder import Recorder
 from game.record.replay import Replay
 from game.register import register_worlds
@@ -477,6 +481,15 @@ def test_predicted_rewards_and_ends_are_an_environments(bare, monkeypatch):
     assert [endless.step(FORWARD | end)[1:3] for _ in range(2)] == [(0.5, False)] * 2
 
 
+def test_after_an_end_the_window_goes_on_with_the_next_scene(bare, monkeypatch):
+    toy.predict_outcomes(monkeypatch)
+    plan = {0: down("w"), 4: [*down("e"), Event("up", "e")]}
+    huds = loop(NeuralGame(checkpoint=bare, runtime="torch", device="cpu"), plan, seed=0, frames=7).huds
+    assert [hud.score for hud in huds] == [0, 0.5, 1, 1.5, 2, 0, 0.5, 1, 1.5]
+    assert [hud.place for hud in huds] == ["room 3"] * 5 + ["room 12"] * 4
+    assert huds[5].notice == "The episode is over · score 2"
+
+
 def test_a_world_without_outcomes_has_no_score(game):
     with pytest.raises(gymnasium.error.ResetNeeded):
         NeuralGame(checkpoint=game.folder, device="cpu").step(NOTHING)
@@ -516,6 +529,13 @@ def test_games_in_a_stack_play_as_each_would_alone(shape, request, monkeypatch):
         assert rewards.tolist() == list(gained) and terminated.tolist() == list(over) and not truncated.any()
         assert [game.score for game in games.games] == [game.score for game in alone]
     assert all(game.provenance()["seed"] != 5 + i for i, game in enumerate(games.games[:2])), "both have ended once"
+
+
+def test_the_example_of_an_environment(bare):
+    given = example(2).replace('"pong"', '"arena"').replace('"runs/pong"', repr(str(bare))).replace("16", "2")
+    exec(given, made := {})
+    frame, frames = made["game"].reset(seed=5)[0], made["games"].reset(seed=5)[0]
+    np.testing.assert_allclose(frames[0].astype(int), frame, atol=1)
 
 
 def test_many_games_need_pytorch_and_a_start(exported, bare):

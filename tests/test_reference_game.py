@@ -9,11 +9,13 @@ from script import down, play
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
+from game.play import reference_game
 from game.play.camera import Camera
 from game.play.keyboard import Event
 from game.worlds.keep import Keep
 from world_model.play.neural_game import NeuralGame
 from world_model.play.pictures import cells_apart
+from world_model.play.real_game import open_game
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,23 @@ def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
     real = gymnasium.make("rollplay/Keep-v0", disable_env_checker=True)
     huds = play(real, {2: down("v"), 8: down("escape")}).huds
     assert huds[-1].beside is None and "real game" in huds[-1].notice
+
+
+def test_a_real_game_whose_episode_is_over_is_no_longer_shown(neural, monkeypatch):
+    class Short(gymnasium.Wrapper):
+        def reset(self, **options):
+            self.ticks = 0
+            return self.env.reset(**options)
+
+        def step(self, action):
+            self.ticks += 1
+            frame, reward, _, *rest = self.env.step(action)
+            return frame, reward, self.ticks == 6, *rest
+
+    monkeypatch.setattr(reference_game, "open_game", lambda world: Short(open_game(world)))
+    huds = play(neural, {3: down("v"), 12: down("v"), 16: down("escape")}).huds
+    assert huds[5].beside is not None and huds[8].beside is None and "beside this one is over" in huds[8].notice
+    assert huds[-1].beside is None and "real game's episode is over under these keys" in huds[-1].notice
 
 
 def test_a_moment_that_the_real_game_cannot_follow_to_is_reported(neural, tmp_path, monkeypatch):

@@ -76,6 +76,14 @@ def test_held_keys_light_up(window):
     assert lit[0] == 0 < lit[1] < lit[2]
 
 
+def test_the_score_is_in_the_panel_of_a_game_that_has_one(window):
+    none, nothing, some = (shown(window, score=score) for score in (None, 0.0, 12.5))
+    assert not np.array_equal(none, nothing) and not np.array_equal(nothing, some)
+    scores = {None: "", 0.0: "score 0", 12.5: "score 12.5", -0.001: "score 0", 0.1 + 0.2: "score 0.3", -21: "score -21"}
+    assert {score: hud(score=score).scored for score in scores} == scores
+    assert hud(score=1234567.0).scored == "score 1,234,567"
+
+
 def test_the_recording_light(window):
     assert count(shown(window), RED) == 0
     assert count(shown(window, recording=61.0), RED) > 50

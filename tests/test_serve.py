@@ -81,10 +81,12 @@ def test_the_player_gets_frames_and_gives_keys(page):
         socket.send(json.dumps({"key": "w", "down": True, "number": 7}))
         (event,) = polled(page)
         assert (event.kind, event.key) == ("down", "w")
-        hud = {"notice": "hello", "fps": 9.0, "slow_of": 20.0, "tick_ms": 40.04, "runs": "onnx on cpu"}
+        hud = {"notice": "hello", "score": 3.0, "fps": 9.0, "slow_of": 20.0, "tick_ms": 40.04, "runs": "onnx on cpu"}
         page.show(FRAME, Hud(keys=("w", "e"), held=np.array([1, 0]), answers=(event.at,), **hud))
         fields = words(socket, "notice")
-        assert fields["held"] == [0] and fields["rate"] == "slow: 9 of 20 frames a second"
+        assert (
+            fields["held"] == [0] and fields["score"] == "score 3" and fields["rate"] == "slow: 9 of 20 frames a second"
+        )
         assert fields["figures"] == {"runs": "onnx on cpu", "tick, ms": 40.0}
         newest, shown = frame(socket)
         assert newest == 7 and np.array_equal(shown, FRAME)

@@ -50,6 +50,15 @@ def test_everything_follows_from_seed_and_keys_and_the_keep_is_as_it_was():
     assert crc32(np.stack([frame for frame, *_ in played(tame, 7, 300)])) == TAME
 
 
+def test_the_score_is_the_sum_of_the_episodes_rewards():
+    game, score, ends = WildKeep(), 0, 0
+    for _, reward, ended, *_ in played(game, 5, 1500):
+        score += reward
+        assert game.score == score
+        score, ends = score * (not ended), ends + ended
+    assert ends
+
+
 def test_a_state_continues_exactly_and_otherwise_under_other_dice():
     game, other = wild(5), WildKeep()
     list(played(game, 5, 90))
