@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import gymnasium
 import numpy as np
 import pytest
@@ -177,6 +178,23 @@ def test_crop_then_scale():
 def test_an_episode_that_begins_in_the_dark_has_no_picture_of_its_place():
     source = open_game(world_of(height=16, width=8, crop=(20, 4, 8, 0), scale=2)).unwrapped
     assert not source.reset(seed=1)[0].any() and source.anchors() is None
+
+
+def test_a_person_names_pictures_of_the_place(tmp_path):
+    """Beside the YAML, of any size; a recording holds them, and neither it nor weights say where they lay."""
+    new_world("tests/Dot-v0", "dot", tmp_path)
+    yaml = tmp_path / "dot.yaml"
+    yaml.write_text(yaml.read_text().replace("    wait:", "    sinks: [room.png]\n    wait:"))
+    assert "world.game.sinks: " in (words := refusal(load(yaml).world)) and f"{tmp_path}/room.png: no picture" in words
+    cv2.imwrite(str(tmp_path / "room.png"), np.full((96, 64, 3), (0, 0, 200), np.uint8))  # blue, green, red
+    recorder = Recorder(open_game(load(yaml).world), tmp_path, world="dot", config=load(yaml).world, clock=None)
+    recorder.reset(seed=1)
+    recorder.close()
+    session = Session.open(recorder.path)
+    assert np.array_equal(session.anchors, np.broadcast_to(np.uint8([200, 0, 0]), (1, 48, 32, 3)))
+    assert session.meta.config.game.sinks == () and session.meta.config.game == load(yaml).world.game.model_copy(
+        update={"sinks": ()}
+    )
 
 
 def test_a_picture_larger_than_the_world_is_refused():
@@ -376,7 +394,6 @@ def test_without_a_seed_episodes_differ_and_say_theirs():
     "choices, words",
     [
         ({"env": "tests/Nothing-v0"}, "no such game"),
-        ({"env": "os:system"}, "names no module"),
         ({"module": "no_such_module"}, "no_such_module is not installed"),
         ({"unheard": 1}, "unexpected keyword argument 'unheard'"),
         ({"picture": "nowhere", "shows": "dict"}, "world.game.picture 'nowhere' is not there"),
@@ -416,6 +433,9 @@ def test_worlds_of_before_are_the_same_and_weights_name_no_module(tiny):
     world = world_of(module="os.path", scale=2)
     there = World.model_validate_json(world.model_dump_json())
     assert there.game == world.game.model_copy(update={"module": None})
+    for crafted in ('"module":"os.path"', '"sinks":["/etc/picture.png"]'):
+        with pytest.raises(ValueError, match="may be a stranger's, import nothing and name no files"):
+            World.model_validate_json(world.model_dump_json().replace('"scale"', f'{crafted},"scale"'))
 
 
 def test_a_world_is_written_played_and_recorded(tmp_path):

@@ -18,6 +18,7 @@ import yaml
 from conftest import REPOSITORY, run_train
 
 import train
+from game.record.collect import collect
 from world_model import checkpoint
 from world_model.config import CONFIGS, WORLDS
 from world_model.episode import EpisodeError
@@ -44,8 +45,6 @@ def left(trained, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def more_data(tiny_data, tiny, tmp_path) -> Path:
-    from game.record.collect import collect
-
     folder = shutil.copytree(tiny_data, tmp_path / "more")
     collect(tiny, out=folder, sessions=1, frames=60, seed=99, workers=1)
     return folder
@@ -256,6 +255,15 @@ def test_recordings_that_a_later_stage_could_not_use_are_refused_before_any_work
     with pytest.raises(TrainingError, match="1 anchors, the configuration wants 4 sink frames"):
         go(TINY, data, out=out)
     assert not list(out.iterdir())
+
+
+def test_recordings_that_nothing_could_begin_with_are_refused_before_any_work(tiny_keep, tmp_path):
+    """A game without anchors, of which no session goes on after its sinks: its weights could not be played."""
+    collect(tiny_keep, out=tmp_path, sessions=2, frames=4, workers=1)
+    for file in tmp_path.glob("*/session.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"anchors": 0}))
+    with pytest.raises(TrainingError, match="no session has more than the 4 frames that are sinks"):
+        go(CONFIGS / "tiny_keep.yaml", tmp_path, out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("about", [{}, {"steps": "many"}, {"steps": None}])

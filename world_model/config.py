@@ -8,7 +8,7 @@ missing key is an error that names the file and the key. The same data travels i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -20,6 +20,8 @@ from pydantic import (
     NonNegativeInt,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -43,8 +45,13 @@ Table = dict[str, int | float | tuple[float, ...]]
 class Game(Strict):
     """How somebody else's Gymnasium game becomes a world; ``game/worlds/adapter.py`` alone reads it."""
 
-    module: str | None = Field(  # weights of strangers import nothing
+    module: str | None = Field(
         None, exclude=True, pattern=r"^\w+(\.\w+)*$", description="to import first, where it is what registers the id"
+    )
+    sinks: tuple[Path, ...] = Field(
+        (),
+        exclude=True,
+        description="pictures of the place beside the YAML, if it has none and its first frame is none",
     )
     kwargs: dict[str, JsonValue] = Field({}, description="what the game is made with")
     picture: str | None = Field(
@@ -60,6 +67,14 @@ class Game(Strict):
     actions: Table | tuple[Table, ...] | None = Field(
         None, description="one table of whole actions, or one for each number of an action; if not said, the game's own"
     )
+
+    @field_validator("module", "sinks")
+    @classmethod
+    def _only_a_yaml_names_files(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.mode == "json":
+            raise ValueError("weights and recordings, which may be a stranger's, import nothing and name no files")
+        folder = (info.context or {}).get("folder", Path())
+        return tuple(folder / file for file in value) if isinstance(value, tuple) else value
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -81,6 +96,13 @@ class World(Strict):
     stands_for: dict[str, str] = Field(  # of the person's keyboard, so no part of the weights
         {}, exclude=True, description="keys of a keyboard -> the world's keys that they act as"
     )
+
+    @field_validator("env")
+    @classmethod
+    def _an_id_imports_nothing(cls, env: str) -> str:
+        if ":" in env:
+            raise ValueError(f"{env!r} would import what stands before the colon; world.game.module may name a module")
+        return env
 
     @model_validator(mode="after")
     def _keys_are_distinct(self):
@@ -398,7 +420,7 @@ def load(path: str | Path) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(Config.model_fields)}")
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(data, context={"folder": path.parent})
     except ValidationError as error:
         raise ConfigError(_explain(str(path), error)) from error
 

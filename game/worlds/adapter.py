@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from game.draw.plan import read
 from game.worlds.adapter_keys import Controls, suggested
 from world_model.config import Game, World
 from world_model.play.actions import checked
@@ -51,8 +52,8 @@ class Adapted(gymnasium.Env):
     ``game.skip`` steps of the game, or none where the keys held are no action: a game that waits for its player.
     Reward (the sum over a tick's steps), terminated and truncated are the game's, and ``info["game"]`` is its info;
     ``score`` is the sum of the rewards since the reset.
-    ``anchors`` are its own or the first frame of the episode. ``get_state`` and ``set_state`` are there where the game
-    can be copied exactly, which is tried once when it is opened.
+    ``anchors`` are the pictures of ``game.sinks``, its own, or the first frame of the episode. ``get_state`` and
+    ``set_state`` are there where the game can be copied exactly, which is tried once when it is opened.
     Raises GameError for a game that cannot be a world, and for one that fails while it is played.
     """
 
@@ -64,6 +65,7 @@ class Adapted(gymnasium.Env):
         self._game, self._picture = opened(world.env, self._settings)
         place = {} if world.map is None else {"map": world.map}
         self.metadata = self.metadata | place | {"render_fps": world.fps, "keys": world.keys}
+        self._sinks = _read_sinks(world)
         self.observation_space = spaces.Box(0, 255, (world.height, world.width, 3), np.uint8)
         self.action_space = spaces.MultiBinary(len(world.keys))
         try:
@@ -113,8 +115,10 @@ class Adapted(gymnasium.Env):
         return self._frame
 
     def anchors(self) -> np.ndarray | None:
-        """uint8 [n, H, W, 3]: the game's pictures of the place, or else the first frame of the episode, unless it is
-        black: that is a picture of nothing."""
+        """uint8 [n, H, W, 3]: the pictures of the place that the YAML names, or the game's, or the first frame of the
+        episode, unless it is black: that is a picture of nothing."""
+        if self._sinks is not None:
+            return self._sinks
         if hasattr(self._game.unwrapped, "anchors"):
             return np.stack([fitted(picture, self._world) for picture in self._ask(self._game.unwrapped.anchors)])
         return self._first[None] if self._first.any() else None
@@ -219,8 +223,6 @@ def opened(env_id: str, settings: Game) -> tuple[gymnasium.Env, str]:
 def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
     start, (module, package) = next(((s, f) for s, f in FAMILIES.items() if env_id.startswith(s)), ("", ("", "")))
     try:
-        if ":" in env_id:
-            raise ValueError("an id names no module; world.game.module does")
         for name in filter(None, (settings.module, module)):
             importlib.import_module(name)
         load_plugins(env_id)
@@ -240,6 +242,16 @@ def _line(error: Exception) -> str:
 
 
 # ---------------------------------------------------------------- pictures
+
+
+def _read_sinks(world: World) -> np.ndarray | None:
+    """The pictures that a world's YAML names, at its size. GameError where one is no picture."""
+    if not (files := world.game.sinks if world.game else ()):
+        return None
+    try:
+        return read(list(files), (world.height, world.width))
+    except ValueError as error:
+        raise GameError(f"world.game.sinks: {error}") from error
 
 
 def _where(space: spaces.Space) -> str | None:

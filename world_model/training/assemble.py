@@ -53,13 +53,18 @@ def write_scenes(folder: Path, dataset: DatasetSplit, config: Config) -> dict[st
     """Start scenes from recordings, a few of them held out; returns each one's name and where it is from."""
     written = {}
     for sessions, most in ((dataset.train, TRAINED_SCENES), (dataset.held_out, HELD_OUT_SCENES)):
-        able = [session for session in sessions if session.meta.anchors or len(session) > config.rolling.sink_frames]
+        able = [session for session in sessions if can_begin(session, config)]
         rooms = {session.meta.seed: session for session in reversed(able)}  # the first session of each room
         for seed in sorted(rooms, key=lambda seed: (seed is None, seed))[:most]:
             scene = _scene(rooms[seed], config)
             scenes.write(folder, scene)
             written[scene.name] = rooms[seed]
     return written
+
+
+def can_begin(session: Session, config: Config) -> bool:
+    """Whether play can begin where a session did: its sinks are known, and a frame that is none of them."""
+    return bool(session.meta.anchors) or len(session) > config.rolling.sink_frames
 
 
 def _scene(session: Session, config: Config) -> scenes.Scene:

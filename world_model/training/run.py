@@ -32,7 +32,7 @@ from world_model.episode.dataset import (
 from world_model.model.autoencoder import to_network
 from world_model.model.codec import Codec, make_codec
 from world_model.training import TrainingError
-from world_model.training.assemble import TrainingResult, assemble
+from world_model.training.assemble import TrainingResult, assemble, can_begin
 from world_model.training.autoencoder import AutoencoderTraining
 from world_model.training.checkpointing import RESUME
 from world_model.training.clips import TrainingData
@@ -203,6 +203,11 @@ class Run:
                 raise TrainingError(
                     f"{session.path}: {sinks} anchors, the configuration wants {roll.sink_frames} sink frames"
                 )
+        if not any(can_begin(session, self.config) for session in (*sessions, *self.dataset.held_out)):
+            raise TrainingError(
+                f"{sessions[0].path.parent}: no session has more than the {roll.sink_frames} frames that are sinks, so "
+                "there is nothing to begin play with: record longer ones"
+            )
         longest = max(encoded_length(session, self.config) for session in sessions)
         for name in names:
             if (wanted := self.config.clip_blocks(name) * roll.frames_per_block) > longest:
