@@ -44,16 +44,18 @@ def parser() -> argparse.ArgumentParser:
     )
     what = p.add_argument_group("what to play")
     what.add_argument("--world", help="a world in assets/worlds, or a configuration's name (a menu, or keep)")
-    what.add_argument("--checkpoint", type=Path, metavar="DIR", help="a folder that train.py made, not the shipped one")
+    what.add_argument(
+        "--checkpoint", type=_path, metavar="DIR", help="a folder that train.py made, not the shipped one"
+    )
     what.add_argument("--engine", action="store_true", help="the real game")
-    what.add_argument("--config", type=Path, metavar="YAML", help="the world of --engine or --replay, from elsewhere")
-    what.add_argument("--replay", type=Path, metavar="SESSION", help="look at a recorded session")
+    what.add_argument("--config", type=_path, metavar="YAML", help="the world of --engine or --replay, from elsewhere")
+    what.add_argument("--replay", type=_path, metavar="SESSION", help="look at a recorded session")
     what.add_argument(
         "--verify", action="store_true", help="with --replay: make it anew, no window; exit code 1 if a frame differs"
     )
     what.add_argument("--seed", type=int, default=0, help="the real game's room; the neural game's scene and noise (0)")
     what.add_argument(
-        "--map", type=Path, nargs="+", metavar="PICTURE", help="four pictures, any size: the keep's rooms"
+        "--map", type=_path, nargs="+", metavar="PICTURE", help="four pictures, any size: the keep's rooms"
     )
     what.add_argument("--draw", action="store_true", help="draw the keep's map while you play in it (Tab in the game)")
     how = p.add_argument_group("how")
@@ -85,13 +87,19 @@ def parser() -> argparse.ArgumentParser:
     )
     out = p.add_argument_group("what it leaves")
     out.add_argument(
-        "--record", nargs="?", const=Path("recordings"), type=Path, metavar="DIR", help="record (recordings/)"
+        "--record", nargs="?", const=Path("recordings"), type=_path, metavar="DIR", help="record (recordings/)"
     )
     out.add_argument(
-        "--report", type=Path, metavar="JSON", help="figures: frame rate, latency, memory, collapses, every minute"
+        "--report", type=_path, metavar="JSON", help="figures: frame rate, latency, memory, collapses, every minute"
     )
-    out.add_argument("--video", type=Path, metavar="MP4", help="a film with the keys on it")
+    out.add_argument("--video", type=_path, metavar="MP4", help="a film with the keys on it")
     return p
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no place")
+    return Path(text)
 
 
 def main() -> int:
@@ -126,7 +134,7 @@ def _play(arguments: argparse.Namespace) -> int:
         return play(arguments)
     except (CheckpointError, ConfigError, EpisodeError, PlayError, ReplayError, WorldError, OSError) as error:
         print(f"play.py: {error}", file=sys.stderr)
-        return 2
+        return 1 if arguments.verify and isinstance(error, (EpisodeError, ReplayError)) else 2
 
 
 if __name__ == "__main__":

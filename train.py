@@ -96,7 +96,7 @@ def main() -> int:
     began = time.perf_counter()
     arguments = parser().parse_args()
     new, name = arguments.__dict__.pop("new_world"), arguments.__dict__.pop("name")
-    if new:
+    if new is not None:
         return _new_world(new, name)
     if not (arguments.config and arguments.data):
         parser().error("--config and --data say what to train (or --new-world ID what to begin)")

@@ -506,14 +506,23 @@ def test_the_example_of_an_older_game(tmp_path, monkeypatch):
     assert [(frame.max(), ended) for frame, _, ended, *_ in seen] == [(0, False), (1, False), (5, False), (16, True)]
 
 
-@pytest.mark.parametrize("env, words", [("tests/Nothing-v0", "no such game"), ("tests/Bare-v0", "no keys")])
+@pytest.mark.parametrize(
+    "env, words",
+    [
+        ("tests/Nothing-v0", "no such game"),
+        ("tests/Bare-v0", "no keys"),
+        ("", "an id is like"),
+        ("a b:c", "an id is l"),
+    ],
+)
 def test_an_id_that_is_no_world_writes_nothing(env, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Bare, "__init__", lambda self: Dot.__init__(self, takes=Tuple([Discrete(2)])))
     monkeypatch.setattr("sys.argv", ["train.py", "--new-world", env, "--name", "written_by_a_test"])
     assert train.main() == 2
     assert re.fullmatch(rf"train.py: .*{words}.*\n", capsys.readouterr().err)
-    with pytest.raises(GameError):
-        new_world(env, folder=tmp_path)
+    for name in (None, "../x"):
+        with pytest.raises(GameError, match="of letters, digits" if name and "tests" in env else words):
+            new_world(env, name, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -125,6 +125,6 @@ def test_weights_that_are_no_numbers_are_refused(path, arrays, bad):
     arrays["student.b.c"][3] = bad
     checkpoint.save(path, arrays, toy.load("tiny"), {})
     for read in (checkpoint.check, lambda path: checkpoint.tensors(path, "student")):
-        with pytest.raises(CheckpointError, match=r"student\.b\.c holds NaN"):
+        with pytest.raises(CheckpointError, match=r"student\.b\.c holds NaN .* or the file is damaged"):
             read(path)
     checkpoint.tensors(path, "autoencoder")

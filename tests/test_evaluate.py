@@ -70,6 +70,11 @@ def test_a_deaf_game_does_not_move_and_a_blurred_one_is_not_sharp(tiny):
     assert blurred["motion_ratio"].value > 0.3
 
 
+def test_a_ratio_to_a_game_that_stands_still_is_not_measured(tiny, monkeypatch):
+    monkeypatch.setattr(picture, "motion", lambda frames: np.zeros(len(frames) - 1))
+    assert {name.split("_")[0] for name in picture.persistence(context(tiny))} == {"sharpness"}
+
+
 def test_a_perfect_game_rolls_out_exactly_and_beats_the_copied_frame(tiny):
     measures = picture.rollout(context(tiny))
     assert measures["rollout63_psnr_db"].value == pytest.approx(60)

@@ -49,6 +49,7 @@ def test_intervals_hold_the_mean_and_groups_widen_them():
 
 def test_a_ratio_is_not_dominated_by_one_bare_wall():
     assert ratio([5.0, 5.0, 5.0], [10.0, 10.0, 0.01]).value == pytest.approx(0.75, abs=0.01)
+    assert ratio([1.0, 1.0], [0.0, 1.0]).high == 2, "of rooms that all stand still there is no ratio"
 
 
 def test_sticky_keys_hold_every_key_and_also_nothing():

@@ -295,6 +295,17 @@ def test_what_is_not_whole_is_not_verified(recorded, file, old, new, words):
     assert words in run_play("--replay", recorded, "--verify", code=1)[0]
 
 
+def test_what_is_left_of_a_recording_is_verified(recorded):
+    """Whatever is wrong with it, it is no recording that holds: exit code 1."""
+    assert run_play("--replay", recorded, "--headless")[0].endswith("s: all 30 frames are bit-equal to the recording\n")
+    (recorded / "end.json").unlink()
+    (recorded / "chunk_000002.csv").unlink()
+    output, _ = run_play("--replay", recorded, "--verify", code=1)
+    assert "it has no chunk_000002.csv" in output and "s: all 20 frames are bit-equal to the recording\n" in output
+    (recorded / "session.json").unlink()
+    assert "session.json is missing" in run_play("--replay", recorded, "--verify", code=1)[1]
+
+
 def test_a_recording_without_a_readable_frame_is_refused(recorded):
     (recorded / "chunk_000000.csv").write_text("nothing")
     output = refused("--replay", recorded, "--headless")
@@ -418,7 +429,9 @@ def test_whoever_ends_the_game_its_outputs_are_finished(name, tmp_path):
 def test_a_recording_that_fails_without_a_person_is_a_failure(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     flags = ("--engine", "--config", "configs/tiny.yaml", "--headless", "--bot", "mix", "--frames", 30, "--fps", 0)
-    assert "cannot be written" in refused(*flags, "--record", tmp_path / "file")
+    assert f"cannot be written ({tmp_path}/file is not a folder)" in refused(*flags, "--record", tmp_path / "file")
+    with pytest.raises(SystemExit):
+        run_play(*flags, "--record", "")
 
 
 def test_without_a_display_it_says_what_to_do(recorded):

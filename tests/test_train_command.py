@@ -262,6 +262,9 @@ def test_recordings_that_nothing_could_begin_with_are_refused_before_any_work(ti
     collect(tiny_keep, out=tmp_path, sessions=2, frames=4, workers=1)
     for file in tmp_path.glob("*/session.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"anchors": 0}))
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match=r"file: no folder can be made there \(File exists\)"):
+        go(CONFIGS / "tiny_keep.yaml", tmp_path, out=tmp_path / "file")
     with pytest.raises(TrainingError, match="no session has more than the 4 frames that are sinks"):
         go(CONFIGS / "tiny_keep.yaml", tmp_path, out=tmp_path / "out")
 

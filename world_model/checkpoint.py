@@ -99,7 +99,9 @@ def _arrays(path: Path, start: str) -> Iterator[tuple[str, np.ndarray]]:
             if name.startswith(start):
                 array = file.get_tensor(name)
                 if not np.isfinite(array).all():
-                    raise CheckpointError(f"{path}: {name} holds NaN or infinity: its training went wrong")
+                    raise CheckpointError(
+                        f"{path}: {name} holds NaN or infinity: its training went wrong, or the file is damaged"
+                    )
                 yield name, array
 
 

@@ -101,14 +101,16 @@ def play(flags: Namespace) -> int:
     if flags.sessions:
         return _collect(flags)
     session = Session.open(flags.replay) if flags.replay else None
-    if flags.verify and (damage := session.check()):
-        print("\n".join(f"{session.path}: {problem}" for problem in damage))
-        return 1
+    damage = session.check() if flags.verify else []
+    for problem in damage:
+        print(f"{session.path}: {problem}")
+    if damage and (damage != session.damage or len(session) < 2):
+        return 1  # frames that cannot be read, or none to play
     makes_anew = flags.headless or flags.report or flags.video or flags.frames or flags.serve is not None
     if session is not None and not makes_anew:
         return _view(flags, session)
     with ExitStack() as stack:
-        return _play(flags, stack) if session is None else _replay(flags, session, stack)
+        return _play(flags, stack) if session is None else max(_replay(flags, session, stack), int(bool(damage)))
 
 
 def _check_outputs(flags: Namespace) -> None:
@@ -200,10 +202,9 @@ def _replay(flags: Namespace, session: Session, stack: ExitStack) -> int:
     _run(flags, player, source)
     for caveat in caveats(session, source):
         print(f"play.py: {caveat}", file=sys.stderr)
-    if not flags.verify:
-        return 0
-    print(f"{session.path}: {replay.verdict}")
-    return 0 if replay.verdict.holds else 1
+    if flags.headless:
+        print(f"{session.path}: {replay.verdict}")
+    return int(flags.verify and not replay.verdict.holds)
 
 
 def _map(flags: Namespace, source: gymnasium.Env) -> np.ndarray | None:

@@ -85,8 +85,12 @@ play what came out   python play.py --checkpoint runs/{name}"""  # noqa: E501
 def new_world(env: str, name: str | None = None, folder: Path = configuration.CONFIGS) -> str:
     """Write ``folder/<name>.yaml`` for the game ``env`` (``module:id`` for one that a module of yours registers); what
     to do next, in words. Raises GameError or ConfigError; nothing is overwritten."""
+    if not re.fullmatch(r"(\w+(\.\w+)*:)?[^:\s]+", env):
+        raise GameError(f"--new-world {env!r}: an id is like ALE/Pong-v5, or my_module:my/Game-v0")
     module, _, env = env.rpartition(":")
     name = name or re.sub(r"[^a-z0-9]+", "_", re.sub(r"-v\d+$", "", env.rpartition("/")[2]).lower())
+    if not re.fullmatch(r"[\w-]+", name):
+        raise GameError(f"--name {name!r}: a world's name is of letters, digits, _ and -")
     path = folder / f"{name}.yaml"
     if path.exists():
         raise configuration.ConfigError(f"{path}: is there already; give another name with --name, or delete it")

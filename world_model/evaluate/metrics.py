@@ -37,19 +37,19 @@ def measure(samples, groups=None) -> Measure:
 
 
 def ratio(made, real) -> Measure:
-    """Sum of ``made`` over sum of ``real``, [n] each, with a bootstrap interval over the n (rooms).
+    """Sum of ``made`` over sum of ``real``, [n] each and not all 0, with a bootstrap interval over the n (rooms).
 
     Not a mean of ratios, which one room whose rollout ends at a bare wall would dominate.
     """
     made, real = np.asarray(made, float), np.asarray(real, float)
-    return Measure(float(made.sum() / max(real.sum(), 1e-9)), *_interval(made, real), len(made))
+    return Measure(float(made.sum() / real.sum()), *_interval(made, real), len(made))
 
 
 def _interval(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
     """95 % bootstrap interval of the sum of numerators [n] over the sum of denominators [n]."""
     picks = np.random.default_rng(0).integers(len(numerators), size=(RESAMPLES, len(numerators)))
-    ratios = numerators[picks].sum(1) / np.maximum(denominators[picks].sum(1), 1e-9)
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    over, under = numerators[picks].sum(1), denominators[picks].sum(1)
+    low, high = np.percentile(over[under > 0] / under[under > 0], [2.5, 97.5])
     return float(low), float(high)
 
 

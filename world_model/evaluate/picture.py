@@ -88,7 +88,8 @@ def rollout(context: EvaluationContext) -> Measures:
 def persistence(context: EvaluationContext) -> Measures:
     """Sharpness and motion of the generated game relative to the real one, after some seconds of the same keys.
 
-    A ratio without seconds in its name is the one at ``seconds[-1]`` of the suite.
+    A ratio without seconds in its name is the one at ``seconds[-1]`` of the suite. None where the real game is blank or
+    stands still.
     """
     measures, suite = {}, context.suite
     for second in (*suite.seconds, *suite.late_seconds):
@@ -96,6 +97,8 @@ def persistence(context: EvaluationContext) -> Measures:
         pairs = [_middle(paired.window(second), paired.fps) for paired in rollouts]
         for name, number in (("sharpness", sharpness), ("motion", motion)) if pairs else ():
             real = [number(pair.real).mean() for pair in pairs]
+            if not any(real):
+                continue  # the real game stands still
             means = {
                 "": [number(pair.made).mean() for pair in pairs],
                 "@floor": [number(context.round_trip(pair.real)).mean() for pair in pairs],

@@ -94,7 +94,10 @@ def _prepare(choices: Choices, config: Config, out: Path, distributed: Distribut
             raise TrainingError(
                 f"{out}: already holds a run ({', '.join(started)}). Add --resume to go on with it, or another --out"
             )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"--out {out}: no folder can be made there ({error.strerror}); name another") from error
     return base
 
 
