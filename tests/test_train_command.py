@@ -95,6 +95,19 @@ def test_more_recordings_do_not_pass_unseen(left, tiny_data, more_data, tmp_path
     assert weights(tmp_path / "new") != weights(mine)
 
 
+def test_other_recordings_are_taught_at_a_tenth_of_the_rates(
+    left, tiny, tiny_data, more_data, tmp_path, monkeypatch, capsys
+):
+    """On its own recordings a world goes on at the whole of them, in a piece of training as long as one likes."""
+    rates: list[float] = []
+    monkeypatch.setattr(training, "train", lambda stage, *_: rates.append(stage.settings.learning_rate))
+    for data, words in ((tiny_data, ""), (more_data, f"{left} is taught other recordings than its own: at 0.1 of")):
+        go(TINY, data, out=tmp_path / data.name, resume=str(left))
+        assert words in " ".join(capsys.readouterr().out.split())
+    assert rates == pytest.approx([1e-3, 1e-4])
+    assert training.scaled(tiny, rate=0.1).training.student_dmd.critic_learning_rate == pytest.approx(2e-5)
+
+
 def test_a_room_that_was_trained_on_is_never_called_unseen(left, tiny, tiny_data, tmp_path, monkeypatch, capsys):
     """28 and 37 are for testing by their seed; somebody has no other recordings than of 28, and trains on those."""
     alone, mine = tmp_path / "alone", tmp_path / "mine"

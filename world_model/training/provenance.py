@@ -29,9 +29,13 @@ def provenance_of(stage: str, config: Config, dataset: DatasetSplit, upstream: I
     settings = getattr(config.training, stage).model_dump(exclude=UNHASHED)
     scored = config.training.teacher.clip_blocks if stage == "student_dmd" else 0  # windows as long as its clips
     parts = [config.model_dump(include=shapes), settings, scored]
-    sessions = sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in dataset.train)
     weights = [checkpoint.digest(path) for path in upstream if path.is_file()]
-    return {"configuration": _digest(parts), "recordings": _digest(sessions), "upstream": _digest(weights)}
+    return {"configuration": _digest(parts), "recordings": digest_of(dataset), "upstream": _digest(weights)}
+
+
+def digest_of(dataset: DatasetSplit) -> str:
+    """Of the recordings that are trained on."""
+    return _digest(sorted((s.path.name, s.meta.created, str(s.meta.seed), len(s)) for s in dataset.train))
 
 
 def rooms_trained(dataset: DatasetSplit, upstream: Iterable[Path]) -> str:

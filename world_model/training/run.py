@@ -10,6 +10,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from world_model.training.clips import TrainingData
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import Stopped, profile, train
 from world_model.training.progress import Budget
-from world_model.training.provenance import check_unchanged, provenance_of, rooms_trained, stored_provenance
+from world_model.training.provenance import check_unchanged, digest_of, provenance_of, rooms_trained, stored_provenance
 from world_model.training.stage import TrainingStage
 from world_model.training.student_dmd import StudentDmdTraining
 from world_model.training.student_init import StudentInitTraining
@@ -50,6 +51,8 @@ STAGES = ("autoencoder", "teacher", "student_init", "student_rollout", "student_
 STUDENTS = STAGES[:1:-1]
 """The stages that train a student, the last first."""
 BASE = "begun_from"
+FINE = 0.1
+"""Of the learning rates, for a trained world that is taught other recordings: at the whole, a few make it forget."""
 FRAME_LIMIT = 40_000
 """Frames held in memory for the autoencoder: 2 GB at 128x128."""
 
@@ -62,6 +65,12 @@ class Run:
     ):
         self.config, self.distributed, self.dataset, self.out, self.base = config, distributed, dataset, out, base
         self._data: TrainingData | None = None
+
+    @cached_property
+    def rate(self) -> float:
+        """Share of the configuration's learning rates; the whole where a world goes on with its own recordings."""
+        about = checkpoint.describe(self.base / checkpoint.WEIGHTS)[1] if self.base else {}
+        return FINE if self.base and about.get("recordings") != digest_of(self.dataset) else 1.0
 
     def stages(self, names: tuple[str, ...], end: float | None = None, graphs: bool = True) -> bool:
         """Run the stages in order; then, if there is a student, make the folder playable and write the report.
@@ -217,13 +226,13 @@ class Run:
     def data(self) -> TrainingData:
         """The encoded data; encoded once for all stages."""
         if self._data is None:
-            codec = make_codec(self.config)
+            codec, config = make_codec(self.config), scaled(self.config, rate=self.rate)
             if self.config.codec.kind == "autoencoder":
                 arrays = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
                 codec.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
             codec = codec.to(self.distributed.device, memory_format=torch.channels_last).eval()
             train_set, held_out = (self._encode(codec, part) for part in ("train", "held_out"))
-            self._data = TrainingData(self.config, self.distributed, codec, train_set, held_out)
+            self._data = TrainingData(config, self.distributed, codec, train_set, held_out)
         return self._data
 
     def _encode(self, codec: Codec, part: str) -> list[Episode]:
@@ -272,6 +281,8 @@ class Run:
         precision = f"{'bfloat16' if distributed.bfloat16 else 'float32'}{distributed.precision_note}"
         self._print(f"{len(sessions)} sessions, {sum(map(len, sessions)):,} frames; {self.dataset.summary}; "
                     f"{distributed.device}, {precision}, {distributed.processes} process(es)")  # fmt: skip
+        if self.rate < 1:
+            self._print(f"{self.base} is taught other recordings than its own: at {self.rate:g} of the learning rates")
         damaged = [
             f"{session.path}: {session.damage[0]}; its {len(session)} readable frames are used"
             for session in (*sessions, *self.dataset.held_out)
@@ -289,13 +300,12 @@ class Run:
         return track(list(items), what, console=self.distributed.console, disable=not self.distributed.first)
 
 
-def scaled(config: Config, factor: float) -> Config:
-    """The configuration with every stage's steps multiplied; at least one step each."""
-    if factor == 1:
-        return config
+def scaled(config: Config, steps: float = 1.0, rate: float = 1.0) -> Config:
+    """The configuration with every stage's steps, at least one each, and learning rates multiplied."""
 
-    def shorter(stage: Stage | None) -> Stage | None:
-        return stage and stage.model_copy(update={"steps": max(1, round(stage.steps * factor))})
+    def changed(stage: Stage | None) -> Stage | None:
+        rates = {name: rate * value for name, value in stage or () if name.endswith("learning_rate")}
+        return stage and stage.model_copy(update={"steps": max(1, round(stage.steps * steps)), **rates})
 
-    stages = {name: shorter(getattr(config.training, name)) for name in STAGES}
+    stages = {name: changed(getattr(config.training, name)) for name in STAGES}
     return config.model_copy(update={"training": config.training.model_copy(update=stages)})
