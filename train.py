@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="WORLD",
         help="alone: go on with the run in --out, from its checkpoint, or if it has none yet, from what it began with. "
         "With a trained world's folder: start from its weights, keep its autoencoder, and train its first student "
-        "stage (or --stage) on --data, at a tenth of the learning rates if those are other recordings than its own; --out "
+        "stage (or --stage) on --data, at a tenth of the learning rates if those are others than its own; --out "
         "remembers the folder, so that later --resume alone will do",
     )
     p.add_argument("--generated", action="store_true", help="also train on sessions that a model generated")
