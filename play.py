@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     alone = p.add_argument_group("without a person")
     alone.add_argument("--headless", action="store_true", help="no window")
-    alone.add_argument("--bot", metavar="NAME", help="who plays: mix, random, nobody ... (a wrong one lists them)")
+    alone.add_argument("--bot", metavar="NAME", help="mix, random ... (a wrong one lists them), or FILE.py:CLASS")
     alone.add_argument("--frames", type=int, metavar="N", help="stop after N ticks (--sessions: frames each, 300)")
     alone.add_argument("--sessions", type=int, metavar="N", help="record N sessions on all cores")
     alone.add_argument(
