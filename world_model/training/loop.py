@@ -195,6 +195,7 @@ def rate_at(progress: float, step: int, warmup: int) -> float:
 def _update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """EMA with a warm-up: early on the average forgets fast, or it would still hold the initial weights at the end."""
     keep = min(decay, (step + 1) / (step + 10))
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.dtype.is_floating_point:
-            mean.lerp_(value, 1 - keep)
+    means, values = (
+        [tensor for tensor in of.state_dict().values() if tensor.dtype.is_floating_point] for of in (average, network)
+    )
+    torch._foreach_lerp_(means, values, 1 - keep)

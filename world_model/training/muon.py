@@ -7,6 +7,7 @@ in float32. This one uses bfloat16 on a GPU and float32 elsewhere, and is otherw
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -26,28 +27,35 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
+            alike = defaultdict(list)  # parameters of one shape go together: one launch instead of many
             for p in group["params"]:
                 if p.grad is not None:
-                    self._move(p, group["lr"], group["weight_decay"], group["momentum"])
+                    alike[p.shape].append(p)
+            for parameters in alike.values():
+                self._move(parameters, group["lr"], group["weight_decay"], group["momentum"])
 
-    def _move(self, p: nn.Parameter, rate: float, decay: float, momentum: float) -> None:
-        state = self.state[p]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(p)
-        mean = state["momentum_buffer"]
-        mean.lerp_(p.grad, 1 - momentum)
-        matrix = p.grad.lerp(mean, momentum).flatten(1)  # a kernel is a matrix of outputs and all that each sees
-        update = orthogonal(matrix).view_as(p).to(p.dtype)
-        p.mul_(1 - rate * decay).add_(update, alpha=-rate * 0.2 * math.sqrt(max(matrix.shape)))
+    def _move(self, parameters: list[nn.Parameter], rate: float, decay: float, momentum: float) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        means, gradients = [self.state[p]["momentum_buffer"] for p in parameters], [p.grad for p in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, means, momentum)
+        matrices = torch.stack(ahead).flatten(2)  # a kernel is a matrix of outputs and all that each sees
+        updates = orthogonal(matrices).to(matrices.dtype).view(len(parameters), *parameters[0].shape)
+        torch._foreach_mul_(parameters, 1 - rate * decay)
+        torch._foreach_add_(parameters, updates.unbind(), alpha=-rate * 0.2 * math.sqrt(max(matrices.shape[1:])))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows (or columns), roughly: Newton-Schulz in the device's fast precision."""
-    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
-    x = x.T if len(x) > x.shape[1] else x  # the products are of the shorter side
-    x = x / x.norm().clamp(min=1e-7)
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Of matrices [.., a, b] the nearest ones with orthonormal rows (or columns), roughly: Newton-Schulz in the
+    device's fast precision."""
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x  # the products are of the shorter side
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if len(matrix) > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x
