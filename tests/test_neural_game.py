@@ -16,6 +16,7 @@ from game.record.replay import Replay
 from game.register import register_worlds
 from world_model import config
 from world_model.checkpoint import WEIGHTS, digest
+from world_model.config import MixtureSize
 from world_model.episode import Session
 from world_model.play import collapse, scenes
 from world_model.play.collapse import Collapse
@@ -536,6 +537,28 @@ def test_the_example_of_an_environment(bare):
     exec(given, made := {})
     frame, frames = made["game"].reset(seed=5)[0], made["games"].reset(seed=5)[0]
     np.testing.assert_allclose(frames[0].astype(int), frame, atol=1)
+
+
+def test_the_mixture_heads_game_is_an_environment(tmp_path):
+    """Whether one by one or in a stack."""
+    head = MixtureSize(kind="mixture", width=16, blocks=1, reach=2, palette=4, dice=4, rewards=3)
+    shape = toy.load("tiny_keep").model_copy(update={"head": head})
+    toy.save(tmp_path, shape)
+    toy.add_scenes(tmp_path, shape)
+    made = {"id": "rollplay/NeuralKeep-v0", "checkpoint": tmp_path, "device": "cpu"}
+    check_env(gymnasium.make(**made).unwrapped)
+    game, games = gymnasium.make(**made, endless=True), gymnasium.make_vec(**made, endless=True, num_envs=3)
+    games.reset(seed=5)
+    keys = np.random.default_rng(1).integers(0, 2, (8, 3, 6))
+    stacked = [games.step(held) for held in keys]
+    for i in range(3):
+        game.reset(seed=5 + i)
+        for held, (frames, rewards, *_) in zip(keys[:, i], stacked, strict=True):
+            frame, reward, *_ = game.step(held)
+            np.testing.assert_allclose(frames[i].astype(int), frame, atol=1)
+            assert reward == rewards[i] >= 1
+        chances = [one.get_state()["rolling.outcome"][0, 1] for one in (game.unwrapped, games.games[i])]
+        assert 0 < chances[0] < 1 and chances[0] == pytest.approx(chances[1], abs=1e-4)
 
 
 def test_many_games_need_pytorch_and_a_start(exported, bare):

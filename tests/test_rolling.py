@@ -6,6 +6,7 @@ import toy
 
 from world_model.model import context, rolling
 from world_model.model.head import Conditioning
+from world_model.model.mixture_head import MixtureOutputs
 from world_model.model.noise import sigmas
 
 
@@ -59,14 +60,16 @@ class Played:
 
     def differentiable(self, x0: torch.Tensor, outputs) -> torch.Tensor:
         """The result of a pass that carries gradient: x0, or where a head picked it, the mixture logits."""
-        return x0 if outputs is None else outputs.mixture_logits
+        if outputs is None:
+            return x0
+        return outputs.source_logits if isinstance(outputs, MixtureOutputs) else outputs.mixture_logits
 
     def past(self) -> tuple[list, list]:
         """Blocks shown before play and their actions."""
         return list(self.frames.unbind(1)), list(self.actions.unbind(1))
 
 
-@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep", "tiny_view"])
+@pytest.fixture(params=["tiny", "paper_shape", "tiny_keep", "tiny_view", "tiny_mixture"])
 def played(request) -> Played:
     return Played(request.param)
 
@@ -242,7 +245,7 @@ def test_refill_window_denoises_as_ticks_would(played):
         levels = sigma[size - joined + 1 :]
         assert len(levels) == window.shape[1] and levels[-1] == 1
         x0, *_ = played.call(rolling.predict, state, window, levels, action)
-        lower = torch.tensor(sigma[size - joined : size]).double().reshape(-1, 1, 1, 1, 1)
+        lower = torch.tensor(sigma[size - joined : size], dtype=torch.float64).reshape(-1, 1, 1, 1, 1)
         window = torch.cat(
             [(1 - lower) * x0 + lower * noise[:, joined, :joined], noise[:, joined, joined : joined + 1]], 1
         )

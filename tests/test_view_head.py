@@ -169,7 +169,7 @@ def test_on_the_spot_the_sinks_are_the_real_view_in_every_direction(walked):
         assert far(x0[:, 0], frames[:, tick]) < 0.06
     assert far(frames[:, 3], frames[:, 6]) > 0.3
     for sink in range(4):  # a game that begins at a sink knows where it looks
-        initial_state = made.initial_state(sinks, sinks[:, sink : sink + 1])["pose"]
+        initial_state = made.initial_state(sinks, sinks[:, None, sink : sink + 1], None)["pose"]
         assert initial_state.shape == (3, POSE_NUMBERS)
         x0, _ = run_head(made, sinks[:, sink], sinks, initial_state, initial_state[:, None])
         torch.testing.assert_close(x0[:, 0], sinks[:, sink], atol=1e-3, rtol=0)
@@ -193,7 +193,7 @@ def test_it_goes_where_its_own_move_leads(walked):
     made.moves[-1].weight.data.zero_()
     made.moves[-1].bias.data.copy_(torch.tensor([0, 1.4, 0, -0.5]))
     _, outputs = run_head(made, frames[:, 3], sinks, poses[:, 3], None)
-    pose = made.commit(outputs)["pose"]
+    pose = made.commit(outputs, frames)["pose"]
     torch.testing.assert_close(pose[:, 3], poses[:, 3, 3] - 0.05)
     heading = poses[:, 3, 3]
     ahead = torch.stack([-heading.sin(), heading.cos()], 1) * 0.14

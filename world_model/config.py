@@ -196,12 +196,32 @@ class ViewSize(Head):
         return {"relief": (4, 1, None, None), "pose": (POSE_NUMBERS,)}
 
 
+class MixtureSize(Head):
+    """x0 is picked from sources by what the transformer's tokens decide, in any game (``mixture_head.py``)."""
+
+    kind: Literal["mixture"]
+    width: int = Field(gt=0, description="features a latent cell; twice as many at half the resolution")
+    blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions at each of these resolutions")
+    reach: int = Field(ge=0, le=8, description="pixels within which something that moves in a tick is found")
+    palette: int = Field(gt=0, le=256, description="colours, counted in the recordings")
+    dice: int = Field(gt=1, le=64, description="classes of the random choice that each token makes")
+    rewards: int = Field(0, ge=0, le=64, description="rewards, counted in the recordings; 0: neither rewards nor ends")
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        outcome = {"outcome": (2,)} if self.rewards else {}
+        return {"previous": (None, None, None), "dice": (None, None, self.dice)} | outcome
+
+
 def _kind_of_head(data: object) -> str:
     """The head's kind, from a mapping or a model; older weights do not name it."""
     return str(data.get("kind", "pick") if isinstance(data, dict) else getattr(data, "kind", None))
 
 
-HeadSize = Annotated[Annotated[PickSize, Tag("pick")] | Annotated[ViewSize, Tag("view")], Discriminator(_kind_of_head)]
+HeadSize = Annotated[
+    Annotated[PickSize, Tag("pick")] | Annotated[ViewSize, Tag("view")] | Annotated[MixtureSize, Tag("mixture")],
+    Discriminator(_kind_of_head),
+]
 
 
 class TransformerSize(Strict):
@@ -340,6 +360,13 @@ class Config(Strict):
     def _a_leap_is_a_cell_or_more(self):
         if isinstance(self.head, PickSize) and self.head.leap < self.codec.unfold:
             raise ValueError(f"head.leap {self.head.leap} must be at least {self.codec.unfold}, a cell's pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures_have_half_a_patch(self):
+        if isinstance(self.head, MixtureSize) and self.transformer.patch % 2:
+            raise ValueError("transformer.patch must be even for head.kind mixture: half of its network works on cells "
+                             "twice as large")  # fmt: skip
         return self
 
     @model_validator(mode="after")

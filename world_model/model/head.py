@@ -112,16 +112,18 @@ class Head(nn.Module):
         spread = cells_of.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
         return spread + self.inside.repeat(1, *self.grid).to(spread.dtype)
 
-    def initial_state(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """The head's arrays in a new state, from sinks [N, S * B, C, h, w] and the clean block [N, B, C, h, w]."""
+    def initial_state(self, sinks: Tensor, frames: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The head's arrays in a new state, from sinks [N, S * B, C, h, w], the frames [N, R+1, B, C, h, w] shown last
+        and the window's noise [N, K, B, C, h, w]."""
         return {}
 
     def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
         """Those of the head's arrays that depend on the sinks [N, S * B, C, h, w] alone."""
         return {}
 
-    def commit(self, outputs: NamedTuple) -> dict[str, Tensor]:
-        """The head's arrays that change when the first block of a pass is shown, from the pass's outputs."""
+    def commit(self, outputs: NamedTuple, noise: Tensor) -> dict[str, Tensor]:
+        """The head's arrays that change when the first block of a pass is shown, from the pass's outputs and the noise
+        [N, K, B, C, h, w] of the next window."""
         return {}
 
     def _away(self, copy: Tensor, frames: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def prime(model: Transformer, rolling: Rolling, sinks: Tensor, frames: Tensor, a
         "clean_action": actions[:, recent],
         "sinks": sinks,
         "tick": torch.zeros(1, dtype=torch.int64, device=noise.device),
-        **model.initial_state(sinks, frames[:, recent]),
+        **model.initial_state(sinks, frames, noise),
     }
 
 
@@ -90,7 +90,7 @@ def tick(
     x0, clean_cache, outputs = predict(model, rolling, state, state["window"], sigma[1:], action, extra)
     renoised = renoise(x0[:, 1:], noise[:, :-1], _column(sigma[1:size], noise))
     shown_action = action if action.ndim == 2 else action[:, 0]
-    state = commit_block(model, rolling, state, x0[:, 0], shown_action, clean_cache, outputs)
+    state = commit_block(model, rolling, state, x0[:, 0], shown_action, clean_cache, outputs, noise)
     return state | {"window": torch.cat([renoised, noise[:, -1:]], 1)}, x0, outputs
 
 
@@ -142,7 +142,7 @@ def autoregressive_step(
             x0, *_ = predict(model, rolling, state, x, sigma[level : level + 1], action)
             x = renoise(x0, noise[:, index + 1 : index + 2], sigma[level - 1])
     x0, *rest = predict(model, rolling, state, x, sigma[last_level : last_level + 1], action)
-    return commit_block(model, rolling, state, x0[:, 0], action, *rest), x0
+    return commit_block(model, rolling, state, x0[:, 0], action, *rest, noise), x0
 
 
 def predict(
@@ -170,10 +170,11 @@ def predict(
 
 def commit_block(
     model: Transformer, rolling: Rolling, state: State, x0: Tensor, action: Tensor, clean_cache: Cache,
-    outputs: NamedTuple | None,
+    outputs: NamedTuple | None, noise: Tensor,
 ) -> State:  # fmt: skip
     """The state after block ``x0`` [N, B, C, h, w] was shown: the clean block before it joins the recents, whose oldest
-    is evicted. What is added is detached: each pass learns from its own loss (section 3.2 of the paper)."""
+    is evicted. What is added is detached: each pass learns from its own loss (section 3.2 of the paper). ``noise``
+    [N, K, B, C, h, w] is that of the next window."""
     length = rolling.frames_per_block * model.tokens
     sinks = rolling.sink_blocks * length
 
@@ -187,7 +188,7 @@ def commit_block(
         "clean": x0.detach(),
         "clean_action": action,
         "tick": state["tick"] + 1,
-        **model.commit(outputs),
+        **model.commit(outputs, noise),
     }
 
 

@@ -12,7 +12,8 @@ critic and student are this one class.
 - Convolutions before and after the tokens, so that token borders (32 pixels apart) do not show.
 - The last clean frame, where there is one, is an input of the first convolution and, by a learned share, added to the
   prediction: the next frame is mostly the last one, displaced.
-- With ``head`` in the configuration a local head makes x0 (``head.py``), without it a convolution.
+- With ``head`` in the configuration a local head makes x0 (``mixture_head.py`` for any game, ``head.py`` and
+  ``view_head.py`` for the two built-in ones), without it a convolution.
 - x0 prediction (arXiv 2511.13720): above sigma = .55, where the window is, velocity is mostly noise.
 """
 
@@ -27,10 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.config import Config, ViewSize
+from world_model.config import Config
 from world_model.model.context import SINK, Layout
 from world_model.model.head import Conditioning, PickHead, normed
+from world_model.model.mixture_head import MixtureHead, Seen
 from world_model.model.view_head import ViewHead
+
+HEADS = {"pick": PickHead, "view": ViewHead, "mixture": MixtureHead}
+"""Local heads by their kind."""
 
 COMPILED_GRAPHS = 64
 """Limit for one function, which teacher, critic and student share: each has layouts with gradient and without."""
@@ -61,7 +66,7 @@ class Transformer(nn.Module):
         self.condition = Condition(config)
         self.layers = nn.ModuleList(Layer(size.width, size.heads) for _ in range(size.layers))
         if config.head is not None:
-            self.local = (ViewHead if isinstance(config.head, ViewSize) else PickHead)(config, self.grid)
+            self.local = HEADS[config.head.kind](config, self.grid)
             return
         self.local = None
         self.keep_last = nn.Parameter(torch.zeros(channels, 1, 1))
@@ -98,9 +103,13 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Cache, NamedTuple | None]:  # fmt: skip
         """``forward`` with the layout as tensors: the part that ``compile_run`` compiles."""
         modulation, condition = self.condition(sigma, action, rotary.sinks)
-        tokens, own_cache = self._trunk(self._tokens(x, conditioning), modulation, rotary, cache)
         count = x.shape[1] if conditioning is None else conditioning.last_action.shape[1]
-        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], conditioning)
+        tokens, seen = self._tokens(x, conditioning), None
+        if isinstance(self.local, MixtureHead):
+            seen = self.local.look(x[:, -count:], conditioning)
+            tokens = tokens + F.pad(seen.tokens, (0, 0, 0, 0, x.shape[1] - count, 0))
+        tokens, own_cache = self._trunk(tokens, modulation, rotary, cache)
+        x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], conditioning, seen)
         return x0, own_cache, outputs
 
     def prefill(self, x: Tensor, action: Tensor, layout: Layout) -> Cache:
@@ -125,17 +134,17 @@ class Transformer(nn.Module):
         """Names of the arrays that a state holds for the head."""
         return self.local.state_names if self.local else ()
 
-    def initial_state(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    def initial_state(self, sinks: Tensor, frames: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """``Head.initial_state``; empty without a head."""
-        return self.local.initial_state(sinks, clean) if self.local else {}
+        return self.local.initial_state(sinks, frames, noise) if self.local else {}
 
     def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
         """``Head.encode_sinks``; empty without a head."""
         return self.local.encode_sinks(sinks) if self.local else {}
 
-    def commit(self, outputs: NamedTuple | None) -> dict[str, Tensor]:
+    def commit(self, outputs: NamedTuple | None, noise: Tensor) -> dict[str, Tensor]:
         """``Head.commit``; empty without a head."""
-        return self.local.commit(outputs) if self.local else {}
+        return self.local.commit(outputs, noise) if self.local else {}
 
     def compile_run(self, backend: str = "inductor") -> None:
         """Compile ``run`` in place, one graph a layout; more graphs than the limit are an error, not a slow path."""
@@ -155,11 +164,11 @@ class Transformer(nn.Module):
         return (self.embed(patches) + self.place).unflatten(0, (n, frames))
 
     def _latents(
-        self, x: Tensor, tokens: Tensor, condition: Tensor, conditioning: Conditioning | None
+        self, x: Tensor, tokens: Tensor, condition: Tensor, conditioning: Conditioning | None, seen: Seen | None
     ) -> tuple[Tensor, NamedTuple | None]:
         """x0 [N, W, C, h, w] from the trunk's tokens [N, W, P, D], and the head's outputs."""
         if self.local is not None:
-            return self.local(conditioning, normed(tokens), condition)
+            return self.local(conditioning, normed(tokens), condition if seen is None else seen)
         shift, scale = (condition[:, :, None] + self.out_modulation).chunk(2, 2)
         tokens = self.out(normed(tokens) * (1 + scale) + shift).flatten(0, 1)
         patches = tokens.transpose(1, 2).unflatten(2, self.grid)

@@ -102,9 +102,9 @@ class ViewHead(Head):
         self.register_buffer("across", _middles(wide)[None, None], persistent=False)
         self.register_buffer("down", _middles(height)[None, :, None], persistent=False)
 
-    def initial_state(self, sinks: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """The pose is the sinks' own, in the direction of the sink most like the clean frame."""
-        quarter = likeness(clean[:, -1:], sinks, self.colours).argmax(-1)
+    def initial_state(self, sinks: Tensor, frames: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The pose is the sinks' own, in the direction of the sink most like the last frame."""
+        quarter = likeness(frames[:, -1, -1:], sinks, self.colours).argmax(-1)
         return self.encode_sinks(sinks) | {
             "pose": F.pad(quarter.to(sinks.dtype) * (math.pi / 2), (3, POSE_NUMBERS - 4))
         }
@@ -112,7 +112,7 @@ class ViewHead(Head):
     def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
         return {"relief": self.relief(sinks)}
 
-    def commit(self, outputs: ViewOutputs) -> dict[str, Tensor]:
+    def commit(self, outputs: ViewOutputs, noise: Tensor) -> dict[str, Tensor]:
         return {"pose": outputs.pose[:, 0].detach()}
 
     def forward(self, conditioning: Conditioning, tokens: Tensor, condition: Tensor) -> tuple[Tensor, ViewOutputs]:

@@ -1,10 +1,11 @@
 """Student rollout: a pool of games that the student plays with play's own tick, supervised by their recordings.
 
-Each step, a batch of the pool takes one tick from the student's *own* frames under the recorded keys. The world is
-deterministic, so the recording holds the right next frames; later blocks of the window count while the keys stay the
-same. A game restarts from a recording when too many of its cells are wrong, or after a random length whose mean grows
-from one tick (teacher forcing) to many; half of those that were wrong restart a few ticks earlier in the same
-recording. No gradient crosses a tick. The pool is part of the checkpoint, so a killed run resumes exactly.
+Each step, a batch of the pool takes one tick from the student's *own* frames under the recorded keys. Where the world
+is deterministic, the recording holds the right next frames; where it is not, the head's posterior tells which way the
+recording's dice fell (``mixture_head.py``). Later blocks of the window count while the keys stay the same. A game
+restarts from a recording when too many of its cells are wrong, or after a random length whose mean grows from one tick
+(teacher forcing) to many; half of those that were wrong restart a few ticks earlier in the same recording. No gradient
+crosses a tick. The pool is part of the checkpoint, so a killed run resumes exactly.
 
 The loss is the negative log-likelihood (nll) of the head's mixture (``head.py``). It is close to zero wherever the
 picture stays the same, so what is small and moves needs no weight of its own.
@@ -13,6 +14,7 @@ picture stays the same, so what is small and moves needs no weight of its own.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from world_model.config import Config, PickSize, ViewSize
+from world_model.config import Config, MixtureSize, PickSize, ViewSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
+from world_model.model.mixture_head import MixtureHead
 from world_model.model.rolling import BATCHED, State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
@@ -52,6 +55,8 @@ PALETTE_EPISODES, PALETTE_EVERY = 200, 16
 """Sessions, and one in how many of their frames, in which the palette's colours are counted."""
 SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
+RAREST = 30.0
+"""Largest weight of a rare reward or of the end: the square root of one over its share of the frames."""
 GAMES = ("which", "at", "left", "strayed")
 """Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed."""
 
@@ -62,7 +67,8 @@ class StudentRolloutTraining(TransformerStage):
     def __init__(self, data: TrainingData, weights: Path | None):
         super().__init__(data)
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
-        self.start_sampler = StartSampler(data.train, self.lead, self.rolling.window_blocks, per_block)
+        device = self.distributed.device
+        self.start_sampler = StartSampler(data.train, self.lead, self.rolling.window_blocks, per_block, device)
         if isinstance(self.config.head, ViewSize) and not (self.start_sampler.posed and self.start_sampler.deep):
             raise DataError("head.kind view learns from where each frame was seen, and from how far away what the "
                             "anchors show is, and these recordings do not say both: record a game whose info holds a "
@@ -77,6 +83,8 @@ class StudentRolloutTraining(TransformerStage):
         if weights is None and isinstance(self.config.head, PickSize):
             colours = count_palette(data.train, self.config.head.palette, self.config.codec.unfold)
             model.local.palette.copy_(torch.from_numpy(colours))
+        if weights is None and isinstance(self.config.head, MixtureSize):
+            count_outputs(model.local, data.train)
         self.flops = tick_flops(model, self.config) * self.settings.batch / self.distributed.processes
         self.set_model(model, self.loss, muon=True)
 
@@ -86,17 +94,21 @@ class StudentRolloutTraining(TransformerStage):
         self.length = self.settings.length**grown  # from 1, geometrically
         self._restart(games, step_noise)
         true, actions, poses = self._cut(games, 0, self.rolling.window_blocks)
+        outcomes = self._outcomes(games) if getattr(self.config.head, "rewards", 0) else None
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
         with self.distributed.precision():
             noise = step_noise.normal(*true.shape[1:])
             if step_noise.step % SINKS_EVERY == SINKS_EVERY - 1:
                 state = rolling.replace_sinks(self.model, self.rolling, state, state["sinks"])
-            extra = {} if poses is None else {"window_poses": poses}
+            held = still_held(actions, actions[:, :1])
+            extra = self._extra(games, poses)
             moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         wrong = self._store(games, moved, x0, true)
-        weights = still_held(actions, actions[:, :1])
+        weights = held.clone()
         weights[:, 1:] *= LATER
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
+        if outcomes is not None:
+            choice = choice + self.model.local.outcome_nll(outputs, *outcomes)
         nll = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (nll.mean(2) * weights).mean()
         if isinstance(self.config.head, ViewSize):
@@ -109,6 +121,21 @@ class StudentRolloutTraining(TransformerStage):
             "mean_length": self.length,
         }
         return loss, logs
+
+    def _extra(self, games: np.ndarray, poses: Tensor | None) -> State:
+        """The arrays for the head that only training has."""
+        if poses is not None:
+            return {"window_poses": poses}
+        if not isinstance(self.config.head, MixtureSize):
+            return {}
+        return {"future": self._latents(games, -1, 1).flatten(1, 2)[:, self.rolling.frames_per_block - 1 :]}
+
+    def _outcomes(self, games: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Rewards and ends [n, F] of the recorded frames in these games' windows."""
+        count, per_block = self.rolling.window_blocks * self.rolling.frames_per_block, self.rolling.frames_per_block
+        cuts = [self.start_sampler.outcomes(which, at * per_block, count)
+                for which, at in zip(self.which[games], self.at[games], strict=True)]  # fmt: skip
+        return tuple(self._tensor(np.stack(part)) for part in zip(*cuts, strict=True))
 
     def _pose_loss(self, games: np.ndarray, relief: Tensor, step_noise: StepNoise) -> Tensor:
         """The errors [n] of moves in ``OTHERS`` other frames of these games' recordings and, where the relief has a
@@ -157,9 +184,9 @@ class StudentRolloutTraining(TransformerStage):
         self.at[games] = np.where(repeated, np.maximum(earlier, self.lead), at)
         self.left[games] = _geometric(chance[:, 6], self.length)
         frames, actions, poses = self._cut(games, -self.lead, 0)
-        sinks = torch.from_numpy(np.stack([self.start_sampler.episodes[i].sinks for i in self.which[games]])).float()
+        sinks = self.start_sampler.sinks(self.which[games])
         with self.distributed.precision():
-            primed = rolling.prime(self.model, self.rolling, sinks.to(frames.device), frames, actions, noise)
+            primed = rolling.prime(self.model, self.rolling, sinks, frames, actions, noise)
         primed["tick"] = torch.zeros(len(games), dtype=torch.int64, device=frames.device)  # each game counts its own
         if "pose" in primed:
             primed["pose"] = poses[:, -1]
@@ -173,8 +200,12 @@ class StudentRolloutTraining(TransformerStage):
         actions that made them [n, T, keys] and, where all recordings have them, poses [n, T, 8]."""
         starts = zip(self.which[games], self.at[games], strict=True)
         cuts = [self.start_sampler.cut(which, at + first, at + end) for which, at in starts]
-        frames, actions, *poses = (self._tensor(np.stack(part)) for part in zip(*cuts, strict=True))
-        return frames, actions, poses[0] if poses else None
+        actions, *poses = (self._tensor(np.stack(part)) for part in zip(*cuts, strict=True))
+        return self._latents(games, first, end), actions, poses[0] if poses else None
+
+    def _latents(self, games: np.ndarray, first: int, end: int) -> Tensor:
+        """Blocks ``first`` .. ``end`` of these games' recordings, 0 being the next: [n, T, B, C, h, w]."""
+        return self.start_sampler.latents(self.which[games], self.at[games] + first, end - first)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.distributed.device).float()
@@ -218,19 +249,28 @@ class StartSampler:
     Everything is counted in blocks. ``lead`` of them come before a game's first, ``span`` must follow.
     """
 
-    def __init__(self, episodes: list[Episode], lead: int, span: int, per_block: int):
+    def __init__(
+        self, episodes: list[Episode], lead: int, span: int, per_block: int, device: torch.device | str = "cpu"
+    ):
         actions = [episode.block_actions(per_block) for episode in episodes]
         long = [index for index, blocks in enumerate(actions) if len(blocks) >= lead + span]
         if not long:
             raise DataError(f"no session is as long as {(lead + span) * per_block} frames: record longer ones")
         self.episodes, self.actions = [episodes[i] for i in long], [actions[i] for i in long]
-        self.lead, self.per_block = lead, per_block
+        self.lead, self.per_block, self.device = lead, per_block, torch.device(device)
+        self.frames_there = self.sinks_there = None
+        if self.device.type == "cuda":  # all frames: a gather there is much faster than cuts here
+            self.frames_there = torch.cat([torch.from_numpy(np.array(e.latents)).to(device) for e in self.episodes])
+            self.sinks_there = torch.stack([torch.from_numpy(np.array(e.sinks)) for e in self.episodes]).to(device)
+        self.offsets = np.cumsum([0, *(len(episode.latents) for episode in self.episodes)])
         self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
         self.ends = np.cumsum(self.counts)
         self.posed = all(episode.poses is not None for episode in self.episodes)
         self.deep = all(episode.depths is not None for episode in self.episodes)
         self.unusual = _unusual_moves(self.episodes) if self.posed else [np.array([], int)] * len(self.episodes)
-        frames = [[*_events(episode), *unusual] for episode, unusual in zip(self.episodes, self.unusual, strict=True)]
+        with ThreadPoolExecutor() as pool:
+            events = list(pool.map(_events, self.episodes))
+        frames = [[*seen, *unusual] for seen, unusual in zip(events, self.unusual, strict=True)]
         events = [(i, frame // per_block) for i, numbers in enumerate(frames) for frame in numbers]
         self.events = np.array(events, int).reshape(-1, 2)
 
@@ -248,12 +288,32 @@ class StartSampler:
         return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1)
 
     def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, ...]:
-        """Blocks first .. end of an episode [T, B, C, h, w], their actions [T, keys], and poses [T, 8] if there are
-        any."""
-        episode, frames = self.episodes[which], slice(first * self.per_block, end * self.per_block)
-        latents = episode.latents[frames]
-        poses = (episode.poses[frames],) if self.posed else ()
-        return latents.reshape(-1, self.per_block, *latents.shape[1:]), self.actions[which][first:end], *poses
+        """Of blocks first .. end of an episode the actions [T, keys], and poses [T, 8] if there are any."""
+        frames = slice(first * self.per_block, end * self.per_block)
+        poses = (self.episodes[which].poses[frames],) if self.posed else ()
+        return self.actions[which][first:end], *poses
+
+    def latents(self, which: np.ndarray, first: np.ndarray, count: int) -> Tensor:
+        """``count`` blocks of each of n episodes, from the block ``first`` [n] on: [n, count, B, C, h, w]."""
+        starts, length = first * self.per_block, count * self.per_block
+        if self.frames_there is None:
+            cuts = [self.episodes[i].latents[at : at + length] for i, at in zip(which, starts, strict=True)]
+            frames = torch.from_numpy(np.stack(cuts)).to(self.device)
+        else:
+            index = torch.from_numpy(self.offsets[which] + starts)[:, None] + torch.arange(length)
+            frames = self.frames_there[index.to(self.device)]
+        return frames.float().unflatten(1, (count, self.per_block))
+
+    def sinks(self, which: np.ndarray) -> Tensor:
+        """The sinks of n episodes: [n, S*B, C, h, w]."""
+        if self.sinks_there is None:
+            return torch.from_numpy(np.stack([self.episodes[i].sinks for i in which])).to(self.device).float()
+        return self.sinks_there[torch.from_numpy(which).to(self.device)].float()
+
+    def outcomes(self, which: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards and ends [count] of an episode's frames from ``first`` on."""
+        episode = self.episodes[which]
+        return episode.rewards[first : first + count], episode.ends[first : first + count]
 
     def frame_pair(self, which: int, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A random frame of an episode and the one before it: poses [2, 8] and actions [2, keys]. It is an unusual move
@@ -286,14 +346,44 @@ def count_palette(episodes: list[Episode], count: int, unfold: int) -> np.ndarra
     return np.stack([np.frombuffer(colour, episodes[0].latents.dtype) for colour in common]).astype(np.float32)
 
 
+def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
+    """Put into a new head what is counted in recordings: the palette, the colours that are most frequent where a frame
+    differs from the one before it; the rewards; and weights of rewards and end, higher for what is rare."""
+    unfold, count, counts = head.unfold, len(head.palette), {}
+    for episode in episodes[:PALETTE_EPISODES]:
+        at = np.arange(1, len(episode.latents), PALETTE_EVERY)
+        changed = episode.latents[at] != episode.latents[at - 1]
+        changed[changed.mean((1, 2, 3)) > EVENT] = False  # another place or light: its colours would be most of them
+        pixels, changed = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (episode.latents[at], changed))
+        unique, numbers = np.unique(np.moveaxis(pixels, 1, -1)[changed.any(1)], axis=0, return_counts=True)
+        for colour, number in zip(unique, numbers, strict=True):
+            counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(number)
+    common = sorted(counts, key=counts.get, reverse=True)[:count]
+    if not common:
+        raise DataError("in no recording does anything change: nothing can be learned from them")
+    common = [np.frombuffer(common[i % len(common)], episodes[0].latents.dtype) for i in range(count)]
+    head.palette.copy_(torch.from_numpy(np.stack(common).astype(np.float32)))
+    if not head.rewards:
+        return
+    rewards = np.concatenate([episode.rewards for episode in episodes])
+    values, numbers = np.unique(rewards, return_counts=True)
+    order = np.argsort(-numbers)[: head.rewards]
+    share = np.pad(numbers[order] / len(rewards), (0, head.rewards - len(order)))
+    head.reward_values.copy_(torch.from_numpy(np.resize(values[order], head.rewards)))
+    ended = max(np.concatenate([episode.ends for episode in episodes]).mean(), 1e-9)
+    weights = np.append(1 / np.maximum(share, 1e-9), 1 / ended) ** 0.5
+    head.outcome_weights.copy_(torch.from_numpy(np.minimum(weights, RAREST)))
+
+
 def _events(episode: Episode) -> np.ndarray:
-    """Indices of the frames in which most cells change, or something appears or vanishes."""
+    """Indices of the frames in which most cells change, something appears or vanishes, or a reward or an end comes."""
     small, sinks = (part[:, ::4].astype(np.float32) for part in (episode.latents, episode.sinks))  # a quarter will do
     changed = (np.abs(np.diff(small, axis=0)).max(1) > CHANGED).mean((1, 2)) > EVENT
     different = np.min([(np.abs(small - sink).max(1) > CHANGED).sum((1, 2)) for sink in sinks], 0)
     same_light = different < EVENT * small[0, 0].size  # in another light than the sink's, most cells differ
     appeared = (np.abs(np.diff(different)) >= APPEARED) & same_light[1:] & same_light[:-1]
-    return np.flatnonzero(changed | appeared) + 1
+    told = np.zeros(len(changed), bool) if episode.rewards is None else (episode.rewards[1:] != 0) | episode.ends[1:]
+    return np.flatnonzero(changed | appeared | told) + 1
 
 
 def _unusual_moves(episodes: list[Episode]) -> list[np.ndarray]:

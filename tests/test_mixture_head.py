@@ -1,0 +1,190 @@
+"""The mixture head: exact copies, who sees what, and chance with the recordings' odds."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from world_model.config import Config
+from world_model.episode.dataset import Episode
+from world_model.model import rolling
+from world_model.model.codec import SPREAD, canvas, make_codec
+from world_model.model.head import EXACT, SPRITE, TOLERANCE, Conditioning
+from world_model.model.mixture_head import MixtureHead, MixtureOutputs
+from world_model.training.clips import TrainingData
+from world_model.training.loop import _step
+from world_model.training.student_rollout import StudentRolloutTraining, count_outputs
+
+SHAPE = toy.load("tiny_mixture")
+SMALL = Config.model_validate(SHAPE.model_dump() | {
+    "world": SHAPE.world.model_dump() | {"height": 16, "width": 16},
+    "rolling": SHAPE.rolling.model_dump() | {"window_blocks": 2},
+    "transformer": SHAPE.transformer.model_dump() | {"layers": 1},
+})  # fmt: skip
+"""One token of 4x4 cells of 4x4 pixels."""
+LEFT_SHARE, STEPS = 0.25, 300
+
+
+def head(shape: Config = SMALL) -> MixtureHead:
+    torch.manual_seed(0)
+    grid = tuple(side // shape.transformer.patch for side in shape.latent_shape[1:])
+    made = MixtureHead(shape, grid)
+    made.out.weight.data.zero_()
+    return made
+
+
+def run(made: MixtureHead, last: torch.Tensor, extra: dict | None = None) -> tuple[torch.Tensor, MixtureOutputs]:
+    """x0 and outputs of a full window of noise after ``last`` [1, C, h, w], with tokens at zero."""
+    sinks = torch.stack([last.flip(-1), *(torch.randn_like(last) for _ in range(made.sinks - 1))], 1)
+    noise = torch.randn(1, made.frames, *last.shape[1:])
+    state = made.initial_state(sinks, torch.stack([last, last], 1)[:, :, None], noise[:, :, None])
+    conditioning = Conditioning(last[:, None], torch.zeros(1, made.frames, 6), sinks, state | (extra or {}))
+    tokens = torch.zeros(1, made.frames, made.grid[0] * made.grid[1], SMALL.transformer.width)
+    return made(conditioning, tokens, made.look(noise, conditioning))
+
+
+def always(made: MixtureHead, source: int, place: int | None = None) -> MixtureHead:
+    """All weight on one source, and of the pointer on one place."""
+    per_source = torch.full((made.sources,), -40.0)
+    per_source[source] = 40.0
+    pointer = torch.zeros(made.places)
+    pointer[place or 0] = 40.0
+    drawn = torch.zeros(made.colours * made.unfold**2)
+    made.out.bias.data = torch.cat([per_source.repeat_interleave(made.unfold**2), drawn, pointer]).repeat(made.frames)
+    return made
+
+
+@torch.no_grad()
+def test_every_source_is_copied_exactly():
+    last = torch.randn(1, *SMALL.latent_shape)
+    picture = canvas(last, 4)
+    made = always(head(), 0)
+    assert torch.equal(run(made, last)[0], last[:, None].expand(-1, made.frames, -1, -1, -1))
+    moved = canvas(run(always(made, 1, place=made.places // 2 + 2), last)[0][0, 0], 4)  # from two pixels to the right
+    assert torch.equal(moved[..., :-2], picture[0, ..., 2:]) and torch.equal(moved[..., -1], picture[0, ..., -1])
+    assert torch.equal(run(always(made, 2), last)[0][0, 0], last[0].flip(-1)), "the first sink"
+    colour = run(always(made, 2 + made.sinks + 3), last)[0][0, 0]
+    assert torch.equal(canvas(colour, 4), made.palette[3][:, None, None].expand(3, 16, 16))
+    assert run(always(made, made.sources - 1), last)[0].abs().max() == 0, "the drawn colour, whose bias is zero"
+
+
+@torch.no_grad()
+def test_the_nll_is_that_of_the_mixture_written_out():
+    """Against a loop over elements and sources."""
+    made, last = head(), torch.randn(1, *SMALL.latent_shape)
+    made.out.bias.data.normal_()
+    true = torch.randn(1, made.frames, *SMALL.latent_shape)
+    _, outputs = run(made, last, {"future": torch.randn(1, 2, *SMALL.latent_shape)})
+    elements, _ = made.nll(outputs, true, outputs.sinks)
+    goal, frame, y, x = canvas(true, 4)[0], 1, 6, 9
+    cell = y // 4, x // 4, y % 4 * 4 + x % 4
+
+    def match(source: torch.Tensor) -> float:
+        return float(((source - goal[frame, :, y, x]).abs().mean() - EXACT).clamp(min=0) / -TOLERANCE)
+
+    places = outputs.pointer_logits[0, frame, :, cell[0], cell[1]].softmax(0)
+    pictures = made._moved(last)[0]
+    pointed = sum(float(w) * np.exp(match(p[:, y, x])) for w, p in zip(places, pictures, strict=True))
+    exact = [canvas(last, 4)[0, :, y, x], *canvas(outputs.sinks, 4)[0, :, :, y, x], *made.palette]
+    matches = [np.exp(match(source)) for source in (*exact, outputs.drawn[0, frame, :, y, x])]
+    weights = outputs.source_logits[0, frame, :, cell[2], cell[0], cell[1]].softmax(0)
+    expected = float(weights[1]) * pointed + sum(
+        float(w) * m for w, m in zip(torch.cat([weights[:1], weights[2:]]), matches, strict=True)
+    )
+    others = true.clone()
+    others[0, frame, [cell[2], 16 + cell[2], 32 + cell[2]], cell[0], cell[1]] = 1e6  # what no source has: -log 0
+    without = made.nll(outputs, others, outputs.sinks)[0]
+    lost = float((without - elements)[0, frame]) * SPRITE
+    apart = float((1e6 - torch.tensor(0.0)) / TOLERANCE)  # roughly, of the nearest source
+    assert lost == pytest.approx(apart + np.log(expected), rel=1e-3)
+
+
+@torch.no_grad()
+def test_keys_reach_the_picture_through_tokens_alone():
+    """With the trunk's tokens the same whatever the keys, the picture is the same; else it is not."""
+    student = toy.models(SHAPE)[1].eval()
+    student.local.out.bias.data.zero_()
+    roll, latent = SHAPE.rolling, SHAPE.latent_shape
+    sinks, frames = torch.randn(1, 4, *latent), torch.randn(1, 4, 1, *latent)
+    noise = torch.randn(1, roll.window_blocks, 1, *latent)
+    state = rolling.prime(student, roll, sinks, frames, torch.zeros(1, 4, 6), noise)
+    keys = [torch.zeros(1, 6), torch.ones(1, 6)]
+    shown = [rolling.step(student, roll, state, held, noise)[1] for held in keys]
+    assert not torch.equal(*shown)
+    trunk = student._trunk
+    student._trunk = lambda tokens, *rest: (torch.ones_like(tokens), trunk(tokens, *rest)[1])
+    shown = [rolling.step(student, roll, state, held, noise)[1] for held in keys]
+    assert torch.equal(*shown)
+
+
+@torch.no_grad()
+def test_dice_are_new_in_every_tick_and_have_the_priors_odds():
+    student = toy.models(SMALL)[1].eval()
+    roll, latent, many = SMALL.rolling, SMALL.latent_shape, 3000
+    frames, noise = torch.zeros(many, 4, 1, *latent), torch.randn(many, roll.window_blocks, 1, *latent)
+    state = rolling.prime(student, roll, frames[:, :4, 0], frames, torch.zeros(many, 4, 6), noise)
+    after, _ = rolling.step(student, roll, state, torch.zeros(many, 6), torch.randn_like(noise))
+    assert not torch.equal(after["dice"], state["dice"])
+    prior = torch.tensor([0.4, 0.3, 0.1, 0.08, 0.05, 0.04, 0.02, 0.01])
+    made = student.local._drawn(prior.log().expand(many, 1, 1, 8), None, after["dice"])
+    deviation = (prior * (1 - prior) / many).sqrt()
+    assert ((made.mean((0, 1, 2)) - prior).abs() < 4 * deviation).all()
+
+
+@torch.no_grad()
+def test_different_changes_are_different_classes_before_training():
+    """Or the convolutions could never learn what a class means (posterior collapse)."""
+    made, last = head(), torch.randn(1, *SMALL.latent_shape)
+    futures = [torch.stack([last, last + change], 1) for change in (0.0, *torch.randn(40, *last.shape))]
+    classes = [made._posterior(future).argmax(-1).item() for future in futures]
+    assert classes[0] == 0 and len(set(classes)) > 3
+
+
+def coins(count: int, length: int) -> list[Episode]:
+    """A bright square stands left or, three times as often, right: thrown anew at every tick."""
+    episodes, rng = [], np.random.default_rng(0)
+    for _ in range(count):
+        latents = np.full((length, *SMALL.latent_shape), -1.0, np.float16)
+        left = rng.random(length) < LEFT_SHARE
+        latents[np.arange(length), :, 1, np.where(left, 0, 3)] = 1.0
+        rewards = np.where(left, 1.0, 0.0).astype(np.float32)
+        episodes.append(Episode(np.full_like(latents[:4], -1.0), latents, np.zeros((length, 6), np.int8), None, None,
+                                rewards, np.zeros(length, bool)))  # fmt: skip
+    return episodes
+
+
+def test_chance_is_learned_with_its_odds_and_things_stay_whole():
+    """Thrown by the prior the square stands left as often as in the recordings, never in both places or in none, and
+    two games of one start part; the reward is that of the throw."""
+    data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(100, 40), [])
+    data = toy.with_settings(data, "student_rollout", batch=16, pool=16, learning_rate=5e-3, length=10, event_share=0.0)
+    stage = StudentRolloutTraining(data, None)
+    for step in range(STEPS):
+        _step(stage, toy.CPU, step, step / STEPS)
+    student, roll, many = stage.model.eval(), SMALL.rolling, 16
+    first = torch.from_numpy(coins(1, 40)[0].latents[:4]).float()[None, :, None].expand(many, -1, -1, -1, -1, -1)
+    generator = torch.manual_seed(5)
+    noise = torch.randn(many, 41, roll.window_blocks, 1, *SMALL.latent_shape, generator=generator)
+    left, right = [], []
+    with torch.no_grad():
+        sinks = torch.full((many, 4, *SMALL.latent_shape), -1.0)
+        state = rolling.prime(student, roll, sinks, first, torch.zeros(many, 4, 6), noise[:, 40])
+        for tick in range(40):
+            state, shown = rolling.step(student, roll, state, torch.zeros(many, 6), noise[:, tick])
+            places = shown[:, 0, :, 1, [0, 3]].mean(1) > 0
+            left.append(places[:, 0]), right.append(places[:, 1])
+            rewarded = state["outcome"][:, 0] == 1
+    left, right = torch.stack(left), torch.stack(right)
+    assert (left ^ right).float().mean() > 0.98
+    assert abs(float(left[4:].float().mean()) - LEFT_SHARE) < 0.08
+    assert len({row.numpy().tobytes() for row in left.T}) == many
+    assert (rewarded == left[-1]).float().mean() > 0.9
+
+
+def test_palette_and_rewards_are_counted_where_something_changes():
+    made = head()
+    count_outputs(made, coins(4, 60))
+    assert {tuple(colour) for colour in made.palette.tolist()} == {(-1.0,) * 3, (1.0,) * 3}
+    assert set(made.reward_values.tolist()) == {0.0, 1.0}
+    assert made.outcome_weights[0] < made.outcome_weights[1] and made.outcome_weights[-1] > 10
+    assert SPREAD == 2.0  # the palette is in latent units

@@ -1,0 +1,322 @@
+"""The denoiser's local half for any game: convolutions see pictures, tokens decide, dice carry chance.
+
+Convolutions at the cells' resolution and at half of it (a U-Net: Ronneberger et al., arXiv 1505.04597) see, as channels
+of one picture, all noisy blocks of the window, the last two clean frames and the sinks. They see neither actions nor
+levels: what follows from these reaches a picture through the transformer's tokens alone, which modulate them
+(FiLM: Perez et al., arXiv 1709.07871). All blocks of the window share one pass.
+
+Every element of x0 is picked from sources: the last clean frame at the same place; the last clean frame moved, by a
+pointer that each cell has to the places within ``reach`` (Finn et al., arXiv 1605.07157; Vinyals et al., 1506.03134);
+every sink at the same place; the colours of a palette; a drawn colour. Training minimises the negative log-likelihood
+(nll) of the true frame under the mixture of these; x0 is the source of largest weight, so copies stay exact.
+
+Chance is a discrete latent (van den Oord et al., arXiv 1711.00937; Hafner et al., 2010.02193): each token of the block
+that is shown has one of ``dice`` classes, which the convolutions see. In play it is drawn from the *prior*, what the
+transformer expects, by the Gumbel-max rule from the tick's noise. In training it is the *posterior*'s, which sees how
+the recording went on, and the prior learns to expect it: a rollout of any length then stays on the recording, whichever
+way its dice fell, and the odds are those of the recordings. The blocks behind it in the window have none: what they
+would draw before it is known what happens first could contradict it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.config import Config
+from world_model.model.codec import SPREAD, canvas, cells
+from world_model.model.head import EXACT, SPRITE, TOLERANCE, Conditioning, convolution, normed
+
+RATE = 0.02
+"""Weight of what the classes cost in the posterior's own loss: much less than in the prior's, or the posterior gives up
+before the convolutions have learnt what its classes mean (posterior collapse: arXiv 1901.05534)."""
+AT_REST, SPREAD_OUT, QUIET = 1.0, 5.0, 0.05
+"""The posterior before training: logit of the first class, where nothing changes; factor of the other logits, so that
+different changes are different classes from the first step on, or all would soon be one; and factor of the weights of
+what does not change, which would drown the changes."""
+LOUD = 4.0
+"""Factor of the classes' first embeddings: beside the tokens they must be heard from the first step on."""
+LEAST = 1e-6
+"""Least uniform number that becomes a Gumbel one."""
+NARROW = 32
+"""Features of a cell of half resolution on their way into the tokens and out of them."""
+REWARD_WEIGHT = 0.5
+"""Weight of the nll of reward and end."""
+
+
+class Seen(NamedTuple):
+    """What the convolutions see of a window, before the tokens: features [N, width, h, w], at half resolution
+    [N, 2 width, h/2, w/2], and their part of the tokens of each frame [N, F, P, D]."""
+
+    fine: Tensor
+    coarse: Tensor
+    tokens: Tensor
+
+
+class MixtureOutputs(NamedTuple):
+    """Of each of the N games and F frames of its window. Pictures are canvases [.., colours, H, W]."""
+
+    source_logits: Tensor  # [N, F, sources, unfold^2, h, w]
+    pointer_logits: Tensor  # [N, F, places, h, w]
+    drawn: Tensor  # [N, F, colours, H, W]
+    last: Tensor  # [N, C, h, w]: the last clean frame
+    sinks: Tensor  # [N, S, C, h, w]
+    prior: Tensor  # [N, B, P, dice]: log-probabilities, of the first block
+    posterior: Tensor | None  # the same; in training
+    outcome_logits: Tensor | None  # [N, F, rewards + 1]: of the rewards, and of the end
+    outcome: Tensor | None  # [N, 2]: reward and probability of the end, of the first frame
+
+
+class MixtureHead(nn.Module):
+    """``look(window, conditioning)`` -> ``Seen``; ``forward(conditioning, tokens, seen)`` -> x0 and the outputs, which
+    ``nll`` and ``commit`` take. Otherwise as ``head.Head``."""
+
+    def __init__(self, config: Config, grid: tuple[int, int]):
+        super().__init__()
+        size, roll, width = config.head, config.rolling, config.transformer.width
+        channels, features, half = config.latent_shape[0], config.head.width, config.transformer.patch // 2
+        self.state_names = tuple(size.state_shapes)
+        self.grid, self.half, self.unfold = grid, half, config.codec.unfold
+        self.colours = channels // self.unfold**2
+        self.frames, self.per_block = roll.window_blocks * roll.frames_per_block, roll.frames_per_block
+        self.reach, self.classes, self.sinks = size.reach, size.dice, roll.sink_frames
+        self.places = (2 * size.reach + 1) ** 2
+        self.kinds = {"last": 1, "moved": 1, "sink": self.sinks, "palette": size.palette, "drawn": 1}
+        self.sources = sum(self.kinds.values())
+        self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
+        self.first = convolution((self.frames + 2 + self.sinks) * channels, features)
+        self.down = nn.Conv2d(features, 2 * features, 3, stride=2, padding=1)
+        wide = self.frames * width
+        self.narrow, self.to_tokens = nn.Conv2d(2 * features, NARROW, 1), nn.Linear(NARROW * half**2, wide)
+        self.from_tokens, self.widen = nn.Linear(wide, NARROW * half**2), nn.Conv2d(NARROW, 2 * features, 1)
+        self.up = nn.Conv2d(2 * features, 4 * features, 1)
+        self.before = nn.ModuleList([Block(features, 0), Block(2 * features, 0)])
+        self.coarse = nn.ModuleList(Block(2 * features, wide) for _ in range(size.blocks))
+        self.fine = nn.ModuleList(Block(features, wide) for _ in range(size.blocks))
+        self.per_frame = (self.sources + self.colours) * self.unfold**2 + self.places
+        self.out = nn.Conv2d(features, self.frames * self.per_frame, 1)
+        self.out.weight.data *= 0.1
+        self.prior = nn.Linear(width, self.classes)
+        self.posterior = nn.Sequential(
+            nn.Conv2d(2 * channels, features, 3, padding=1, bias=False), nn.ReLU(),
+            nn.Conv2d(features, features, 3, stride=2, padding=1, bias=False), nn.ReLU(),
+            nn.Conv2d(features, self.classes, half, stride=half, bias=False),
+        )  # fmt: skip
+        self.posterior[-1].weight.data *= SPREAD_OUT
+        self.posterior[0].weight.data[:, channels:] *= QUIET
+        self.code = nn.Linear(self.classes, width, bias=False)
+        self.code.weight.data *= LOUD
+        self.rewards = size.rewards
+        if self.rewards:
+            self.register_buffer("reward_values", torch.zeros(self.rewards))
+            self.register_buffer("outcome_weights", torch.ones(self.rewards + 1))
+            self.outcome = nn.Linear(features, self.frames * (self.rewards + 1))
+        self._open_with_copies(size.palette)
+
+    def _open_with_copies(self, palette: int) -> None:
+        """Before training the last frame has most of the weight, in place and by the pointer."""
+        sources = torch.full((self.sources,), -2.0)
+        sources[0] = 3.0
+        pointer = torch.zeros(self.places)
+        pointer[self.places // 2] = 3.0
+        drawn = torch.zeros(self.colours * self.unfold**2)
+        bias = torch.cat([sources.repeat_interleave(self.unfold**2), drawn, pointer])
+        self.out.bias.data.copy_(bias.repeat(self.frames))
+
+    def look(self, window: Tensor, conditioning: Conditioning) -> Seen:
+        """window [N, F, C, h, w], the noisy frames; those that a shorter window lacks are zeros."""
+        missing = self.frames - window.shape[1]
+        window = F.pad(window, (0, 0, 0, 0, 0, 0, 0, missing))
+        pictures = [window, conditioning.last[:, :1], conditioning.extra["previous"][:, None], conditioning.sinks]
+        fine = self.before[0](self.first(torch.cat([p.flatten(1, 2) for p in pictures], 1)))
+        coarse = self.before[1](self.down(F.relu(fine)))
+        patches = F.pixel_unshuffle(self.narrow(F.relu(coarse)), self.half).flatten(2).transpose(1, 2)
+        tokens = self.to_tokens(patches).unflatten(2, (self.frames, -1)).transpose(1, 2)
+        return Seen(fine, coarse, tokens[:, : self.frames - missing])
+
+    def forward(self, conditioning: Conditioning, tokens: Tensor, seen: Seen) -> tuple[Tensor, MixtureOutputs]:
+        """tokens [N, F, P, D] of the trunk -> x0 [N, F, C, h, w] and the outputs."""
+        count, extra = tokens.shape[1], conditioning.extra
+        prior = _full(self.prior(tokens[:, : self.per_block])).log_softmax(-1)
+        posterior = self._posterior(extra["future"]) if "future" in extra else None
+        code = self.code(self._drawn(prior, posterior, extra["dice"]).to(tokens.dtype))
+        tokens = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count))
+        tokens = tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
+        decisions = tokens.transpose(1, 2).flatten(2)  # [N, P, F D]
+        h = self._decoded(seen, decisions)
+        out = _full(self.out(F.relu(h)).unflatten(1, (self.frames, -1))[:, :count])
+        squared = self.unfold**2
+        parts = [self.sources * squared, self.colours * squared, self.places]
+        source_logits, drawn, pointer_logits = out.split(parts, 2)
+        outcome_logits = outcome = None
+        if self.rewards:
+            outcome_logits = _full(self.outcome(F.relu(h).amax((2, 3)))).unflatten(1, (self.frames, -1))[:, :count]
+            outcome = self._outcome(outcome_logits[:, 0])
+        outputs = MixtureOutputs(
+            source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
+            conditioning.last[:, 0], conditioning.sinks, prior, posterior, outcome_logits, outcome,
+        )  # fmt: skip
+        return cells(self._picked(outputs), self.unfold), outputs
+
+    def _decoded(self, seen: Seen, decisions: Tensor) -> Tensor:
+        """Features [N, width, h, w] after the tokens [N, P, F D] have spoken."""
+        spread = self.from_tokens(decisions).transpose(1, 2).unflatten(2, self.grid)
+        h = seen.coarse + self.widen(F.pixel_shuffle(spread, self.half))
+        for block in self.coarse:
+            h = block(h, decisions, self.grid)
+        h = seen.fine + F.pixel_shuffle(self.up(F.relu(h)), 2)
+        for block in self.fine:
+            h = block(h, decisions, self.grid)
+        return h
+
+    def _posterior(self, future: Tensor) -> Tensor:
+        """Log-probabilities [N, B, P, dice] of each token's class, from true frames [N, 1 + B, C, h, w]: those of the
+        first block and the one before it."""
+        changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
+        logits = self.posterior(changes.flatten(0, 1)).flatten(2).transpose(1, 2)
+        at_rest = F.pad(logits.new_full((1,), AT_REST), (0, self.classes - 1))
+        return (_full(logits) + at_rest).log_softmax(-1).unflatten(0, changes.shape[:2])
+
+    def _drawn(self, prior: Tensor, posterior: Tensor | None, dice: Tensor) -> Tensor:
+        """One-hot classes [N, B, P, dice]: drawn from the prior by the Gumbel-max rule or, in training, the posterior's
+        likeliest, with its gradient (straight through: Bengio et al., arXiv 1308.3432)."""
+        log = prior + dice if posterior is None else posterior
+        hard = F.one_hot(log.argmax(-1), self.classes).to(log.dtype)
+        return hard if posterior is None else hard + posterior.exp() - posterior.exp().detach()
+
+    def _outcome(self, logits: Tensor) -> Tensor:
+        """logits [N, rewards + 1] -> [N, 2]: the likeliest reward, and the probability of an end."""
+        reward = self.reward_values[logits[:, :-1].argmax(1)]
+        return torch.stack([reward, logits[:, -1].sigmoid()], 1)
+
+    def nll(self, outputs: MixtureOutputs, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses [N, F] against true [N, F, C, h, w]: the nll of all elements, and of the posterior's classes under the
+        prior, both in nats over ``SPRITE``."""
+        goal = self._by_colour(true)
+        with torch.no_grad():
+            moved = cells(self._moved(outputs.last), self.unfold)
+            places = _match(self._by_colour(moved)[:, None], goal)  # [N, F, places, unfold^2, h, w]
+            fixed = [
+                _match(self._by_colour(outputs.last)[:, None, None], goal),
+                _match(self._by_colour(outputs.sinks)[:, None], goal),
+                _match(self.palette[None, None, :, :, None, None, None].to(goal.dtype), goal),
+            ]
+        pointer = outputs.pointer_logits[:, :, :, None]
+        pointed = (pointer + places).logsumexp(2, keepdim=True) - pointer.logsumexp(2, keepdim=True)
+        drawn = _match(self._by_colour(cells(outputs.drawn, self.unfold))[:, :, None], goal)
+        matches = torch.cat([fixed[0], pointed, *fixed[1:], drawn], 2)
+        likelihood = (outputs.source_logits + matches).logsumexp(2) - outputs.source_logits.logsumexp(2)
+        classes = F.pad(self._classes_nll(outputs), (0, true.shape[1] - self.per_block))
+        return -likelihood.sum((2, 3, 4)) / SPRITE, classes / SPRITE
+
+    def _by_colour(self, latents: Tensor) -> Tensor:
+        """Latents [.., C, h, w] -> [.., colours, unfold^2, h, w]; on a GPU in half precision, which is exact enough to
+        tell colours apart and half the memory."""
+        latents = latents.half() if latents.is_cuda and not latents.requires_grad else latents
+        return latents.unflatten(-3, (self.colours, self.unfold**2))
+
+    def _classes_nll(self, outputs: MixtureOutputs) -> Tensor:
+        """[N, B]: what the posterior's classes cost under the prior and, by ``RATE``, what that costs the posterior."""
+        prior, posterior = outputs.prior, outputs.posterior
+        chosen = F.one_hot(posterior.argmax(-1), self.classes)
+        expected = -(chosen * prior).sum((2, 3))
+        return expected - RATE * (posterior.exp() * prior.detach()).sum((2, 3))
+
+    def outcome_nll(self, outputs: MixtureOutputs, rewards: Tensor, ends: Tensor) -> Tensor:
+        """Nll [N, F] of rewards [N, F] and ends [N, F], rare ones weighted up (``outcome_weights``)."""
+        nearest = (rewards[..., None] - self.reward_values).abs().argmin(-1)
+        logits, end = outputs.outcome_logits[..., :-1], outputs.outcome_logits[..., -1]
+        reward = F.cross_entropy(logits.flatten(0, 1), nearest.flatten(), self.outcome_weights[:-1], reduction="none")
+        ended = F.binary_cross_entropy_with_logits(end, ends, reduction="none", pos_weight=self.outcome_weights[-1])
+        return REWARD_WEIGHT * (reward.unflatten(0, rewards.shape) + ended)
+
+    def _moved(self, last: Tensor) -> Tensor:
+        """[N, C, h, w] -> [N, places, colours, H, W]: what each place within reach holds, black beyond the edge."""
+        picture, reach = canvas(last, self.unfold), self.reach
+        height, width = picture.shape[-2:]
+        padded = F.pad(picture, (reach,) * 4, mode="replicate")
+        span = range(2 * reach + 1)
+        return torch.stack([padded[..., y : y + height, x : x + width] for y in span for x in span], 1)
+
+    @torch.no_grad()
+    def _picked(self, outputs: MixtureOutputs) -> Tensor:
+        """Canvases [N, F, colours, H, W] of every element's source of largest weight."""
+        chosen = canvas(outputs.source_logits.argmax(2).float(), self.unfold)  # [N, F, 1, H, W]
+        place = outputs.pointer_logits.argmax(2, keepdim=True)
+        place = place.repeat_interleave(self.unfold, 3).repeat_interleave(self.unfold, 4)
+        last = canvas(outputs.last, self.unfold)[:, None]
+        moved = _chosen(self._moved(outputs.last), place)
+        of_sinks = _chosen(canvas(outputs.sinks, self.unfold), (chosen - 2).clamp(0, self.sinks - 1).long())
+        colour = (chosen - 2 - self.sinks).clamp(0, len(self.palette) - 1).long()
+        palette = self.palette[colour[:, :, 0]].movedim(-1, 2)
+        picked = torch.where(chosen == 0, last, moved)
+        picked = torch.where(chosen >= 2, of_sinks, picked)
+        picked = torch.where(chosen >= 2 + self.sinks, palette, picked)
+        return torch.where(chosen == self.sources - 1, outputs.drawn, picked)
+
+    def initial_state(self, sinks: Tensor, frames: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The head's arrays in a new state; frames [N, R+1, B, C, h, w] shown last, noise [N, K, B, C, h, w] of the
+        window's blocks."""
+        outcome = {"outcome": frames.new_zeros(len(frames), 2)} if self.rewards else {}
+        return {"previous": frames[:, -2, -1], "dice": self._gumbel(noise[:, 0])} | outcome
+
+    def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def commit(self, outputs: MixtureOutputs, noise: Tensor) -> dict[str, Tensor]:
+        """The head's arrays after the first block was shown; noise [N, K, B, C, h, w] of the next window."""
+        outcome = {"outcome": outputs.outcome.detach()} if self.rewards else {}
+        return {"previous": outputs.last, "dice": self._gumbel(noise[:, 0])} | outcome
+
+    def _gumbel(self, noise: Tensor) -> Tensor:
+        """Standard normal [N, B, C, h, w] -> Gumbel [N, B, P, dice], from the first numbers of each frame."""
+        tokens = self.grid[0] * self.grid[1]
+        normal = noise.flatten(2)[:, :, : tokens * self.classes]
+        uniform = (0.5 + 0.5 * torch.erf(normal / math.sqrt(2))).clamp(LEAST, 1 - LEAST)
+        return -(-uniform.log()).log().unflatten(2, (tokens, self.classes))
+
+
+class Block(nn.Module):
+    """Two convolutions, added to their input; the first takes it normalised and, with ``condition`` features a token,
+    modulated by the tokens."""
+
+    def __init__(self, width: int, condition: int):
+        super().__init__()
+        self.first, self.second = convolution(width, width), convolution(width, width)
+        self.second.weight.data *= 0.3
+        self.modulate = nn.Linear(condition, 2 * width) if condition else None
+        if condition:
+            nn.init.zeros_(self.modulate.weight)
+            nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, h: Tensor, tokens: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:
+        """h [N, width, h, w], tokens [N, P, condition] of a grid over it."""
+        normalised = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+        if self.modulate is not None:
+            spread = self.modulate(normed(tokens)).transpose(1, 2).unflatten(2, grid)
+            times = h.shape[-1] // grid[1]
+            shift, scale = spread.repeat_interleave(times, 2).repeat_interleave(times, 3).chunk(2, 1)
+            normalised = normalised * (1 + scale) + shift
+        return h + self.second(F.relu(self.first(normalised)))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Out of half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _match(source: Tensor, goal: Tensor) -> Tensor:
+    """Log-likelihood of goal [N, F, colours, unfold^2, h, w] under sources [N, F, sources, colours, unfold^2, h, w],
+    all of whose sizes may be 1: [N, F, sources, unfold^2, h, w]. Summed over colours one by one: the differences of
+    all would take three times the memory."""
+    away = sum((source[:, :, :, c] - goal[:, :, None, c]).abs() for c in range(goal.shape[2]))
+    return (away / goal.shape[2] - EXACT).clamp(min=0) / -TOLERANCE
+
+
+def _chosen(choices: Tensor, index: Tensor) -> Tensor:
+    """Of canvases [N, n, colours, H, W] those at index [N, F, 1, H, W], element by element: [N, F, colours, H, W]."""
+    return choices.gather(1, index.expand(-1, -1, choices.shape[2], -1, -1))
