@@ -50,28 +50,30 @@ world:
     # Keys held together that are no action are their largest part that is one.{idle}
     actions:{actions}
 
-# The model: for any game, sized for two cores. More width and layers see more, and cost time in every tick.
-codec: {{kind: autoencoder, channels: 16, width: 32, stride: 8, depth: 2}}   # frame <-> latent; kind patches: none
+# The model: for any game, sized for two cores. More width, blocks and layers see more, and cost time in every tick.
+codec: {{kind: patches, cell: 2}}   # the network's cells are 2x2 pixels, as they are
 
-transformer: {{width: 192, layers: 6, heads: 6, patch: 2}}   # {tokens} tokens a frame
+transformer: {{width: 128, layers: 3, heads: 4, patch: 8}}   # {tokens} tokens a frame
+
+# Every pixel is picked: from the last frame, from up to reach pixels beside it there, from a sink, from a palette, or
+# drawn. dice: classes of what each token leaves to chance; rewards: how many different ones are predicted, with the end.
+head: {{kind: mixture, width: 48, blocks: 2, reach: 3, palette: 32, dice: 8, rewards: 8}}
 
 # window_blocks: denoising steps a frame gets; sink_blocks: frames kept for ever, the first of an episode;
 # recent_blocks: frames remembered behind it.
-rolling: {{frames_per_block: 1, window_blocks: 3, sink_blocks: 1, recent_blocks: 6, shift: 5.0}}
+rolling: {{frames_per_block: 1, window_blocks: 4, sink_blocks: 1, recent_blocks: 3, shift: 5.0}}
 
-training:   # in this order; train.py --minutes shares out the time that there is
-  autoencoder: {{steps: 4000, batch: 32, learning_rate: 2.0e-3}}
-  teacher: {{steps: 8000, batch: 8, learning_rate: 1.0e-3, clip_blocks: 12}}
-  student_init: {{steps: 4000, batch: 8, learning_rate: 1.0e-3, clip_blocks: 16, windows: 3}}
-  student_dmd:
-    steps: 400
-    batch: 4
-    learning_rate: 1.0e-4
-    critic_learning_rate: 2.0e-4
-    critic_steps: 2
-    rollout_windows: 2
-    regression_weight: 0.5   # share of the recorded continuation
-    ema: 0.99
+training:   # the student plays from its own frames, held to the recordings; --minutes ends it where that is earlier
+  student_rollout:
+    steps: 8000
+    batch: 16
+    learning_rate: 2.0e-3
+    pool: 32   # games; a batch of them takes a tick a step
+    length: 40   # ticks of a game, at the end of training; one at its beginning
+    grow: 0.6
+    stray_cells: 2   # more wrong cells than this, and a game begins again: twice the size of what must not get lost
+    event_share: 0.0   # starts picked at events would make them more frequent than they are
+    ema: 0.998
 """
 
 NEXT = """\

@@ -34,7 +34,7 @@ from world_model.model.head import EXACT, SPRITE, TOLERANCE, Conditioning, convo
 RATE = 0.02
 """Weight of what the classes cost in the posterior's own loss: much less than in the prior's, or the posterior gives up
 before the convolutions have learnt what its classes mean (posterior collapse: arXiv 1901.05534)."""
-AT_REST, SPREAD_OUT, QUIET = 1.0, 5.0, 0.05
+AT_REST, SPREAD_OUT, QUIET = 1.0, 30.0, 0.05
 """The posterior before training: logit of the first class, where nothing changes; factor of the other logits, so that
 different changes are different classes from the first step on, or all would soon be one; and factor of the weights of
 what does not change, which would drown the changes."""

@@ -365,6 +365,9 @@ def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     head.palette.copy_(torch.from_numpy(np.stack(common).astype(np.float32)))
     if not head.rewards:
         return
+    if any(episode.rewards is None for episode in episodes):
+        raise DataError("head.rewards learns from rewards, and some of these recordings have none: record them again, "
+                        "or say rewards: 0")  # fmt: skip
     rewards = np.concatenate([episode.rewards for episode in episodes])
     values, numbers = np.unique(rewards, return_counts=True)
     order = np.argsort(-numbers)[: head.rewards]
