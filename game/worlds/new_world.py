@@ -56,7 +56,7 @@ codec: {{kind: patches, cell: 2}}   # the network's cells are 2x2 pixels, as the
 transformer: {{width: 128, layers: 3, heads: 4, patch: 8}}   # {tokens} tokens a frame
 
 # Every pixel is picked: from the last frame, from up to reach pixels beside it there, from a sink, from a palette, or
-# drawn. dice: classes of what each token leaves to chance; rewards: how many different ones are predicted, with the end.
+# drawn. dice: classes of what each token leaves to chance; rewards: how many are told apart, and the end.
 head: {{kind: mixture, width: 48, blocks: 2, reach: 3, palette: 32, dice: 8, rewards: 8}}
 
 # window_blocks: denoising steps a frame gets; sink_blocks: frames kept for ever, the first of an episode;
