@@ -85,8 +85,7 @@ class MixtureHead(nn.Module):
         self.frames, self.per_block = roll.window_blocks * roll.frames_per_block, roll.frames_per_block
         self.reach, self.classes, self.sinks = size.reach, size.dice, roll.sink_frames
         self.places = (2 * size.reach + 1) ** 2
-        self.kinds = {"last": 1, "moved": 1, "sink": self.sinks, "palette": size.palette, "drawn": 1}
-        self.sources = sum(self.kinds.values())
+        self.sources = 2 + self.sinks + size.palette + 1  # last, moved; sinks; palette; drawn
         self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
         self.first = convolution((self.frames + 2 + self.sinks) * channels, features)
         self.down = nn.Conv2d(features, 2 * features, 3, stride=2, padding=1)
@@ -115,9 +114,9 @@ class MixtureHead(nn.Module):
             self.register_buffer("reward_values", torch.zeros(self.rewards))
             self.register_buffer("outcome_weights", torch.ones(self.rewards + 1))
             self.outcome = nn.Linear(features, self.frames * (self.rewards + 1))
-        self._open_with_copies(size.palette)
+        self._open_with_copies()
 
-    def _open_with_copies(self, palette: int) -> None:
+    def _open_with_copies(self) -> None:
         """Before training the last frame has most of the weight, in place and by the pointer."""
         sources = torch.full((self.sources,), -2.0)
         sources[0] = 3.0
