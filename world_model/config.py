@@ -204,7 +204,7 @@ class MixtureSize(Head):
     blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions at each of these resolutions")
     reach: int = Field(ge=0, le=8, description="pixels within which something that moves in a tick is found")
     palette: int = Field(gt=0, le=256, description="colours, counted in the recordings")
-    dice: int = Field(gt=1, le=64, description="classes of the random choice that each token makes")
+    dice: int = Field(gt=1, le=48, description="classes of what a token leaves to chance, drawn in every tick")
     rewards: int = Field(0, ge=0, le=64, description="rewards, counted in the recordings; 0: neither rewards nor ends")
 
     @property
