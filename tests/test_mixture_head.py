@@ -6,7 +6,7 @@ import torch
 import toy
 
 from world_model.config import Config
-from world_model.episode.dataset import Episode
+from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.codec import SPREAD, canvas, make_codec
 from world_model.model.head import EXACT, SPRITE, TOLERANCE, Conditioning
@@ -70,7 +70,7 @@ def test_every_source_is_copied_exactly():
 
 @torch.no_grad()
 def test_the_nll_is_that_of_the_mixture_written_out():
-    """Against a loop over elements and sources."""
+    """Of one element that has one colour, against another: by a loop over the sources."""
     made, last = head(), torch.randn(1, *SMALL.latent_shape)
     made.out.bias.data.normal_()
     true = torch.randn(1, made.frames, *SMALL.latent_shape)
@@ -79,24 +79,25 @@ def test_the_nll_is_that_of_the_mixture_written_out():
     goal, frame, y, x = canvas(true, 4)[0], 1, 6, 9
     cell = y // 4, x // 4, y % 4 * 4 + x % 4
 
-    def match(source: torch.Tensor) -> float:
-        return float(((source - goal[frame, :, y, x]).abs().mean() - EXACT).clamp(min=0) / -TOLERANCE)
+    def expected_of(goal: torch.Tensor) -> float:
+        """The likelihood of the element of ``goal`` [F, colours, H, W]."""
 
-    places = outputs.pointer_logits[0, frame, :, cell[0], cell[1]].softmax(0)
-    pictures = made._moved(last)[0]
-    pointed = sum(float(w) * np.exp(match(p[:, y, x])) for w, p in zip(places, pictures, strict=True))
-    exact = [canvas(last, 4)[0, :, y, x], *canvas(outputs.sinks, 4)[0, :, :, y, x], *made.palette]
-    matches = [np.exp(match(source)) for source in (*exact, outputs.drawn[0, frame, :, y, x])]
-    weights = outputs.source_logits[0, frame, :, cell[2], cell[0], cell[1]].softmax(0)
-    expected = float(weights[1]) * pointed + sum(
-        float(w) * m for w, m in zip(torch.cat([weights[:1], weights[2:]]), matches, strict=True)
-    )
-    others = true.clone()
-    others[0, frame, [cell[2], 16 + cell[2], 32 + cell[2]], cell[0], cell[1]] = 1e6  # what no source has: -log 0
-    without = made.nll(outputs, others, outputs.sinks)[0]
-    lost = float((without - elements)[0, frame]) * SPRITE
-    apart = float((1e6 - torch.tensor(0.0)) / TOLERANCE)  # roughly, of the nearest source
-    assert lost == pytest.approx(apart + np.log(expected), rel=1e-3)
+        def match(source: torch.Tensor) -> float:
+            away = (source - goal[frame, :, y, x]).abs().mean()
+            return float(((away - EXACT).clamp(min=0) / -TOLERANCE).exp())
+
+        places = outputs.pointer_logits[0, frame, :, cell[0], cell[1]].softmax(0)
+        pointed = sum(float(w) * match(p[:, y, x]) for w, p in zip(places, made._moved(last)[0], strict=True))
+        before = [match(canvas(last, 4)[0, :, y, x]), pointed]
+        fixed = [match(source) for source in (*canvas(outputs.sinks, 4)[0, :, :, y, x], *made.palette)]
+        matches = [*before, *fixed, match(outputs.drawn[0, frame, :, y, x])]
+        weights = outputs.source_logits[0, frame, :, cell[2], cell[0], cell[1]].softmax(0)
+        return sum(float(w) * m for w, m in zip(weights, matches, strict=True))
+
+    others, other = true.clone(), goal.roll(1, 0)
+    others[0, frame, [cell[2], 16 + cell[2], 32 + cell[2]], cell[0], cell[1]] = other[frame, :, y, x]
+    dearer = float((made.nll(outputs, others, outputs.sinks)[0] - elements)[0, frame]) * SPRITE
+    assert dearer == pytest.approx(np.log(expected_of(goal) / expected_of(other)), 1e-3)
 
 
 @torch.no_grad()
@@ -149,7 +150,7 @@ def coins(count: int, length: int) -> list[Episode]:
         latents[np.arange(length), :, 1, np.where(left, 0, 3)] = 1.0
         rewards = np.where(left, 1.0, 0.0).astype(np.float32)
         episodes.append(Episode(np.full_like(latents[:4], -1.0), latents, np.zeros((length, 6), np.int8), None, None,
-                                rewards, np.zeros(length, bool)))  # fmt: skip
+                                rewards, np.arange(length) == length - 1))  # fmt: skip
     return episodes
 
 
@@ -186,5 +187,28 @@ def test_palette_and_rewards_are_counted_where_something_changes():
     count_outputs(made, coins(4, 60))
     assert {tuple(colour) for colour in made.palette.tolist()} == {(-1.0,) * 3, (1.0,) * 3}
     assert set(made.reward_values.tolist()) == {0.0, 1.0}
-    assert made.outcome_weights[0] < made.outcome_weights[1] and made.outcome_weights[-1] > 10
+    assert made.outcome_weights[0] < made.outcome_weights[1] and made.outcome_weights[-1] > 7
     assert SPREAD == 2.0  # the palette is in latent units
+
+
+@torch.no_grad()
+def test_an_end_is_trained_where_it_is_shown_and_its_odds_are_not_the_losss_weights():
+    data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 12), [])
+    stage = StudentRolloutTraining(data, None)
+    games = np.array([0])
+    stage.at[games] = stage.start_sampler.lead + stage.start_sampler.counts[0] - 1  # the last that a game may begin at
+    assert stage._recorded(games).tolist() == [[1.0, 0.0]], "beyond the recording nothing is learned"
+    assert stage._outcomes(games)[1][0, 0] == 1 and stage._latents(games, 0, 2).diff(dim=1).abs().max() == 0
+    made = stage.model.local
+    made.outcome_weights.copy_(torch.tensor([1.0, 5.0, 9.0, 20.0]))
+    chances = torch.tensor([0.6, 0.3, 0.1])  # of the rewards; the loss's best logits are of weight times chance
+    end = torch.tensor([0.02])
+    logits = torch.cat([chances.log(), (end / (1 - end)).log()]) + made.outcome_weights.log()
+    reward, ends = made._outcome(logits[None, None])[0]
+    assert reward == made.reward_values[0] and ends == pytest.approx(0.02, rel=1e-4)
+
+
+def test_recordings_without_rewards_are_named():
+    silent = [Episode(e.sinks, e.latents, e.actions) for e in coins(2, 12)]
+    with pytest.raises(DataError, match="head.rewards"):
+        StudentRolloutTraining(TrainingData(SMALL, toy.CPU, make_codec(SMALL), silent, []), None)

@@ -204,7 +204,7 @@ class MixtureSize(Head):
     blocks: int = Field(gt=0, description="residual blocks of two 3x3 convolutions at each of these resolutions")
     reach: int = Field(ge=0, le=8, description="pixels within which something that moves in a tick is found")
     palette: int = Field(gt=0, le=256, description="colours, counted in the recordings")
-    dice: int = Field(gt=1, le=48, description="classes of what a token leaves to chance, drawn in every tick")
+    dice: int = Field(gt=1, description="classes of what a token leaves to chance, drawn in every tick")
     rewards: int = Field(0, ge=0, le=64, description="rewards, counted in the recordings; 0: neither rewards nor ends")
 
     @property
@@ -367,6 +367,9 @@ class Config(Strict):
         if isinstance(self.head, MixtureSize) and self.transformer.patch % 2:
             raise ValueError("transformer.patch must be even for head.kind mixture: half of its network works on cells "
                              "twice as large")  # fmt: skip
+        numbers = self.codec.channels * self.transformer.patch**2
+        if isinstance(self.head, MixtureSize) and self.head.dice > numbers:
+            raise ValueError(f"head.dice {self.head.dice} must be at most {numbers}, the numbers of a token's noise")
         return self
 
     @model_validator(mode="after")

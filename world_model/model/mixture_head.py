@@ -154,7 +154,7 @@ class MixtureHead(nn.Module):
         outcome_logits = outcome = None
         if self.rewards:
             outcome_logits = _full(self.outcome(F.relu(h).amax((2, 3)))).unflatten(1, (self.frames, -1))[:, :count]
-            outcome = self._outcome(outcome_logits[:, 0])
+            outcome = self._outcome(outcome_logits[:, : self.per_block])
         outputs = MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
             conditioning.last[:, 0], conditioning.sinks, prior, posterior, outcome_logits, outcome,
@@ -188,9 +188,11 @@ class MixtureHead(nn.Module):
         return hard if posterior is None else hard + posterior.exp() - posterior.exp().detach()
 
     def _outcome(self, logits: Tensor) -> Tensor:
-        """logits [N, rewards + 1] -> [N, 2]: the likeliest reward, and the probability of an end."""
-        reward = self.reward_values[logits[:, :-1].argmax(1)]
-        return torch.stack([reward, logits[:, -1].sigmoid()], 1)
+        """logits [N, B, rewards + 1] of a block -> [N, 2]: its likeliest rewards in sum, and the probability that it
+        ends. What the loss weighted up is weighted down again."""
+        logits = logits - self.outcome_weights.log()
+        reward = self.reward_values[logits[..., :-1].argmax(-1)].sum(1)
+        return torch.stack([reward, 1 - logits[..., -1].neg().sigmoid().prod(1)], 1)
 
     def nll(self, outputs: MixtureOutputs, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
         """Losses [N, F] against true [N, F, C, h, w]: the nll of all elements, and of the posterior's classes under the
@@ -234,7 +236,7 @@ class MixtureHead(nn.Module):
         return REWARD_WEIGHT * (reward.unflatten(0, rewards.shape) + ended)
 
     def _moved(self, last: Tensor) -> Tensor:
-        """[N, C, h, w] -> [N, places, colours, H, W]: what each place within reach holds, black beyond the edge."""
+        """[N, C, h, w] -> [N, places, colours, H, W]: what each place within reach holds, the edge beyond it."""
         picture, reach = canvas(last, self.unfold), self.reach
         height, width = picture.shape[-2:]
         padded = F.pad(picture, (reach,) * 4, mode="replicate")
@@ -261,7 +263,7 @@ class MixtureHead(nn.Module):
         """The head's arrays in a new state; frames [N, R+1, B, C, h, w] shown last, noise [N, K, B, C, h, w] of the
         window's blocks."""
         outcome = {"outcome": frames.new_zeros(len(frames), 2)} if self.rewards else {}
-        return {"previous": frames[:, -2, -1], "dice": self._gumbel(noise[:, 0])} | outcome
+        return {"previous": frames[:, -2, -1], "dice": self._gumbel(noise[:, -1])} | outcome
 
     def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
         return {}
@@ -269,7 +271,8 @@ class MixtureHead(nn.Module):
     def commit(self, outputs: MixtureOutputs, noise: Tensor) -> dict[str, Tensor]:
         """The head's arrays after the first block was shown; noise [N, K, B, C, h, w] of the next window."""
         outcome = {"outcome": outputs.outcome.detach()} if self.rewards else {}
-        return {"previous": outputs.last, "dice": self._gumbel(noise[:, 0])} | outcome
+        # of the block that joins, whose noise says nothing yet of what is shown next
+        return {"previous": outputs.last, "dice": self._gumbel(noise[:, -1])} | outcome
 
     def _gumbel(self, noise: Tensor) -> Tensor:
         """Standard normal [N, B, C, h, w] -> Gumbel [N, B, P, dice], from the first numbers of each frame."""

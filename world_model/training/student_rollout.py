@@ -68,7 +68,13 @@ class StudentRolloutTraining(TransformerStage):
         super().__init__(data)
         self.lead, per_block = self.rolling.recent_blocks + 1, self.rolling.frames_per_block
         device = self.distributed.device
-        self.start_sampler = StartSampler(data.train, self.lead, self.rolling.window_blocks, per_block, device)
+        mixture = isinstance(self.config.head, MixtureSize)
+        # what play shows must be trained up to the last frame, with which an episode ends
+        self.span = 1 if mixture else self.rolling.window_blocks
+        self.start_sampler = StartSampler(data.train, self.lead, self.span, per_block, device, poses=not mixture)
+        if mixture and self.config.head.rewards and any(e.rewards is None for e in self.start_sampler.episodes):
+            raise DataError("head.rewards learns from rewards, and some of these recordings have none: record them "
+                            "again, or say rewards: 0")  # fmt: skip
         if isinstance(self.config.head, ViewSize) and not (self.start_sampler.posed and self.start_sampler.deep):
             raise DataError("head.kind view learns from where each frame was seen, and from how far away what the "
                             "anchors show is, and these recordings do not say both: record a game whose info holds a "
@@ -84,7 +90,7 @@ class StudentRolloutTraining(TransformerStage):
             colours = count_palette(data.train, self.config.head.palette, self.config.codec.unfold)
             model.local.palette.copy_(torch.from_numpy(colours))
         if weights is None and isinstance(self.config.head, MixtureSize):
-            count_outputs(model.local, data.train)
+            count_outputs(model.local, self.start_sampler.episodes)
         self.flops = tick_flops(model, self.config) * self.settings.batch / self.distributed.processes
         self.set_model(model, self.loss, muon=True)
 
@@ -104,7 +110,7 @@ class StudentRolloutTraining(TransformerStage):
             extra = self._extra(games, poses)
             moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         wrong = self._store(games, moved, x0, true)
-        weights = held.clone()
+        weights = held * self._recorded(games)
         weights[:, 1:] *= LATER
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if outcomes is not None:
@@ -129,6 +135,11 @@ class StudentRolloutTraining(TransformerStage):
         if not isinstance(self.config.head, MixtureSize):
             return {}
         return {"future": self._latents(games, -1, 1).flatten(1, 2)[:, self.rolling.frames_per_block - 1 :]}
+
+    def _recorded(self, games: np.ndarray) -> Tensor:
+        """1 for those blocks of these games' windows [n, K] that the recording has, 0 beyond its end."""
+        lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
+        return self._tensor(self.at[games, None] + np.arange(self.rolling.window_blocks) < lengths[:, None])
 
     def _outcomes(self, games: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rewards and ends [n, F] of the recorded frames in these games' windows."""
@@ -162,7 +173,7 @@ class StudentRolloutTraining(TransformerStage):
         self.at[games] += 1
         lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
         self.strayed[games] = wrong.cpu().numpy() > self.settings.stray_cells
-        over = self.strayed[games] | (self.at[games] + self.rolling.window_blocks > lengths)
+        over = self.strayed[games] | (self.at[games] + self.span > lengths)
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
 
@@ -250,8 +261,9 @@ class StartSampler:
     """
 
     def __init__(
-        self, episodes: list[Episode], lead: int, span: int, per_block: int, device: torch.device | str = "cpu"
-    ):
+        self, episodes: list[Episode], lead: int, span: int, per_block: int, device: torch.device | str = "cpu",
+        poses: bool = True,
+    ):  # fmt: skip
         actions = [episode.block_actions(per_block) for episode in episodes]
         long = [index for index, blocks in enumerate(actions) if len(blocks) >= lead + span]
         if not long:
@@ -265,7 +277,7 @@ class StartSampler:
         self.offsets = np.cumsum([0, *(len(episode.latents) for episode in self.episodes)])
         self.counts = np.array([len(blocks) - span - lead + 1 for blocks in self.actions])
         self.ends = np.cumsum(self.counts)
-        self.posed = all(episode.poses is not None for episode in self.episodes)
+        self.posed = poses and all(episode.poses is not None for episode in self.episodes)
         self.deep = all(episode.depths is not None for episode in self.episodes)
         self.unusual = _unusual_moves(self.episodes) if self.posed else [np.array([], int)] * len(self.episodes)
         with ThreadPoolExecutor() as pool:
@@ -291,17 +303,19 @@ class StartSampler:
         """Of blocks first .. end of an episode the actions [T, keys], and poses [T, 8] if there are any."""
         frames = slice(first * self.per_block, end * self.per_block)
         poses = (self.episodes[which].poses[frames],) if self.posed else ()
-        return self.actions[which][first:end], *poses
+        blocks = np.minimum(np.arange(first, end), len(self.actions[which]) - 1)
+        return self.actions[which][blocks], *poses
 
     def latents(self, which: np.ndarray, first: np.ndarray, count: int) -> Tensor:
-        """``count`` blocks of each of n episodes, from the block ``first`` [n] on: [n, count, B, C, h, w]."""
-        starts, length = first * self.per_block, count * self.per_block
+        """``count`` blocks of each of n episodes, from the block ``first`` [n] on, its last frame again beyond the end:
+        [n, count, B, C, h, w]."""
+        rows = first[:, None] * self.per_block + np.arange(count * self.per_block)
+        rows = np.minimum(rows, np.diff(self.offsets)[which, None] - 1)
         if self.frames_there is None:
-            cuts = [self.episodes[i].latents[at : at + length] for i, at in zip(which, starts, strict=True)]
+            cuts = [self.episodes[i].latents[at] for i, at in zip(which, rows, strict=True)]
             frames = torch.from_numpy(np.stack(cuts)).to(self.device)
         else:
-            index = torch.from_numpy(self.offsets[which] + starts)[:, None] + torch.arange(length)
-            frames = self.frames_there[index.to(self.device)]
+            frames = self.frames_there[torch.from_numpy(self.offsets[which, None] + rows).to(self.device)]
         return frames.float().unflatten(1, (count, self.per_block))
 
     def sinks(self, which: np.ndarray) -> Tensor:
@@ -313,7 +327,8 @@ class StartSampler:
     def outcomes(self, which: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rewards and ends [count] of an episode's frames from ``first`` on."""
         episode = self.episodes[which]
-        return episode.rewards[first : first + count], episode.ends[first : first + count]
+        rows = np.minimum(np.arange(first, first + count), len(episode.rewards) - 1)
+        return episode.rewards[rows], episode.ends[rows]
 
     def frame_pair(self, which: int, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A random frame of an episode and the one before it: poses [2, 8] and actions [2, keys]. It is an unusual move
@@ -349,15 +364,9 @@ def count_palette(episodes: list[Episode], count: int, unfold: int) -> np.ndarra
 def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     """Put into a new head what is counted in recordings: the palette, the colours that are most frequent where a frame
     differs from the one before it; the rewards; and weights of rewards and end, higher for what is rare."""
-    unfold, count, counts = head.unfold, len(head.palette), {}
-    for episode in episodes[:PALETTE_EPISODES]:
-        at = np.arange(1, len(episode.latents), PALETTE_EVERY)
-        changed = episode.latents[at] != episode.latents[at - 1]
-        changed[changed.mean((1, 2, 3)) > EVENT] = False  # another place or light: its colours would be most of them
-        pixels, changed = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (episode.latents[at], changed))
-        unique, numbers = np.unique(np.moveaxis(pixels, 1, -1)[changed.any(1)], axis=0, return_counts=True)
-        for colour, number in zip(unique, numbers, strict=True):
-            counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(number)
+    count = len(head.palette)
+    # where most changes, another place or light came, whose colours would be most of them; or the camera always moves
+    counts = _changing_colours(episodes, head.unfold, EVENT) or _changing_colours(episodes, head.unfold, 1.0)
     common = sorted(counts, key=counts.get, reverse=True)[:count]
     if not common:
         raise DataError("in no recording does anything change: nothing can be learned from them")
@@ -365,9 +374,6 @@ def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     head.palette.copy_(torch.from_numpy(np.stack(common).astype(np.float32)))
     if not head.rewards:
         return
-    if any(episode.rewards is None for episode in episodes):
-        raise DataError("head.rewards learns from rewards, and some of these recordings have none: record them again, "
-                        "or say rewards: 0")  # fmt: skip
     rewards = np.concatenate([episode.rewards for episode in episodes])
     values, numbers = np.unique(rewards, return_counts=True)
     order = np.argsort(-numbers)[: head.rewards]
@@ -376,6 +382,20 @@ def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     ended = max(np.concatenate([episode.ends for episode in episodes]).mean(), 1e-9)
     weights = np.append(1 / np.maximum(share, 1e-9), 1 / ended) ** 0.5
     head.outcome_weights.copy_(torch.from_numpy(np.minimum(weights, RAREST)))
+
+
+def _changing_colours(episodes: list[Episode], unfold: int, most: float) -> dict[bytes, int]:
+    """How often each colour stands where a frame differs from the one before, in no more than ``most`` of itself."""
+    counts: dict[bytes, int] = {}
+    for episode in episodes[:PALETTE_EPISODES]:
+        at = np.arange(1, len(episode.latents), PALETTE_EVERY)
+        changed = episode.latents[at] != episode.latents[at - 1]
+        changed[changed.mean((1, 2, 3)) > most] = False
+        pixels, changed = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (episode.latents[at], changed))
+        unique, numbers = np.unique(np.moveaxis(pixels, 1, -1)[changed.any(1)], axis=0, return_counts=True)
+        for colour, number in zip(unique, numbers, strict=True):
+            counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(number)
+    return counts
 
 
 def _events(episode: Episode) -> np.ndarray:
