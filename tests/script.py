@@ -1,5 +1,7 @@
 """A screen with scripted events, for tests of the player's loop."""
 
+import gymnasium
+
 from game.play.keyboard import Event
 from game.play.player import Options, Player
 from game.play.screen import Headless
@@ -29,3 +31,20 @@ def play(source, plan, recording=None, **options) -> Script:
 
 def down(*keys: str) -> list[Event]:
     return [Event("down", key) for key in keys]
+
+
+class Short(gymnasium.Wrapper):
+    """A game whose episodes are over after so many ticks."""
+
+    def __init__(self, game: gymnasium.Env, length: int):
+        super().__init__(game)
+        self.length = length
+
+    def reset(self, **options):
+        self.ticks = 0
+        return self.env.reset(**options)
+
+    def step(self, action):
+        self.ticks += 1
+        observation, reward, _, truncated, info = self.env.step(action)
+        return observation, reward, self.ticks == self.length, truncated, info

@@ -45,7 +45,7 @@ def played(folder, runtime, keys) -> np.ndarray:
     return np.stack([game.step(key)[0] for key in keys])
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_keep", "tiny_view"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_keep", "tiny_view", "tiny_mixture"])
 def test_with_one_token_the_picture_does_not_depend_on_the_layers(name, tmp_path):
     """With every kind of head; the unaltered student's picture does."""
     shape = toy.load(name)

@@ -6,6 +6,7 @@ import shutil
 import gymnasium
 import numpy as np
 import pytest
+from script import Short
 
 from game.record.collect import collect
 from game.worlds.sources import real_game
@@ -87,21 +88,8 @@ def test_a_folder_of_something_else_is_not_deleted(tmp_path, config):
     assert (tmp_path / "000000-seed0" / "thesis.txt").exists()
 
 
-class Short(gymnasium.Wrapper):
-    """The real game, whose episodes are over after nine ticks."""
-
-    def reset(self, **options):
-        self.ticks = 0
-        return self.env.reset(**options)
-
-    def step(self, action):
-        self.ticks += 1
-        observation, reward, _, truncated, info = self.env.step(action)
-        return observation, reward, self.ticks == 9, truncated, info
-
-
 def make_short_game(config: Config) -> gymnasium.Env:
-    return Short(real_game(config))
+    return Short(real_game(config), 9)
 
 
 def test_the_end_of_an_episode_begins_the_next_beside_it(tmp_path, config):

@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
-from script import down, play
+from script import Short, down, play
 
 import game.register  # noqa: F401 (registers the worlds)
 from game.actions import KEEP_KEYS
@@ -54,17 +54,7 @@ def test_there_is_no_real_game_of_another_map_nor_of_a_real_game(neural):
 
 
 def test_a_real_game_whose_episode_is_over_is_no_longer_shown(neural, monkeypatch):
-    class Short(gymnasium.Wrapper):
-        def reset(self, **options):
-            self.ticks = 0
-            return self.env.reset(**options)
-
-        def step(self, action):
-            self.ticks += 1
-            frame, reward, _, *rest = self.env.step(action)
-            return frame, reward, self.ticks == 6, *rest
-
-    monkeypatch.setattr(reference_game, "open_game", lambda world: Short(open_game(world)))
+    monkeypatch.setattr(reference_game, "open_game", lambda world: Short(open_game(world), 6))
     huds = play(neural, {3: down("v"), 12: down("v"), 16: down("escape")}).huds
     assert huds[5].beside is not None and huds[8].beside is None and "beside this one is over" in huds[8].notice
     assert huds[-1].beside is None and "real game's episode is over under these keys" in huds[-1].notice

@@ -350,28 +350,20 @@ def count_palette(episodes: list[Episode], count: int, unfold: int) -> np.ndarra
         nearest = of_sink.argmax(1)
         other = ~same[np.arange(len(frames)), nearest]
         other[of_sink.max(1) < 0.5] = False  # another light, or another room
-        pixels, changed = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (frames[:, 0], other))
-        unique, numbers = np.unique(np.moveaxis(pixels, 1, -1)[changed.any(1)], axis=0, return_counts=True)
-        for colour, number in zip(unique, numbers, strict=True):
-            counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(number)
-    common = sorted(counts, key=counts.get, reverse=True)[:count]
-    if not common:
+        _add_colours(counts, frames[:, 0], other, unfold)
+    if not counts:
         raise DataError("in no frame that is as light as the sinks does anything stand that no sink shows")
-    common = [common[i % len(common)] for i in range(count)]
-    return np.stack([np.frombuffer(colour, episodes[0].latents.dtype) for colour in common]).astype(np.float32)
+    return _most_frequent(counts, count, episodes[0].latents.dtype)
 
 
 def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     """Put into a new head what is counted in recordings: the palette, the colours that are most frequent where a frame
     differs from the one before it; the rewards; and weights of rewards and end, higher for what is rare."""
-    count = len(head.palette)
     # where most changes, another place or light came, whose colours would be most of them; or the camera always moves
     counts = _changing_colours(episodes, head.unfold, EVENT) or _changing_colours(episodes, head.unfold, 1.0)
-    common = sorted(counts, key=counts.get, reverse=True)[:count]
-    if not common:
+    if not counts:
         raise DataError("in no recording does anything change: nothing can be learned from them")
-    common = [np.frombuffer(common[i % len(common)], episodes[0].latents.dtype) for i in range(count)]
-    head.palette.copy_(torch.from_numpy(np.stack(common).astype(np.float32)))
+    head.palette.copy_(torch.from_numpy(_most_frequent(counts, len(head.palette), episodes[0].latents.dtype)))
     if not head.rewards:
         return
     rewards = np.concatenate([episode.rewards for episode in episodes])
@@ -391,11 +383,22 @@ def _changing_colours(episodes: list[Episode], unfold: int, most: float) -> dict
         at = np.arange(1, len(episode.latents), PALETTE_EVERY)
         changed = episode.latents[at] != episode.latents[at - 1]
         changed[changed.mean((1, 2, 3)) > most] = False
-        pixels, changed = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (episode.latents[at], changed))
-        unique, numbers = np.unique(np.moveaxis(pixels, 1, -1)[changed.any(1)], axis=0, return_counts=True)
-        for colour, number in zip(unique, numbers, strict=True):
-            counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(number)
+        _add_colours(counts, episode.latents[at], changed, unfold)
     return counts
+
+
+def _add_colours(counts: dict[bytes, int], latents: np.ndarray, where: np.ndarray, unfold: int) -> None:
+    """Count the colours of latents [n, C, h, w] in those picture elements of which ``where`` [n, C, h, w] has one."""
+    pixels, chosen = (x.reshape(len(x), -1, unfold**2, *x.shape[2:]) for x in (latents, where))
+    unique, numbers = np.unique(np.moveaxis(pixels, 1, -1)[chosen.any(1)], axis=0, return_counts=True)
+    for colour, number in zip(unique, numbers, strict=True):
+        counts[colour.tobytes()] = counts.get(colour.tobytes(), 0) + int(number)
+
+
+def _most_frequent(counts: dict[bytes, int], count: int, dtype: np.dtype) -> np.ndarray:
+    """[count, colours]: the most frequent colours, again from the first where there are fewer."""
+    common = sorted(counts, key=counts.get, reverse=True)[:count]
+    return np.stack([np.frombuffer(common[i % len(common)], dtype) for i in range(count)]).astype(np.float32)
 
 
 def _events(episode: Episode) -> np.ndarray:
