@@ -60,11 +60,11 @@ def episode(length: int, event: int) -> Episode:
 def test_games_begin_at_events_when_asked_and_anywhere_else():
     start_sampler = StartSampler([episode(40, 20), episode(6, 3), episode(30, 12)], lead=4, span=2, per_block=1)
     random = np.random.default_rng(0)
-    which, at = start_sampler.take(random.random((200, 4)), 1.0, 1)
+    which, at, _ = start_sampler.take(random.random((200, 4)), 1.0, 1)
     assert {(int(i), int(a)) for i, a in zip(which, at, strict=True)} == {(0, 20), (2, 12), (1, 4)}
-    which, at = start_sampler.take(random.random((300, 4)), 1.0, 3)
+    which, at, _ = start_sampler.take(random.random((300, 4)), 1.0, 3)
     assert {int(a) for i, a in zip(which, at, strict=True) if i == 0} == {18, 19, 20}
-    which, at = start_sampler.take(random.random((3000, 4)), 0.0, 1)
+    which, at, _ = start_sampler.take(random.random((3000, 4)), 0.0, 1)
     for index, length in enumerate((40, 6, 30)):
         assert {int(a) for i, a in zip(which, at, strict=True) if i == index} == set(range(4, length - 1))
     assert start_sampler.latents(np.array([0]), np.array([18]), 4)[0, :, 0, 0, 0, 0].tolist() == [0, 0, 5, 5]
@@ -80,8 +80,8 @@ def test_what_comes_and_goes_is_an_event():
     start_sampler = StartSampler(
         [Episode(latents[:1] * 0, latents, np.zeros((40, 1), np.int8))], lead=4, span=2, per_block=1
     )
-    _, at = start_sampler.take(np.random.default_rng(0).random((100, 4)), 1.0, 1)
-    assert set(at.tolist()) == {20, 30}
+    _, at, picked = start_sampler.take(np.random.default_rng(0).random((100, 4)), 1.0, 1)
+    assert set(at.tolist()) == {20, 30} and picked.all()
 
 
 def test_sessions_that_are_too_short_are_named():

@@ -57,7 +57,7 @@ transformer: {{width: 128, layers: 3, heads: 4, patch: 8}}   # {tokens} tokens a
 
 # Every pixel is picked: from the last frame, from up to reach pixels beside it there, from a sink, from a palette, or
 # drawn. dice: classes of what each token leaves to chance; rewards: how many are told apart, and the end.
-head: {{kind: mixture, width: 48, blocks: 2, reach: 3, palette: 32, dice: 8, rewards: 8}}
+head: {{kind: mixture, width: 48, blocks: 2, reach: 3, palette: 32, dice: 32, rewards: 8}}
 
 # window_blocks: denoising steps a frame gets; sink_blocks: frames kept for ever, the first of an episode;
 # recent_blocks: frames remembered behind it.
@@ -66,13 +66,13 @@ rolling: {{frames_per_block: 1, window_blocks: 4, sink_blocks: 1, recent_blocks:
 training:   # the student plays from its own frames, held to the recordings; --minutes ends it where that is earlier
   student_rollout:
     steps: 8000
-    batch: 16
+    batch: 8
     learning_rate: 2.0e-3
-    pool: 32   # games; a batch of them takes a tick a step
+    pool: 16   # games; a batch of them takes a tick a step
     length: 40   # ticks of a game, at the end of training; one at its beginning
     grow: 0.6
     stray_cells: 2   # more wrong cells than this, and a game begins again: twice the size of what must not get lost
-    event_share: 0.0   # starts picked at events would make them more frequent than they are
+    event_share: 0.3   # of games begin where something happens; the odds are learned in the others
     ema: 0.998
 """
 

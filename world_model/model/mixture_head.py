@@ -14,8 +14,10 @@ Chance is a discrete latent (van den Oord et al., arXiv 1711.00937; Hafner et al
 that is shown has one of ``dice`` classes, which the convolutions see. In play it is drawn from the *prior*, what the
 transformer expects, by the Gumbel-max rule from the tick's noise. In training it is the *posterior*'s, which sees how
 the recording went on, and the prior learns to expect it: a rollout of any length then stays on the recording, whichever
-way its dice fell, and the odds are those of the recordings. The blocks behind it in the window have none: what they
-would draw before it is known what happens first could contradict it.
+way its dice fell, and the odds are those of the recordings. The first class, no dice, is that of every token that the
+head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never left to
+chance, and no class is given up because it is rare (posterior collapse). The blocks behind in the window have none:
+what they would draw before it is known what happens first could contradict it.
 """
 
 from __future__ import annotations
@@ -31,14 +33,24 @@ from world_model.config import Config
 from world_model.model.codec import SPREAD, canvas, cells
 from world_model.model.head import EXACT, SPRITE, TOLERANCE, Conditioning, convolution, normed
 
-RATE = 0.02
-"""Weight of what the classes cost in the posterior's own loss: much less than in the prior's, or the posterior gives up
-before the convolutions have learnt what its classes mean (posterior collapse: arXiv 1901.05534)."""
-AT_REST, SPREAD_OUT, QUIET = 1.0, 30.0, 0.05
-"""The posterior before training: logit of the first class, where nothing changes; factor of the other logits, so that
-different changes are different classes from the first step on, or all would soon be one; and factor of the weights of
-what does not change, which would drown the changes."""
-LOUD = 4.0
+WRONG = 0.15
+"""A cell is wrong when its elements differ by more than this on average, in latent units. A token is a surprise when,
+without dice, one of its cells would be wrong."""
+UNTOLD = 2.0
+"""A game's frame is learned without dice where its first Gumbel number is higher, in an eighth of them."""
+QUIET = 0.05
+"""Factor of the posterior's first weights for what does not change, which would drown the changes."""
+SLOW = 0.02
+"""Share of a step's surprises in the running mean and variance of the posterior's logits, by which these are normalised:
+so all classes are used from the first step on, and none so surely that no gradient is left."""
+SHARP = 5.0
+"""Deviation of the normalised logits."""
+FEW = 2.0
+"""Nll, over ``SPRITE``, from which on a frame's grows as its logarithm only: one frame in which everything changes would
+be most of a batch's gradient."""
+TURNS = 4
+"""Turns in which the tokens draw: of four neighbours each has its own, and sees what the ones before it drew."""
+LOUD = 8.0
 """Factor of the classes' first embeddings: beside the tokens they must be heard from the first step on."""
 LEAST = 1e-6
 """Least uniform number that becomes a Gumbel one."""
@@ -65,8 +77,8 @@ class MixtureOutputs(NamedTuple):
     drawn: Tensor  # [N, F, colours, H, W]
     last: Tensor  # [N, C, h, w]: the last clean frame
     sinks: Tensor  # [N, S, C, h, w]
-    prior: Tensor  # [N, B, P, dice]: log-probabilities, of the first block
-    posterior: Tensor | None  # the same; in training
+    classes: Tensor  # [N, B, P, dice]: of the first block, one-hot
+    classes_nll: Tensor | None  # [N, B]: under the prior; in training
     outcome_logits: Tensor | None  # [N, F, rewards + 1]: of the rewards, and of the end
     outcome: Tensor | None  # [N, 2]: reward and probability of the end, of the first frame
 
@@ -99,15 +111,19 @@ class MixtureHead(nn.Module):
         self.per_frame = (self.sources + self.colours) * self.unfold**2 + self.places
         self.out = nn.Conv2d(features, self.frames * self.per_frame, 1)
         self.out.weight.data *= 0.1
-        self.prior = nn.Linear(width, self.classes)
+        self.expected, self.prior = nn.Linear(width, width), nn.Linear(width, self.classes)
+        self.drawn_around = nn.Conv2d(self.classes, width, 3, padding=1, bias=False)
+        turn = torch.arange(grid[0])[:, None] % 2 * 2 + torch.arange(grid[1]) % 2
+        self.register_buffer("turn", turn.flatten()[:, None], persistent=False)
         self.posterior = nn.Sequential(
             nn.Conv2d(2 * channels, features, 3, padding=1, bias=False), nn.ReLU(),
             nn.Conv2d(features, features, 3, stride=2, padding=1, bias=False), nn.ReLU(),
-            nn.Conv2d(features, self.classes, half, stride=half, bias=False),
+            nn.Conv2d(features, self.classes - 1, half, stride=half, bias=False),
         )  # fmt: skip
-        self.posterior[-1].weight.data *= SPREAD_OUT
         self.posterior[0].weight.data[:, channels:] *= QUIET
-        self.code = nn.Linear(self.classes, width, bias=False)
+        self.register_buffer("logit_mean", torch.zeros(self.classes - 1))
+        self.register_buffer("logit_variance", torch.ones(self.classes - 1))
+        self.code = nn.Linear(self.classes - 1, width, bias=False)
         self.code.weight.data *= LOUD
         self.rewards = size.rewards
         if self.rewards:
@@ -139,14 +155,24 @@ class MixtureHead(nn.Module):
 
     def forward(self, conditioning: Conditioning, tokens: Tensor, seen: Seen) -> tuple[Tensor, MixtureOutputs]:
         """tokens [N, F, P, D] of the trunk -> x0 [N, F, C, h, w] and the outputs."""
-        count, extra = tokens.shape[1], conditioning.extra
-        prior = _full(self.prior(tokens[:, : self.per_block])).log_softmax(-1)
-        posterior = self._posterior(extra["future"]) if "future" in extra else None
-        code = self.code(self._drawn(prior, posterior, extra["dice"]).to(tokens.dtype))
-        tokens = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count))
+        count, extra, shown = tokens.shape[1], conditioning.extra, tokens[:, : self.per_block]
+        tokens, classes_nll = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count)), None
+        if "future" in extra:
+            with torch.no_grad():
+                untold = self._read(conditioning, self._decoded(seen, tokens), self.per_block)
+            classes = self._happened(untold, extra["future"])
+            classes_nll = self._classes_nll(shown, classes.detach())
+            told = classes * (extra["dice"][:, :1, :1, :1] < UNTOLD)
+        else:
+            classes = told = self._drawn(shown, extra["dice"])
+        code = self.code(told[..., 1:].to(tokens.dtype))
         tokens = tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
-        decisions = tokens.transpose(1, 2).flatten(2)  # [N, P, F D]
-        h = self._decoded(seen, decisions)
+        outputs = self._read(conditioning, self._decoded(seen, tokens), count)
+        outputs = outputs._replace(classes=classes, classes_nll=classes_nll)
+        return cells(self._picked(outputs), self.unfold), outputs
+
+    def _read(self, conditioning: Conditioning, h: Tensor, count: int) -> MixtureOutputs:
+        """What features h [N, width, h, w] say of the first ``count`` frames."""
         out = _full(self.out(F.relu(h)).unflatten(1, (self.frames, -1))[:, :count])
         squared = self.unfold**2
         parts = [self.sources * squared, self.colours * squared, self.places]
@@ -155,14 +181,14 @@ class MixtureHead(nn.Module):
         if self.rewards:
             outcome_logits = _full(self.outcome(F.relu(h).amax((2, 3)))).unflatten(1, (self.frames, -1))[:, :count]
             outcome = self._outcome(outcome_logits[:, : self.per_block])
-        outputs = MixtureOutputs(
+        return MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
-            conditioning.last[:, 0], conditioning.sinks, prior, posterior, outcome_logits, outcome,
+            conditioning.last[:, 0], conditioning.sinks, None, None, outcome_logits, outcome,
         )  # fmt: skip
-        return cells(self._picked(outputs), self.unfold), outputs
 
-    def _decoded(self, seen: Seen, decisions: Tensor) -> Tensor:
-        """Features [N, width, h, w] after the tokens [N, P, F D] have spoken."""
+    def _decoded(self, seen: Seen, tokens: Tensor) -> Tensor:
+        """Features [N, width, h, w] after the tokens [N, F, P, D] have spoken."""
+        decisions = tokens.transpose(1, 2).flatten(2)  # [N, P, F D]
         spread = self.from_tokens(decisions).transpose(1, 2).unflatten(2, self.grid)
         h = seen.coarse + self.widen(F.pixel_shuffle(spread, self.half))
         for block in self.coarse:
@@ -172,20 +198,47 @@ class MixtureHead(nn.Module):
             h = block(h, decisions, self.grid)
         return h
 
-    def _posterior(self, future: Tensor) -> Tensor:
-        """Log-probabilities [N, B, P, dice] of each token's class, from true frames [N, 1 + B, C, h, w]: those of the
-        first block and the one before it."""
+    def _happened(self, untold: MixtureOutputs, future: Tensor) -> Tensor:
+        """Classes [N, B, P, dice] of what happened, one-hot with the posterior's gradient (straight through: Bengio et
+        al., arXiv 1308.3432), from true frames [N, 1 + B, C, h, w]: those of the first block and the one before it."""
+        away = (cells(self._picked(untold), self.unfold) - future[:, 1:]).abs().mean(2)
+        surprising = F.max_pool2d((away > WRONG).to(future.dtype), 2 * self.half).flatten(2)[..., None]
         changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
-        logits = self.posterior(changes.flatten(0, 1)).flatten(2).transpose(1, 2)
-        at_rest = F.pad(logits.new_full((1,), AT_REST), (0, self.classes - 1))
-        return (_full(logits) + at_rest).log_softmax(-1).unflatten(0, changes.shape[:2])
+        logits = _full(self.posterior(changes.flatten(0, 1))).flatten(2).transpose(1, 2).unflatten(0, changes.shape[:2])
+        soft = self._normalised(logits, surprising[..., 0] > 0).softmax(-1)
+        hard = F.one_hot(soft.argmax(-1), self.classes - 1) + soft - soft.detach()
+        return torch.cat([1 - surprising, hard * surprising], -1)
 
-    def _drawn(self, prior: Tensor, posterior: Tensor | None, dice: Tensor) -> Tensor:
-        """One-hot classes [N, B, P, dice]: drawn from the prior by the Gumbel-max rule or, in training, the posterior's
-        likeliest, with its gradient (straight through: Bengio et al., arXiv 1308.3432)."""
-        log = prior + dice if posterior is None else posterior
-        hard = F.one_hot(log.argmax(-1), self.classes).to(log.dtype)
-        return hard if posterior is None else hard + posterior.exp() - posterior.exp().detach()
+    def _normalised(self, logits: Tensor, surprising: Tensor) -> Tensor:
+        """Logits [.., dice - 1] by the running mean and variance of those that are ``surprising`` [..]."""
+        if surprising.any():
+            of_surprises = logits.detach()[surprising]
+            self.logit_mean.lerp_(of_surprises.mean(0), SLOW)
+            self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
+        return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
+
+    def _prior(self, shown: Tensor, drawn: Tensor) -> Tensor:
+        """Log-probabilities [N, B, P, dice] of the classes, from tokens [N, B, P, D] and the classes [N, B, P, dice] that
+        are drawn already, elsewhere zeros."""
+        around = self.drawn_around(drawn.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid).to(shown.dtype))
+        around = around.flatten(2).transpose(1, 2).unflatten(0, shown.shape[:2])
+        return _full(self.prior(F.relu(self.expected(shown) + around))).log_softmax(-1)
+
+    def _drawn(self, shown: Tensor, dice: Tensor) -> Tensor:
+        """One-hot classes [N, B, P, dice], drawn from the prior by the Gumbel-max rule."""
+        drawn = torch.zeros_like(dice)
+        for turn in range(TURNS):
+            new = F.one_hot((self._prior(shown, drawn) + dice).argmax(-1), self.classes).to(dice.dtype)
+            drawn = torch.where(self.turn == turn, new, drawn)
+        return drawn
+
+    def _classes_nll(self, shown: Tensor, classes: Tensor) -> Tensor:
+        """Nll [N, B] of classes [N, B, P, dice] under the prior, turn by turn as they are drawn."""
+        nll = 0
+        for turn in range(TURNS):
+            expected = self._prior(shown, classes * (self.turn < turn))
+            nll = nll - (expected * classes * (self.turn == turn)).sum((2, 3))
+        return nll
 
     def _outcome(self, logits: Tensor) -> Tensor:
         """logits [N, B, rewards + 1] of a block -> [N, 2]: its likeliest rewards in sum, and the probability that it
@@ -195,8 +248,14 @@ class MixtureHead(nn.Module):
         return torch.stack([reward, 1 - logits[..., -1].neg().sigmoid().prod(1)], 1)
 
     def nll(self, outputs: MixtureOutputs, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [N, F] against true [N, F, C, h, w]: the nll of all elements, and of the posterior's classes under the
-        prior, both in nats over ``SPRITE``."""
+        """Losses [N, F] against true [N, F, C, h, w]: the nll of all elements, its logarithm where it is large, and of
+        what happened under the prior, both in nats over ``SPRITE``."""
+        elements = self._elements_nll(outputs, true).sum((2, 3, 4)) / SPRITE
+        classes = F.pad(outputs.classes_nll, (0, true.shape[1] - self.per_block)) / SPRITE
+        return FEW * torch.log1p(elements / FEW), classes
+
+    def _elements_nll(self, outputs: MixtureOutputs, true: Tensor) -> Tensor:
+        """Nll [N, F, unfold^2, h, w] of the elements of true [N, F, C, h, w]."""
         goal = self._by_colour(true)
         with torch.no_grad():
             moved = cells(self._moved(outputs.last), self.unfold)
@@ -210,22 +269,13 @@ class MixtureHead(nn.Module):
         pointed = (pointer + places).logsumexp(2, keepdim=True) - pointer.logsumexp(2, keepdim=True)
         drawn = _match(self._by_colour(cells(outputs.drawn, self.unfold))[:, :, None], goal)
         matches = torch.cat([fixed[0], pointed, *fixed[1:], drawn], 2)
-        likelihood = (outputs.source_logits + matches).logsumexp(2) - outputs.source_logits.logsumexp(2)
-        classes = F.pad(self._classes_nll(outputs), (0, true.shape[1] - self.per_block))
-        return -likelihood.sum((2, 3, 4)) / SPRITE, classes / SPRITE
+        return outputs.source_logits.logsumexp(2) - (outputs.source_logits + matches).logsumexp(2)
 
     def _by_colour(self, latents: Tensor) -> Tensor:
         """Latents [.., C, h, w] -> [.., colours, unfold^2, h, w]; on a GPU in half precision, which is exact enough to
         tell colours apart and half the memory."""
         latents = latents.half() if latents.is_cuda and not latents.requires_grad else latents
         return latents.unflatten(-3, (self.colours, self.unfold**2))
-
-    def _classes_nll(self, outputs: MixtureOutputs) -> Tensor:
-        """[N, B]: what the posterior's classes cost under the prior and, by ``RATE``, what that costs the posterior."""
-        prior, posterior = outputs.prior, outputs.posterior
-        chosen = F.one_hot(posterior.argmax(-1), self.classes)
-        expected = -(chosen * prior).sum((2, 3))
-        return expected - RATE * (posterior.exp() * prior.detach()).sum((2, 3))
 
     def outcome_nll(self, outputs: MixtureOutputs, rewards: Tensor, ends: Tensor) -> Tensor:
         """Nll [N, F] of rewards [N, F] and ends [N, F], rare ones weighted up (``outcome_weights``)."""

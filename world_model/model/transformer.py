@@ -107,7 +107,8 @@ class Transformer(nn.Module):
         tokens, seen = self._tokens(x, conditioning), None
         if isinstance(self.local, MixtureHead):
             seen = self.local.look(x[:, -count:], conditioning)
-            tokens = tokens + F.pad(seen.tokens, (0, 0, 0, 0, x.shape[1] - count, 0))
+            seen_and_told = seen.tokens + condition[:, -count:, None]  # modulation alone is heard late in training
+            tokens = tokens + F.pad(seen_and_told, (0, 0, 0, 0, x.shape[1] - count, 0))
         tokens, own_cache = self._trunk(tokens, modulation, rotary, cache)
         x0, outputs = self._latents(x[:, -count:], tokens[:, -count:], condition[:, -count:], conditioning, seen)
         return x0, own_cache, outputs

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from world_model.config import Config, MixtureSize, PickSize, ViewSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
-from world_model.model.mixture_head import MixtureHead
+from world_model.model.mixture_head import WRONG, MixtureHead
 from world_model.model.rolling import BATCHED, State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
@@ -35,8 +35,6 @@ from world_model.training.student_init import show_rollout
 
 CHANGED = 0.2
 """A cell has changed when one of its elements differs by more than this, in latent units."""
-WRONG = 0.15
-"""A cell is wrong when its elements differ by more than this on average, in latent units."""
 EVENT, APPEARED = 0.5, 3
 """A frame is an event when more than this share of its cells changes, or when the number of cells that differ from the
 nearest sink changes by at least ``APPEARED``: something appeared or vanished."""
@@ -57,8 +55,9 @@ SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
 """Largest weight of a rare reward or of the end: the square root of one over its share of the frames."""
-GAMES = ("which", "at", "left", "strayed")
-"""Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed."""
+GAMES = ("which", "at", "left", "strayed", "picked")
+"""Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed, and whether
+its start was picked, where something happens: it says nothing of how often that happens."""
 
 
 class StudentRolloutTraining(TransformerStage):
@@ -83,7 +82,7 @@ class StudentRolloutTraining(TransformerStage):
         self.rounds = self.settings.pool // self.settings.batch  # the batch is every rounds-th game of the pool
         count = self.rounds * (self.settings.batch // self.distributed.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
-        self.strayed = np.zeros(count, bool)
+        self.strayed, self.picked = np.zeros(count, bool), np.zeros(count, bool)
         self.length = 1.0
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
         if weights is None and isinstance(self.config.head, PickSize):
@@ -115,6 +114,8 @@ class StudentRolloutTraining(TransformerStage):
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if outcomes is not None:
             choice = choice + self.model.local.outcome_nll(outputs, *outcomes)
+        if isinstance(self.config.head, MixtureSize):
+            choice = choice * self._tensor(~self.picked[games])[:, None]
         nll = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (nll.mean(2) * weights).mean()
         if isinstance(self.config.head, ViewSize):
@@ -188,11 +189,12 @@ class StudentRolloutTraining(TransformerStage):
             return
         games, chance, noise = games[over], chance[over], noise[torch.from_numpy(over)]
         before = min(BEFORE_EVENT, math.ceil(self.length))
-        which, at = self.start_sampler.take(chance[:, :4], self.settings.event_share, before)
+        which, at, picked = self.start_sampler.take(chance[:, :4], self.settings.event_share, before)
         repeated = self.strayed[games] & (chance[:, 4] < REPEATED)
         earlier = self.at[games] - 1 - (chance[:, 5] * before).astype(int)
         self.which[games] = np.where(repeated, self.which[games], which)
         self.at[games] = np.where(repeated, np.maximum(earlier, self.lead), at)
+        self.picked[games] = repeated | picked
         self.left[games] = _geometric(chance[:, 6], self.length)
         frames, actions, poses = self._cut(games, -self.lead, 0)
         sinks = self.start_sampler.sinks(self.which[games])
@@ -231,7 +233,7 @@ class StudentRolloutTraining(TransformerStage):
     def restore(self, state: dict[str, Tensor]) -> None:
         if any(len(part) != len(self.left) for part in state.values()):
             raise ValueError("as many games as the pool has")
-        self.which, self.at, self.left, self.strayed = (state.pop(name).cpu().numpy() for name in GAMES)
+        self.which, self.at, self.left, self.strayed, self.picked = (state.pop(name).cpu().numpy() for name in GAMES)
         self.pool = {name: part.movedim(0, 1) if name in BATCHED else part for name, part in state.items()}
 
     @torch.no_grad()
@@ -286,18 +288,18 @@ class StartSampler:
         events = [(i, frame // per_block) for i, numbers in enumerate(frames) for frame in numbers]
         self.events = np.array(events, int).reshape(-1, 2)
 
-    def take(self, chance: np.ndarray, event_share: float, before: int) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, chance: np.ndarray, event_share: float, before: int) -> tuple[np.ndarray, ...]:
         """chance [n, 4], uniform on [0, 1) -> episodes [n] and the first blocks [n] that games there make: with
-        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere."""
+        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere; and which [n] are."""
         flat = (chance[:, 0] * self.ends[-1]).astype(int)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
+        chosen = (chance[:, 1] < event_share) & (len(self.events) > 0)
         if len(self.events):
-            chosen = chance[:, 1] < event_share
             events = self.events[(chance[:, 2] * len(self.events)).astype(int)]
             which = np.where(chosen, events[:, 0], which)
             at = np.where(chosen, events[:, 1] - (chance[:, 3] * before).astype(int), at)
-        return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1)
+        return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1), chosen
 
     def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, ...]:
         """Of blocks first .. end of an episode the actions [T, keys], and poses [T, 8] if there are any."""
