@@ -165,6 +165,16 @@ def test_a_part_of_the_games_that_strayed_is_played_again_from_before(data):
     assert 0.2 < again.mean() < 0.9
 
 
+def test_games_may_stray_farther_as_they_last_longer(data):
+    stage = StudentRolloutTraining(data, None)
+    stage.settings = stage.settings.model_copy(
+        update={"first_stray_cells": 1, "stray_cells": 16, "length": 9, "grow": 0.5}
+    )
+    for progress, length, allowed in ((0.0, 1, 1), (0.25, 3, 4), (0.5, 9, 16), (1.0, 9, 16)):
+        stage.loss(StepNoise(CPU, 0, 0, stage.settings.batch, progress))
+        assert (stage.length, stage.stray_cells) == pytest.approx((length, allowed))
+
+
 def test_the_operations_of_a_tick_are_counted():
     """Two more blocks: two convolutions each and a modulation, in the window's two; three times, for learning."""
     flow = toy.load("tiny_view")

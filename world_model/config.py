@@ -307,6 +307,7 @@ class StudentRolloutStage(Stage):
     length: int = Field(gt=0, description="mean ticks of a game from a recording, at the end of training")
     grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
     stray_cells: int = Field(gt=0, description="a game restarts when more cells than this are wrong")
+    first_stray_cells: int | None = Field(None, gt=0, description="the same at the beginning; grows as the length does")
     event_share: float = Field(0.5, ge=0, le=1, description="share that starts before an event: see StartSampler")
 
     @model_validator(mode="after")

@@ -71,7 +71,8 @@ training:   # the student plays from its own frames, held to the recordings; --m
     pool: 16   # games; a batch of them takes a tick a step
     length: 40   # ticks of a game, at the end of training; one at its beginning
     grow: 0.6
-    stray_cells: 2   # more wrong cells than this, and a game begins again: twice the size of what must not get lost
+    first_stray_cells: 1   # more wrong cells than this, and a game begins again
+    stray_cells: 8   # the same at the end: it has to learn to mend what it has drawn wrong
     event_share: 0.3   # of games begin where something happens; the odds are learned in the others
     ema: 0.998
 """

@@ -41,13 +41,13 @@ UNTOLD = 2.0
 QUIET = 0.05
 """Factor of the posterior's first weights for what does not change, which would drown the changes."""
 SLOW = 0.02
-"""Share of a step's surprises in the running mean and variance of the posterior's logits, by which these are normalised:
-so all classes are used from the first step on, and none so surely that no gradient is left."""
+"""Share of a step's surprises in the running mean and variance of the posterior's logits, by which these are
+normalised: so all classes are used from the first step on, and none so surely that no gradient is left."""
 SHARP = 5.0
 """Deviation of the normalised logits."""
 FEW = 2.0
-"""Nll, over ``SPRITE``, from which on a frame's grows as its logarithm only: one frame in which everything changes would
-be most of a batch's gradient."""
+"""Nll, over ``SPRITE``, from which on a frame's grows as its logarithm only: one frame in which everything changes
+would be most of a batch's gradient."""
 TURNS = 4
 """Turns in which the tokens draw: of four neighbours each has its own, and sees what the ones before it drew."""
 LOUD = 8.0
@@ -79,7 +79,7 @@ class MixtureOutputs(NamedTuple):
     drawn: Tensor  # [N, F, colours, H, W]
     last: Tensor  # [N, C, h, w]: the last clean frame
     sinks: Tensor  # [N, S, C, h, w]
-    classes: Tensor  # [N, B, P, dice]: of the first block, one-hot
+    classes: Tensor | None  # [N, B, P, dice]: of the first block, one-hot
     classes_nll: Tensor | None  # [N, B]: under the prior; in training
     outcome_logits: Tensor | None  # [N, F, rewards + 1]: of the rewards, and of the end
     outcome: Tensor | None  # [N, 2]: reward and probability of the end, of the first frame
@@ -220,8 +220,8 @@ class MixtureHead(nn.Module):
         return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
     def _prior(self, shown: Tensor, drawn: Tensor) -> Tensor:
-        """Log-probabilities [N, B, P, dice] of the classes, from tokens [N, B, P, D] and the classes [N, B, P, dice] that
-        are drawn already, elsewhere zeros."""
+        """Log-probabilities [N, B, P, dice] of the classes, from tokens [N, B, P, D] and the classes [N, B, P, dice]
+        that are drawn already, elsewhere zeros."""
         around = self.drawn_around(drawn.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid).to(shown.dtype))
         around = around.flatten(2).transpose(1, 2).unflatten(0, shown.shape[:2])
         return _full(self.prior(F.relu(self.expected(shown) + around))).log_softmax(-1)

@@ -83,7 +83,7 @@ class StudentRolloutTraining(TransformerStage):
         count = self.rounds * (self.settings.batch // self.distributed.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
         self.strayed, self.picked = np.zeros(count, bool), np.zeros(count, bool)
-        self.length = 1.0
+        self.length, self.stray_cells = 1.0, self.settings.stray_cells
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
         if weights is None and isinstance(self.config.head, PickSize):
             colours = count_palette(data.train, self.config.head.palette, self.config.codec.unfold)
@@ -97,6 +97,8 @@ class StudentRolloutTraining(TransformerStage):
         games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
         grown = min(1.0, step_noise.progress / self.settings.grow)
         self.length = self.settings.length**grown  # from 1, geometrically
+        first = self.settings.first_stray_cells or self.settings.stray_cells
+        self.stray_cells = first ** (1 - grown) * self.settings.stray_cells**grown
         self._restart(games, step_noise)
         true, actions, poses = self._cut(games, 0, self.rolling.window_blocks)
         outcomes = self._outcomes(games) if getattr(self.config.head, "rewards", 0) else None
@@ -173,7 +175,7 @@ class StudentRolloutTraining(TransformerStage):
         wrong = ((x0[:, 0].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
         self.at[games] += 1
         lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
-        self.strayed[games] = wrong.cpu().numpy() > self.settings.stray_cells
+        self.strayed[games] = wrong.cpu().numpy() > self.stray_cells
         over = self.strayed[games] | (self.at[games] + self.span > lengths)
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
@@ -290,7 +292,7 @@ class StartSampler:
 
     def take(self, chance: np.ndarray, event_share: float, before: int) -> tuple[np.ndarray, ...]:
         """chance [n, 4], uniform on [0, 1) -> episodes [n] and the first blocks [n] that games there make: with
-        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere; and which [n] are."""
+        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere; which [n] are."""
         flat = (chance[:, 0] * self.ends[-1]).astype(int)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
