@@ -265,7 +265,7 @@ def test_training_begins_in_the_state_that_play_begins_in(tmp_path, name):
     lead, data = config.rolling.recent_blocks + 1, TrainingData(config, CPU, None, [], episodes)
     if config.training.student_rollout:
         stage = StudentRolloutTraining(replace(data, train=episodes), tmp_path / WEIGHTS)
-        stage.start_sampler.take = lambda *_: (np.array([0]), np.array([lead]))
+        stage.start_sampler.take = lambda *_: (np.array([0]), np.array([lead]), np.array([False]))
         stage._restart(np.array([0]), step_noise)
         begun = {key: value[student_rollout._at(key, [0])] for key, value in stage.pool.items()}
     else:
