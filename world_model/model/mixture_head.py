@@ -204,10 +204,10 @@ class MixtureHead(nn.Module):
         """Classes [N, B, P, dice] of what happened, one-hot with the posterior's gradient (straight through: Bengio et
         al., arXiv 1308.3432), from true frames [N, 1 + B, C, h, w]: those of the first block and the one before it."""
         away = (cells(self._picked(untold), self.unfold) - future[:, 1:]).abs().mean(2)
-        surprising = F.max_pool2d((away > WRONG).to(future.dtype), 2 * self.half).flatten(2)[..., None]
+        surprising = F.max_pool2d((away > WRONG).to(future.dtype), 2 * self.half).flatten(2)
         changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
         logits = _full(self.posterior(changes.flatten(0, 1))).flatten(2).transpose(1, 2).unflatten(0, changes.shape[:2])
-        soft = self._normalised(logits, surprising[..., 0] > 0).softmax(-1)
+        soft, surprising = self._normalised(logits, surprising > 0).softmax(-1), surprising[..., None]
         hard = F.one_hot(soft.argmax(-1), self.classes - 1) + soft - soft.detach()
         return torch.cat([1 - surprising, hard * surprising], -1)
 
@@ -219,27 +219,27 @@ class MixtureHead(nn.Module):
             self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
         return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
-    def _prior(self, shown: Tensor, drawn: Tensor) -> Tensor:
-        """Log-probabilities [N, B, P, dice] of the classes, from tokens [N, B, P, D] and the classes [N, B, P, dice]
-        that are drawn already, elsewhere zeros."""
-        around = self.drawn_around(drawn.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid).to(shown.dtype))
-        around = around.flatten(2).transpose(1, 2).unflatten(0, shown.shape[:2])
-        return _full(self.prior(F.relu(self.expected(shown) + around))).log_softmax(-1)
+    def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
+        """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes
+        [N, B, P, dice] that are drawn already, elsewhere zeros."""
+        around = self.drawn_around(drawn.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid).to(expected.dtype))
+        around = around.flatten(2).transpose(1, 2).unflatten(0, expected.shape[:2])
+        return _full(self.prior(F.relu(expected + around))).log_softmax(-1)
 
     def _drawn(self, shown: Tensor, dice: Tensor) -> Tensor:
         """One-hot classes [N, B, P, dice], drawn from the prior by the Gumbel-max rule."""
-        drawn = torch.zeros_like(dice)
+        expected, drawn = self.expected(shown), torch.zeros_like(dice)
         for turn in range(TURNS):
-            new = F.one_hot((self._prior(shown, drawn) + dice).argmax(-1), self.classes).to(dice.dtype)
+            new = F.one_hot((self._prior(expected, drawn) + dice).argmax(-1), self.classes).to(dice.dtype)
             drawn = torch.where(self.turn == turn, new, drawn)
         return drawn
 
     def _classes_nll(self, shown: Tensor, classes: Tensor) -> Tensor:
         """Nll [N, B] of classes [N, B, P, dice] under the prior, turn by turn as they are drawn."""
-        nll = 0
+        expected, nll = self.expected(shown), 0
         for turn in range(TURNS):
-            expected = self._prior(shown, classes * (self.turn < turn))
-            nll = nll - (expected * classes * (self.turn == turn)).sum((2, 3))
+            prior = self._prior(expected, classes * (self.turn < turn))
+            nll = nll - (prior * classes * (self.turn == turn)).sum((2, 3))
         return nll
 
     def _outcome(self, logits: Tensor) -> Tensor:
