@@ -56,14 +56,16 @@ def always(made: MixtureHead, source: int, place: int | None = None) -> MixtureH
 
 @torch.no_grad()
 def test_every_source_is_copied_exactly():
-    last = torch.randn(1, *SMALL.latent_shape)
+    last, earlier = torch.randn(2, 1, *SMALL.latent_shape)
     picture = canvas(last, 4)
     made = always(head(), 0)
     assert torch.equal(run(made, last)[0], last[:, None].expand(-1, made.frames, -1, -1, -1))
     moved = canvas(run(always(made, 1, place=made.places // 2 + 2), last)[0][0, 0], 4)  # from two pixels to the right
     assert torch.equal(moved[..., :-2], picture[0, ..., 2:]) and torch.equal(moved[..., -1], picture[0, ..., -1])
-    assert torch.equal(run(always(made, 2), last)[0][0, 0], last[0].flip(-1)), "the first sink"
-    colour = run(always(made, 2 + made.sinks + 3), last)[0][0, 0]
+    moved = canvas(run(always(made, 2, place=made.places // 2 + 2), last, {"previous": earlier})[0][0, 0], 4)
+    assert torch.equal(moved[..., :-4], canvas(earlier, 4)[0, ..., 4:]), "from the frame before, twice as far"
+    assert torch.equal(run(always(made, 3), last)[0][0, 0], last[0].flip(-1)), "the first sink"
+    colour = run(always(made, 3 + made.sinks + 3), last)[0][0, 0]
     assert torch.equal(canvas(colour, 4), made.palette[3][:, None, None].expand(3, 16, 16))
     assert run(always(made, made.sources - 1), last)[0].abs().max() == 0, "the drawn colour, whose bias is zero"
 
@@ -74,7 +76,8 @@ def test_the_nll_is_that_of_the_mixture_written_out():
     made, last = head(), torch.randn(1, *SMALL.latent_shape)
     made.out.bias.data.normal_()
     true = torch.randn(1, made.frames, *SMALL.latent_shape)
-    _, outputs = run(made, last, {"future": torch.randn(1, 2, *SMALL.latent_shape)})
+    extra = {"future": torch.randn(1, 2, *SMALL.latent_shape), "previous": torch.randn_like(last)}
+    _, outputs = run(made, last, extra)
     elements = made._elements_nll(outputs, true)
     goal, frame, y, x = canvas(true, 4)[0], 1, 6, 9
     cell = y // 4, x // 4, y % 4 * 4 + x % 4
@@ -87,8 +90,9 @@ def test_the_nll_is_that_of_the_mixture_written_out():
             return float(((away - EXACT).clamp(min=0) / -TOLERANCE).exp())
 
         places = outputs.pointer_logits[0, frame, :, cell[0], cell[1]].softmax(0)
-        pointed = sum(float(w) * match(p[:, y, x]) for w, p in zip(places, made._moved(last)[0], strict=True))
-        before = [match(canvas(last, 4)[0, :, y, x]), pointed]
+        pointed = [sum(float(w) * match(p[:, y, x]) for w, p in zip(places, moved[0], strict=True))
+                   for moved in made._moved(outputs)]  # fmt: skip
+        before = [match(canvas(last, 4)[0, :, y, x]), *pointed]
         fixed = [match(source) for source in (*canvas(outputs.sinks, 4)[0, :, :, y, x], *made.palette)]
         matches = [*before, *fixed, match(outputs.drawn[0, frame, :, y, x])]
         weights = outputs.source_logits[0, frame, :, cell[2], cell[0], cell[1]].softmax(0)
@@ -140,17 +144,16 @@ def test_a_token_draws_what_fits_its_neighbours():
     """A thing that stands in four tokens is drawn in all of them or in none, and its nll is that of one coin."""
     grid, many = (2, 2), 400
     made = MixtureHead(SHAPE, grid)
-    for part in (made.expected, made.prior):
-        part.weight.zero_(), part.bias.zero_()
+    made.prior.weight.zero_(), made.prior.bias.zero_()
     made.drawn_around.weight.zero_()
     made.drawn_around.weight[0, 0], made.drawn_around.weight[1, 1] = 1.0, 1.0  # features 0 and 1: none, a thing near by
     made.prior.weight[0, 0], made.prior.weight[1, 1] = 40.0, 40.0
     made.prior.bias[2:] = -40.0
-    shown = torch.zeros(many, 1, 4, SHAPE.transformer.width)
+    expected = torch.zeros(many, 1, 4, SHAPE.transformer.width)
     dice = made._gumbel(torch.randn(many, 1, *SHAPE.latent_shape))[:, :, :4]
-    drawn = made._drawn(shown, dice)
+    drawn = made._drawn(expected, dice)
     assert (drawn == drawn[:, :, :1]).all() and 0.4 < float(drawn[..., 1].mean()) < 0.6
-    assert made._classes_nll(shown, drawn).mean() == pytest.approx(np.log(2), 1e-4)
+    assert made._classes_nll(expected, drawn).mean() == pytest.approx(np.log(2), 1e-4)
 
 
 @torch.no_grad()

@@ -80,8 +80,13 @@ def test_what_comes_and_goes_is_an_event():
     start_sampler = StartSampler(
         [Episode(latents[:1] * 0, latents, np.zeros((40, 1), np.int8))], lead=4, span=2, per_block=1
     )
-    _, at, picked = start_sampler.take(np.random.default_rng(0).random((100, 4)), 1.0, 1)
-    assert set(at.tolist()) == {20, 30} and picked.all()
+    random = np.random.default_rng(0)
+    _, at, _ = start_sampler.take(random.random((100, 4)), 1.0, 1)
+    assert set(at.tolist()) == {20, 30}
+    _, at, odds = start_sampler.take(random.random((40_000, 4)), 0.5, 3)
+    shares = np.bincount(at, odds, 39)[4:] / len(at)
+    assert np.bincount(at)[18] > 2 * np.bincount(at)[17], "starts before events are preferred"
+    assert shares == pytest.approx(np.full(35, 1 / 35), rel=0.15), "and weigh as much as any"
 
 
 def test_sessions_that_are_too_short_are_named():
@@ -166,10 +171,8 @@ def test_a_part_of_the_games_that_strayed_is_played_again_from_before(data):
 
 
 def test_games_may_stray_farther_as_they_last_longer(data):
-    stage = StudentRolloutTraining(data, None)
-    stage.settings = stage.settings.model_copy(
-        update={"first_stray_cells": 1, "stray_cells": 16, "length": 9, "grow": 0.5}
-    )
+    settings = {"first_stray_cells": 1, "stray_cells": 16, "length": 9, "grow": 0.5}
+    stage = StudentRolloutTraining(toy.with_settings(data, "student_rollout", **settings), None)
     for progress, length, allowed in ((0.0, 1, 1), (0.25, 3, 4), (0.5, 9, 16), (1.0, 9, 16)):
         stage.loss(StepNoise(CPU, 0, 0, stage.settings.batch, progress))
         assert (stage.length, stage.stray_cells) == pytest.approx((length, allowed))

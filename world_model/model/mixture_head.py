@@ -7,17 +7,18 @@ levels: what follows from these reaches a picture through the transformer's toke
 
 Every element of x0 is picked from sources: the last clean frame at the same place; the last clean frame moved, by a
 pointer that each cell has to the places within ``reach`` (Finn et al., arXiv 1605.07157; Vinyals et al., 1506.03134);
-every sink at the same place; the colours of a palette; a drawn colour. Training minimises the negative log-likelihood
-(nll) of the true frame under the mixture of these; x0 is the source of largest weight, so copies stay exact.
+the frame before it moved twice as far, for what blinks; every sink at the same place; the colours of a palette; a drawn
+colour. Training minimises the negative log-likelihood (nll) of the true frame under the mixture of these; x0 is the
+source of largest weight, so copies stay exact.
 
 Chance is a discrete latent (van den Oord et al., arXiv 1711.00937; Hafner et al., 2010.02193): each token of the block
-that is shown has one of ``dice`` classes, which the convolutions see. In play it is drawn from the *prior*, what the
-transformer expects, by the Gumbel-max rule from the tick's noise. In training it is the *posterior*'s, which sees how
-the recording went on, and the prior learns to expect it: a rollout of any length then stays on the recording, whichever
-way its dice fell, and the odds are those of the recordings. The first class, no dice, is that of every token that the
-head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never left to
-chance, and no class is given up because it is rare (posterior collapse). The blocks behind in the window have none:
-what they would draw before it is known what happens first could contradict it.
+that is shown has one of ``dice`` classes, which the convolutions see. In play it is drawn from the *prior*, what tokens
+and picture let expect, by the Gumbel-max rule from the tick's noise. In training it is the *posterior*'s, which sees
+how the recording went on, and the prior learns to expect it: a rollout of any length then stays on the recording,
+whichever way its dice fell, and the odds are those of the recordings. The first class, no dice, is that of every token
+that the head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never
+left to chance, and no class is given up because it is rare (posterior collapse). The blocks behind in the window have
+none: what they would draw before it is known what happens first could contradict it.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class MixtureOutputs(NamedTuple):
     pointer_logits: Tensor  # [N, F, places, h, w]
     drawn: Tensor  # [N, F, colours, H, W]
     last: Tensor  # [N, C, h, w]: the last clean frame
+    previous: Tensor  # [N, C, h, w]: the one before it
     sinks: Tensor  # [N, S, C, h, w]
     classes: Tensor | None  # [N, B, P, dice]: of the first block, one-hot
     classes_nll: Tensor | None  # [N, B]: under the prior; in training
@@ -99,7 +101,7 @@ class MixtureHead(nn.Module):
         self.frames, self.per_block = roll.window_blocks * roll.frames_per_block, roll.frames_per_block
         self.reach, self.classes, self.sinks = size.reach, size.dice, roll.sink_frames
         self.places = (2 * size.reach + 1) ** 2
-        self.sources = 2 + self.sinks + size.palette + 1  # last, moved; sinks; palette; drawn
+        self.sources = 3 + self.sinks + size.palette + 1  # last, moved, previous moved; sinks; palette; drawn
         self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
         self.first = convolution((self.frames + 2 + self.sinks) * channels, features)
         self.down = nn.Conv2d(features, 2 * features, 3, stride=2, padding=1)
@@ -114,6 +116,10 @@ class MixtureHead(nn.Module):
         self.out = nn.Conv2d(features, self.frames * self.per_frame, 1)
         self.out.weight.data *= 0.1
         self.expected, self.prior = nn.Linear(width, width), nn.Linear(width, self.classes)
+        self.foreseen = nn.Sequential(
+            nn.ReLU(), convolution(2 * features, 2 * features),
+            nn.ReLU(), nn.Conv2d(2 * features, width, half, stride=half),
+        )  # fmt: skip
         self.drawn_around = nn.Conv2d(self.classes, width, 3, padding=1, bias=False)
         turn = torch.arange(grid[0])[:, None] % 2 * 2 + torch.arange(grid[1]) % 2
         self.register_buffer("turn", turn.flatten()[:, None], persistent=False)
@@ -157,16 +163,17 @@ class MixtureHead(nn.Module):
 
     def forward(self, conditioning: Conditioning, tokens: Tensor, seen: Seen) -> tuple[Tensor, MixtureOutputs]:
         """tokens [N, F, P, D] of the trunk -> x0 [N, F, C, h, w] and the outputs."""
-        count, extra, shown = tokens.shape[1], conditioning.extra, tokens[:, : self.per_block]
+        count, extra = tokens.shape[1], conditioning.extra
+        expected = self._expected(tokens[:, : self.per_block], seen)
         tokens, classes_nll = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count)), None
         if "future" in extra:
             with torch.no_grad():
                 untold = self._read(conditioning, self._decoded(seen, tokens), self.per_block)
             classes = self._happened(untold, extra["future"])
-            classes_nll = self._classes_nll(shown, classes.detach())
+            classes_nll = self._classes_nll(expected, classes.detach())
             told = classes * (extra["dice"][:, :1, :1, :1] < UNTOLD)
         else:
-            classes = told = self._drawn(shown, extra["dice"])
+            classes = told = self._drawn(expected, extra["dice"])
         code = self.code(told[..., 1:].to(tokens.dtype))
         tokens = tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
         outputs = self._read(conditioning, self._decoded(seen, tokens), count)
@@ -185,7 +192,8 @@ class MixtureHead(nn.Module):
             outcome = self._outcome(outcome_logits[:, : self.per_block])
         return MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
-            conditioning.last[:, 0], conditioning.sinks, None, None, outcome_logits, outcome,
+            conditioning.last[:, 0], conditioning.extra["previous"], conditioning.sinks, None, None,
+            outcome_logits, outcome,
         )  # fmt: skip
 
     def _decoded(self, seen: Seen, tokens: Tensor) -> Tensor:
@@ -219,6 +227,10 @@ class MixtureHead(nn.Module):
             self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
         return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
+    def _expected(self, shown: Tensor, seen: Seen) -> Tensor:
+        """What tokens of the trunk [N, B, P, D] and the picture, of which these keep little, expect: [N, B, P, D]."""
+        return self.expected(shown) + self.foreseen(seen.coarse).flatten(2).transpose(1, 2)[:, None]
+
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
         """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes
         [N, B, P, dice] that are drawn already, elsewhere zeros."""
@@ -226,17 +238,17 @@ class MixtureHead(nn.Module):
         around = around.flatten(2).transpose(1, 2).unflatten(0, expected.shape[:2])
         return _full(self.prior(F.relu(expected + around))).log_softmax(-1)
 
-    def _drawn(self, shown: Tensor, dice: Tensor) -> Tensor:
+    def _drawn(self, expected: Tensor, dice: Tensor) -> Tensor:
         """One-hot classes [N, B, P, dice], drawn from the prior by the Gumbel-max rule."""
-        expected, drawn = self.expected(shown), torch.zeros_like(dice)
+        drawn = torch.zeros_like(dice)
         for turn in range(TURNS):
             new = F.one_hot((self._prior(expected, drawn) + dice).argmax(-1), self.classes).to(dice.dtype)
             drawn = torch.where(self.turn == turn, new, drawn)
         return drawn
 
-    def _classes_nll(self, shown: Tensor, classes: Tensor) -> Tensor:
+    def _classes_nll(self, expected: Tensor, classes: Tensor) -> Tensor:
         """Nll [N, B] of classes [N, B, P, dice] under the prior, turn by turn as they are drawn."""
-        expected, nll = self.expected(shown), 0
+        nll = 0
         for turn in range(TURNS):
             prior = self._prior(expected, classes * (self.turn < turn))
             nll = nll - (prior * classes * (self.turn == turn)).sum((2, 3))
@@ -260,16 +272,17 @@ class MixtureHead(nn.Module):
         """Nll [N, F, unfold^2, h, w] of the elements of true [N, F, C, h, w]."""
         goal = self._by_colour(true)
         with torch.no_grad():
-            moved = cells(self._moved(outputs.last), self.unfold)
-            places = _match(self._by_colour(moved)[:, None], goal)  # [N, F, places, unfold^2, h, w]
+            moved = [self._by_colour(cells(places, self.unfold))[:, None] for places in self._moved(outputs)]
+            moved = [_match(places, goal) for places in moved]  # [N, F, places, unfold^2, h, w]
             fixed = [
                 _match(self._by_colour(outputs.last)[:, None, None], goal),
                 _match(self._by_colour(outputs.sinks)[:, None], goal),
                 _match(self.palette[None, None, :, :, None, None, None].to(goal.dtype), goal),
             ]
-        pointed = (outputs.pointer_logits.softmax(2)[:, :, :, None] * places).sum(2, keepdim=True)
+        pointer = outputs.pointer_logits.softmax(2)[:, :, :, None]
+        pointed = [(pointer * places).sum(2, keepdim=True) for places in moved]
         drawn = _match(self._by_colour(cells(outputs.drawn, self.unfold))[:, :, None], goal)
-        matches = torch.cat([fixed[0], pointed, *fixed[1:], drawn], 2)
+        matches = torch.cat([fixed[0], *pointed, *fixed[1:], drawn], 2)
         return -(outputs.source_logits.softmax(2) * matches).sum(2).clamp(min=LEAST_LIKELY).log()
 
     def _by_colour(self, latents: Tensor) -> Tensor:
@@ -286,12 +299,16 @@ class MixtureHead(nn.Module):
         ended = F.binary_cross_entropy_with_logits(end, ends, reduction="none", pos_weight=self.outcome_weights[-1])
         return REWARD_WEIGHT * (reward.unflatten(0, rewards.shape) + ended)
 
-    def _moved(self, last: Tensor) -> Tensor:
-        """[N, C, h, w] -> [N, places, colours, H, W]: what each place within reach holds, the edge beyond it."""
-        picture, reach = canvas(last, self.unfold), self.reach
+    def _moved(self, outputs: MixtureOutputs) -> tuple[Tensor, Tensor]:
+        """What the last frame holds at each place within reach, and the one before it at each twice as far: both
+        [N, places, colours, H, W]; beyond the edge as at it."""
+        return tuple(self._around(x, step) for step, x in ((1, outputs.last), (2, outputs.previous)))
+
+    def _around(self, frame: Tensor, step: int) -> Tensor:
+        picture = canvas(frame, self.unfold)
         height, width = picture.shape[-2:]
-        padded = F.pad(picture, (reach,) * 4, mode="replicate")
-        span = range(2 * reach + 1)
+        padded = F.pad(picture, (step * self.reach,) * 4, mode="replicate")
+        span = range(0, 2 * step * self.reach + 1, step)
         return torch.stack([padded[..., y : y + height, x : x + width] for y in span for x in span], 1)
 
     @torch.no_grad()
@@ -301,13 +318,14 @@ class MixtureHead(nn.Module):
         place = outputs.pointer_logits.max(2, keepdim=True).indices  # on a CPU several times as fast as argmax
         place = place.repeat_interleave(self.unfold, 3).repeat_interleave(self.unfold, 4)
         last = canvas(outputs.last, self.unfold)[:, None]
-        moved = _chosen(self._moved(outputs.last), place)
-        of_sinks = _chosen(canvas(outputs.sinks, self.unfold), (chosen - 2).clamp(0, self.sinks - 1).long())
-        colour = (chosen - 2 - self.sinks).clamp(0, len(self.palette) - 1).long()
+        moved, earlier = (_chosen(places, place) for places in self._moved(outputs))
+        of_sinks = _chosen(canvas(outputs.sinks, self.unfold), (chosen - 3).clamp(0, self.sinks - 1).long())
+        colour = (chosen - 3 - self.sinks).clamp(0, len(self.palette) - 1).long()
         palette = self.palette[colour[:, :, 0]].movedim(-1, 2)
         picked = torch.where(chosen == 0, last, moved)
-        picked = torch.where(chosen >= 2, of_sinks, picked)
-        picked = torch.where(chosen >= 2 + self.sinks, palette, picked)
+        picked = torch.where(chosen == 2, earlier, picked)
+        picked = torch.where(chosen >= 3, of_sinks, picked)
+        picked = torch.where(chosen >= 3 + self.sinks, palette, picked)
         return torch.where(chosen == self.sources - 1, outputs.drawn, picked)
 
     def initial_state(self, sinks: Tensor, frames: Tensor, noise: Tensor) -> dict[str, Tensor]:

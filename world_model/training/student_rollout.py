@@ -55,9 +55,10 @@ SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
 """Largest weight of a rare reward or of the end: the square root of one over its share of the frames."""
-GAMES = ("which", "at", "left", "strayed", "picked")
-"""Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed, and whether
-its start was picked, where something happens: it says nothing of how often that happens."""
+GAMES = ("which", "at", "left", "strayed", "odds")
+"""Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed, and the
+weight of what it says of how often things happen: less where starts before events are preferred, nothing once it went
+on from wrong cells or begins again where one strayed."""
 
 
 class StudentRolloutTraining(TransformerStage):
@@ -82,8 +83,9 @@ class StudentRolloutTraining(TransformerStage):
         self.rounds = self.settings.pool // self.settings.batch  # the batch is every rounds-th game of the pool
         count = self.rounds * (self.settings.batch // self.distributed.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
-        self.strayed, self.picked = np.zeros(count, bool), np.zeros(count, bool)
-        self.length, self.stray_cells = 1.0, self.settings.stray_cells
+        self.strayed, self.odds = np.zeros(count, bool), np.zeros(count)
+        self.length = 1.0
+        self.strict = self.stray_cells = self.settings.first_stray_cells or self.settings.stray_cells
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
         if weights is None and isinstance(self.config.head, PickSize):
             colours = count_palette(data.train, self.config.head.palette, self.config.codec.unfold)
@@ -97,8 +99,7 @@ class StudentRolloutTraining(TransformerStage):
         games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
         grown = min(1.0, step_noise.progress / self.settings.grow)
         self.length = self.settings.length**grown  # from 1, geometrically
-        first = self.settings.first_stray_cells or self.settings.stray_cells
-        self.stray_cells = first ** (1 - grown) * self.settings.stray_cells**grown
+        self.stray_cells = self.strict ** (1 - grown) * self.settings.stray_cells**grown
         self._restart(games, step_noise)
         true, actions, poses = self._cut(games, 0, self.rolling.window_blocks)
         outcomes = self._outcomes(games) if getattr(self.config.head, "rewards", 0) else None
@@ -117,7 +118,7 @@ class StudentRolloutTraining(TransformerStage):
         if outcomes is not None:
             choice = choice + self.model.local.outcome_nll(outputs, *outcomes)
         if isinstance(self.config.head, MixtureSize):
-            choice = choice * self._tensor(~self.picked[games])[:, None]
+            choice = choice * self._tensor(self.odds[games])[:, None]
         nll = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (nll.mean(2) * weights).mean()
         if isinstance(self.config.head, ViewSize):
@@ -176,6 +177,7 @@ class StudentRolloutTraining(TransformerStage):
         self.at[games] += 1
         lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
         self.strayed[games] = wrong.cpu().numpy() > self.stray_cells
+        self.odds[games] *= wrong.cpu().numpy() <= self.strict  # else the prior learns to expect what mends
         over = self.strayed[games] | (self.at[games] + self.span > lengths)
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
@@ -191,12 +193,12 @@ class StudentRolloutTraining(TransformerStage):
             return
         games, chance, noise = games[over], chance[over], noise[torch.from_numpy(over)]
         before = min(BEFORE_EVENT, math.ceil(self.length))
-        which, at, picked = self.start_sampler.take(chance[:, :4], self.settings.event_share, before)
+        which, at, odds = self.start_sampler.take(chance[:, :4], self.settings.event_share, before)
         repeated = self.strayed[games] & (chance[:, 4] < REPEATED)
         earlier = self.at[games] - 1 - (chance[:, 5] * before).astype(int)
         self.which[games] = np.where(repeated, self.which[games], which)
         self.at[games] = np.where(repeated, np.maximum(earlier, self.lead), at)
-        self.picked[games] = repeated | picked
+        self.odds[games] = np.where(repeated, 0, odds)
         self.left[games] = _geometric(chance[:, 6], self.length)
         frames, actions, poses = self._cut(games, -self.lead, 0)
         sinks = self.start_sampler.sinks(self.which[games])
@@ -235,7 +237,7 @@ class StudentRolloutTraining(TransformerStage):
     def restore(self, state: dict[str, Tensor]) -> None:
         if any(len(part) != len(self.left) for part in state.values()):
             raise ValueError("as many games as the pool has")
-        self.which, self.at, self.left, self.strayed, self.picked = (state.pop(name).cpu().numpy() for name in GAMES)
+        self.which, self.at, self.left, self.strayed, self.odds = (state.pop(name).cpu().numpy() for name in GAMES)
         self.pool = {name: part.movedim(0, 1) if name in BATCHED else part for name, part in state.items()}
 
     @torch.no_grad()
@@ -288,11 +290,13 @@ class StartSampler:
             events = list(pool.map(_events, self.episodes))
         frames = [[*seen, *unusual] for seen, unusual in zip(events, self.unusual, strict=True)]
         events = [(i, frame // per_block) for i, numbers in enumerate(frames) for frame in numbers]
-        self.events = np.array(events, int).reshape(-1, 2)
+        self.events = np.array(sorted(events), int).reshape(-1, 2)
+        self.longest = max(map(len, self.actions)) + BEFORE_EVENT
 
     def take(self, chance: np.ndarray, event_share: float, before: int) -> tuple[np.ndarray, ...]:
         """chance [n, 4], uniform on [0, 1) -> episodes [n] and the first blocks [n] that games there make: with
-        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere; which [n] are."""
+        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere; and importance
+        weights [n]: how likely such a start is anywhere, over how likely it is so."""
         flat = (chance[:, 0] * self.ends[-1]).astype(int)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
@@ -301,7 +305,14 @@ class StartSampler:
             events = self.events[(chance[:, 2] * len(self.events)).astype(int)]
             which = np.where(chosen, events[:, 0], which)
             at = np.where(chosen, events[:, 1] - (chance[:, 3] * before).astype(int), at)
-        return which, np.clip(at, self.lead, self.lead + self.counts[which] - 1), chosen
+        at = np.clip(at, self.lead, self.lead + self.counts[which] - 1)
+        if not len(self.events):
+            return which, at, np.ones(len(at))
+        numbers, starts = (i * self.longest + block for i, block in (self.events.T, (which, at)))
+        near = np.searchsorted(numbers, starts + before) - np.searchsorted(numbers, starts)  # events that it is before
+        preferred = near * self.ends[-1] / (len(numbers) * before)
+        likelier = 1 - event_share + event_share * preferred
+        return which, at, np.divide(1, likelier, out=np.zeros(len(at)), where=likelier > 0)
 
     def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, ...]:
         """Of blocks first .. end of an episode the actions [T, keys], and poses [T, 8] if there are any."""
