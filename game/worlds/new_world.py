@@ -73,7 +73,7 @@ training:   # the student plays from its own frames, held to the recordings; --m
     grow: 0.6
     first_stray_cells: 1   # more wrong cells than this, and a game begins again
     stray_cells: 8   # the same at the end: it has to learn to mend what it has drawn wrong
-    event_share: 0.3   # of games begin where something happens; the odds are learned in the others
+    event_share: 0.3   # of games begin shortly before something happens
     ema: 0.998
 """
 
