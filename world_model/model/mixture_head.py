@@ -228,8 +228,9 @@ class MixtureHead(nn.Module):
         return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
     def _expected(self, shown: Tensor, seen: Seen) -> Tensor:
-        """What tokens of the trunk [N, B, P, D] and the picture, of which these keep little, expect: [N, B, P, D]."""
-        return self.expected(shown) + self.foreseen(seen.coarse).flatten(2).transpose(1, 2)[:, None]
+        """What tokens of the trunk [N, B, P, D] and the picture, of which these keep little, expect: [N, B, P, D]. The
+        convolutions serve the picture alone: the prior learns from what they have."""
+        return self.expected(shown) + self.foreseen(seen.coarse.detach()).flatten(2).transpose(1, 2)[:, None]
 
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
         """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes

@@ -55,10 +55,10 @@ SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
 """Largest weight of a rare reward or of the end: the square root of one over its share of the frames."""
-GAMES = ("which", "at", "left", "strayed", "odds")
-"""Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed, and the
-weight of what it says of how often things happen: less where starts before events are preferred, nothing once it went
-on from wrong cells or begins again where one strayed."""
+GAMES = ("which", "at", "left", "strayed", "odds", "fair")
+"""Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed; the weight
+of what it says of how often things happen, less where starts before events are preferred; and whether chance may be
+learned from it: not once it went on from wrong cells, nor where it begins again because one strayed."""
 
 
 class StudentRolloutTraining(TransformerStage):
@@ -83,7 +83,7 @@ class StudentRolloutTraining(TransformerStage):
         self.rounds = self.settings.pool // self.settings.batch  # the batch is every rounds-th game of the pool
         count = self.rounds * (self.settings.batch // self.distributed.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
-        self.strayed, self.odds = np.zeros(count, bool), np.zeros(count)
+        self.strayed, self.odds, self.fair = np.zeros(count, bool), np.zeros(count), np.zeros(count, bool)
         self.length = 1.0
         self.strict = self.stray_cells = self.settings.first_stray_cells or self.settings.stray_cells
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
@@ -115,10 +115,10 @@ class StudentRolloutTraining(TransformerStage):
         weights = held * self._recorded(games)
         weights[:, 1:] *= LATER
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
-        if outcomes is not None:
-            choice = choice + self.model.local.outcome_nll(outputs, *outcomes)
         if isinstance(self.config.head, MixtureSize):
-            choice = choice * self._tensor(self.odds[games])[:, None]
+            choice = choice * self._tensor(self.odds[games] * self.fair[games])[:, None]
+        if outcomes is not None:
+            choice = choice + self.model.local.outcome_nll(outputs, *outcomes) * self._tensor(self.odds[games])[:, None]
         nll = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (nll.mean(2) * weights).mean()
         if isinstance(self.config.head, ViewSize):
@@ -177,7 +177,7 @@ class StudentRolloutTraining(TransformerStage):
         self.at[games] += 1
         lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
         self.strayed[games] = wrong.cpu().numpy() > self.stray_cells
-        self.odds[games] *= wrong.cpu().numpy() <= self.strict  # else the prior learns to expect what mends
+        self.fair[games] &= wrong.cpu().numpy() <= self.strict  # else the prior learns to expect what mends
         over = self.strayed[games] | (self.at[games] + self.span > lengths)
         self.left[games] = np.where(over, 0, self.left[games] - 1)
         return wrong
@@ -198,7 +198,8 @@ class StudentRolloutTraining(TransformerStage):
         earlier = self.at[games] - 1 - (chance[:, 5] * before).astype(int)
         self.which[games] = np.where(repeated, self.which[games], which)
         self.at[games] = np.where(repeated, np.maximum(earlier, self.lead), at)
-        self.odds[games] = np.where(repeated, 0, odds)
+        self.odds[games] = np.where(repeated, 1.0, odds)
+        self.fair[games] = ~repeated
         self.left[games] = _geometric(chance[:, 6], self.length)
         frames, actions, poses = self._cut(games, -self.lead, 0)
         sinks = self.start_sampler.sinks(self.which[games])
@@ -237,7 +238,8 @@ class StudentRolloutTraining(TransformerStage):
     def restore(self, state: dict[str, Tensor]) -> None:
         if any(len(part) != len(self.left) for part in state.values()):
             raise ValueError("as many games as the pool has")
-        self.which, self.at, self.left, self.strayed, self.odds = (state.pop(name).cpu().numpy() for name in GAMES)
+        for name in GAMES:
+            setattr(self, name, state.pop(name).cpu().numpy())
         self.pool = {name: part.movedim(0, 1) if name in BATCHED else part for name, part in state.items()}
 
     @torch.no_grad()
