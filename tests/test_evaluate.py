@@ -214,11 +214,12 @@ class PosingKeep:
 
 
 def test_sprites_are_in_place_in_a_perfect_keep_and_a_missing_hero_is_measured(tiny_keep, monkeypatch):
-    monkeypatch.setattr(sprites, "next_from_real", lambda context, paired, at: paired.real[at : at + 1])
+    monkeypatch.setattr(picture, "next_from_real", lambda context, paired, at: paired.real[at : at + 1])
     values = []
     for fault in ("", "gone", "late"):
         faulty = EvaluationContext(PosingKeep(tiny_keep, fault), Keep(), [0, 1, 2], replace(SHORT, seconds=(2, 12)))
-        values.append({name: measure.value for name, measure in sprites.sprites(faulty).items()})
+        measures = picture.cells(faulty) | sprites.sprites(faulty)
+        values.append({name: measure.value for name, measure in measures.items()})
     perfect, gone, late = values
     own = {name: value for name, value in perfect.items() if "@" not in name}
     names = {"cells_equal_next", "cells_equal_10s", "hero_there_10s", "hero_somewhere_10s", "flip_room_right"}

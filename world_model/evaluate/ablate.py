@@ -27,7 +27,7 @@ from world_model.evaluate.control import onset
 from world_model.evaluate.drift import drift
 from world_model.evaluate.evaluation_context import EvaluationContext, Measures, NotMeasured, PairedRollout, Suite
 from world_model.evaluate.metrics import measure, psnr, sticky_keys
-from world_model.evaluate.picture import next_frame, persistence, rollout
+from world_model.evaluate.picture import cells, next_frame, persistence, rollout
 from world_model.evaluate.place import room_identity
 from world_model.evaluate.sprites import sprites
 from world_model.model.codec import canvas
@@ -37,7 +37,7 @@ from world_model.play.runtime import State, TorchRuntime, WorldError
 
 SUITE = Suite("ablation", trained_rooms=0, seconds=(5, 20), next_frames=48)
 Part = Callable[[EvaluationContext], Measures]
-PARTS = (next_frame, rollout, onset, persistence, drift, room_identity, sprites)
+PARTS = (next_frame, rollout, cells, onset, persistence, drift, room_identity, sprites)
 COLUMNS_PER_TABLE = 5
 COLUMNS = {
     "same_pixels_percent": "pixels equal to unaltered, %",

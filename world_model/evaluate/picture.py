@@ -1,4 +1,4 @@
-"""Frame measures: the autoencoder's error, the next frame, the rollout, and sharpness and motion over time."""
+"""Frame measures: the autoencoder's error, the next frame, equal cells, and sharpness and motion over time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from world_model.episode.dataset import from_spot
 from world_model.evaluate.evaluation_context import EvaluationContext, Measures, NotMeasured, Pair, PairedRollout, label
 from world_model.evaluate.metrics import measure, psnr, ratio, ssim
-from world_model.play.pictures import motion, sharpness
+from world_model.play.pictures import cells_apart, motion, sharpness
 
 FLOOR_FRAMES = 96
 """Frames of each rollout over which the autoencoder's error is taken."""
@@ -83,6 +83,34 @@ def rollout(context: EvaluationContext) -> Measures:
         "rollout63_gain_over_copy_last_db": measure(made - copied),
     }
     return measures | ({"rollout63_psnr_db@teacher": measure(taught)} if taught else {})
+
+
+def cells(context: EvaluationContext) -> Measures:
+    """Share of cells equal to the real game's: in the next frame from a real past, at ticks spread over the rollout;
+    over 10 and 60 seconds of the same keys. Baselines: the last real frame copied; the first, kept. Where the game
+    throws dice the two part by these, too.
+    """
+    samples: dict[str, list[tuple[float, int]]] = {}
+    each = max(1, context.suite.next_frames // len(context.rooms))
+    for paired in context.progress(context.rollouts, "cells"):
+        context.reset(paired.room)
+        real, made = paired.real, paired.made
+        figures = {"cells_equal_next": [], "cells_equal_next@copy_last": []}
+        for at in np.linspace(past_frames(context), len(real) - 1, each, dtype=int):
+            figures["cells_equal_next"].append(cells_equal(next_from_real(context, paired, at)[0], real[at]))
+            figures["cells_equal_next@copy_last"].append(cells_equal(real[at - 1], real[at]))
+        for seconds in (10, 60):
+            ticks = range(seconds * paired.fps if seconds * paired.fps <= len(made) else 0)
+            figures[f"cells_equal_{seconds}s"] = [cells_equal(made[i], real[i + 1]) for i in ticks]
+            figures[f"cells_equal_{seconds}s@first_kept"] = [cells_equal(real[0], real[i + 1]) for i in ticks]
+        for name, values in figures.items():
+            samples.setdefault(name, []).extend((value, paired.room) for value in values)
+    return {name: measure(*zip(*pairs, strict=True)) for name, pairs in samples.items() if pairs}
+
+
+def cells_equal(made: np.ndarray, real: np.ndarray) -> float:
+    """Share of equal cells of two frames [H, W, 3]."""
+    return float(1 - cells_apart(made, real).mean())
 
 
 def persistence(context: EvaluationContext) -> Measures:

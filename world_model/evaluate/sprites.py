@@ -1,8 +1,7 @@
-"""Cells and sprites, for worlds whose sinks are a map and whose game says where its sprites are.
+"""Sprites, for worlds whose sinks are a map and whose game says where its sprites are.
 
 The game's ``info`` names the room, the lights and the box of every sprite (x, y, width, height). A generated frame is
-compared with the real one under the same keys, cell by cell and sprite by sprite; the baseline of a rollout is its
-first frame, kept.
+compared with the real one under the same keys, sprite by sprite; the baseline of a rollout is its first frame, kept.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import numpy as np
 
 from world_model.evaluate.evaluation_context import EvaluationContext, Measures, NotMeasured, PairedRollout
 from world_model.evaluate.metrics import measure
-from world_model.evaluate.picture import next_from_real, past_frames
+from world_model.evaluate.picture import cells_equal
 from world_model.play.maps import nearest
-from world_model.play.pictures import cells_apart
 
 REACH = 2
 """Pixels by which a sprite may be displaced and still count as in place."""
@@ -28,7 +26,7 @@ OPAQUE, TEMPLATES = 0.6, 16
 
 
 def sprites(context: EvaluationContext) -> Measures:
-    """Cells, hero, flips, lights and the other sprites after 10 and 60 seconds; baseline: the first frame, kept."""
+    """Hero, flips, lights and the other sprites after 10 and 60 seconds; baseline: the first frame, kept."""
     if context.config.world.map is None:
         raise NotMeasured("the sinks of this world are no map")
     samples: dict[str, list[tuple[float, int]]] = {}
@@ -37,28 +35,16 @@ def sprites(context: EvaluationContext) -> Measures:
             raise NotMeasured("the game does not say where its sprites are")
         context.reset(paired.room)
         maps, first_kept = context.real.unwrapped.anchors(), paired.real[:1].repeat(len(paired.made), 0)
-        figures = _next_cells(context, paired) | _figures(paired, paired.made, maps)
+        figures = _figures(paired, paired.made, maps)
         figures |= {f"{name}@first_kept": values for name, values in _figures(paired, first_kept, maps).items()}
         for name, values in figures.items():
             samples.setdefault(name, []).extend((float(value), paired.room) for value in values)
     return {name: measure(*zip(*pairs, strict=True)) for name, pairs in samples.items() if pairs}
 
 
-def _next_cells(context: EvaluationContext, paired: PairedRollout) -> dict[str, list[float]]:
-    """Share of equal cells of the next frame from a real past, and of the last real frame copied, at ticks spread over
-    the rollout."""
-    each = max(1, context.suite.next_frames // len(context.rooms))
-    ticks, real = np.linspace(past_frames(context), len(paired.real) - 1, each, dtype=int), paired.real
-    return {
-        "cells_equal_next": [_equal(next_from_real(context, paired, at)[0], real[at]) for at in ticks],
-        "cells_equal_next@copy_last": [_equal(real[at - 1], real[at]) for at in ticks],
-    }
-
-
 def _figures(paired: PairedRollout, made: np.ndarray, maps: np.ndarray) -> dict[str, list[float]]:
     """Samples of every figure in one rollout; ``maps`` uint8 [n, H, W, 3] are the rooms' pictures."""
     real, infos = paired.real[1:], paired.infos[1:]
-    equal = np.array([_equal(a, b) for a, b in zip(made, real, strict=True)])
     rooms = np.array([nearest(frame, maps) for frame in made])
     right = rooms == [info["room"] for info in infos]
     lit = np.array([_lit(frame, maps[room]) for frame, room in zip(made, rooms, strict=True)])
@@ -70,7 +56,6 @@ def _figures(paired: PairedRollout, made: np.ndarray, maps: np.ndarray) -> dict[
         if ticks + SETTLED // 2 > len(made):
             continue
         around = slice(ticks - SETTLED // 2, ticks + SETTLED // 2)
-        figures[f"cells_equal_{seconds}s"] = equal[:ticks].tolist()
         figures[f"room_right_{seconds}s"] = right[around].tolist()
         figures[f"lights_right_{seconds}s"] = lights[around].tolist()
         lit_ticks = [i for i in range(around.start, around.stop, 4) if infos[i]["lights"]]
@@ -85,7 +70,7 @@ def _figures(paired: PairedRollout, made: np.ndarray, maps: np.ndarray) -> dict[
     flips = [i for i in range(1, len(made)) if infos[i]["room"] != infos[i - 1]["room"] and right[i - 1]]
     flips = [i for i in flips if _in_place(made[i - 1], real[i - 1], infos[i - 1]["sprites"]["hero"])]
     figures["flip_room_right"] = [right[i] for i in flips]
-    figures["flip_cells_equal"] = [equal[i] for i in flips]
+    figures["flip_cells_equal"] = [cells_equal(made[i], real[i]) for i in flips]
     return figures
 
 
@@ -111,11 +96,6 @@ def _anywhere(frame: np.ndarray, templates: list[tuple[np.ndarray, np.ndarray]])
         if np.abs(windows - box[own].T.astype(np.int16)).mean((2, 3)).min() <= ALIKE:
             return True
     return False
-
-
-def _equal(made: np.ndarray, real: np.ndarray) -> float:
-    """Share of equal cells of two frames [H, W, 3]."""
-    return float(1 - cells_apart(made, real).mean())
 
 
 def _lit(frame: np.ndarray, room: np.ndarray) -> bool:
