@@ -213,6 +213,28 @@ class PosingKeep:
         return (before if self.fault == "late" else frame), *rest, info
 
 
+class ShortKeep(Keep):
+    """Its episodes end after 15 ticks and cannot be stepped after that."""
+
+    def reset(self, **how):
+        self.left = 15
+        return super().reset(**how)
+
+    def step(self, action):
+        self.left -= 1
+        assert self.left >= 0
+        frame, reward, _, _, info = super().step(action)
+        return frame, reward, self.left == 0, False, info
+
+
+def test_both_games_stop_where_the_real_episode_ends(tiny_keep):
+    context = EvaluationContext(PosingKeep(tiny_keep), ShortKeep(), [0, 1], replace(SHORT, seconds=(2, 12)))
+    (paired, _), played = context.rollouts, context.play_real(0, context.keys(0, 40))
+    for frames, last in ((paired.real, 15), (paired.made, 14), (played, 15)):
+        assert (frames[last:] == frames[last]).all() and (frames[last - 1] != frames[last]).any()
+    assert (paired.made[:15] == paired.real[1:16]).all()
+
+
 def test_sprites_are_in_place_in_a_perfect_keep_and_a_missing_hero_is_measured(tiny_keep, monkeypatch):
     monkeypatch.setattr(picture, "next_from_real", lambda context, paired, at: paired.real[at : at + 1])
     values = []

@@ -107,9 +107,26 @@ class PairedRollout:
         return Pair(self.real[1:][span], self.made[span])
 
 
+class Still(gymnasium.Wrapper):
+    """A game whose episode, once it is ``over``, stays as it is until it is reset."""
+
+    over = False
+
+    def reset(self, **how):
+        self.over = False
+        return self.env.reset(**how)
+
+    def step(self, action):
+        if not self.over:
+            self._last = self.env.step(action)
+            self.over = self._last[2] or self._last[3]
+        return self._last
+
+
 @dataclass
 class EvaluationContext:
-    """The neural game, the real one, and the rooms (seeds of the real game) in which they are compared."""
+    """The neural game, the real one, and the rooms (seeds of the real game) in which they are compared: until the real
+    game's episode ends there."""
 
     neural: NeuralGame
     real: gymnasium.Env
@@ -118,6 +135,9 @@ class EvaluationContext:
     teacher: Any = None
     progress: Callable[[Iterable, str], Iterable] = lambda items, what: items
     """Shows progress: (items, description) -> the same items."""
+
+    def __post_init__(self):
+        self.real = Still(self.real)
 
     @property
     def config(self) -> Config:
@@ -183,10 +203,10 @@ class EvaluationContext:
         glimpses = {second: range(second * fps - 1, second * fps + 1) for second in seconds}
         kept = set(range(whole + 1)).union(*windows.values(), *glimpses.values())
         first, info = self.reset(room)
-        frames, infos = {0: (first, first)}, [info]  # real and generated, by the ticks before them
+        frames, infos, made = {0: (first, first)}, [info], first  # real and generated, by the ticks before them
         for tick, key in enumerate(keys, 1):
+            made = made if self.real.over else self.neural.step(key)[0]
             real, *_, info = self.real.step(key)
-            made = self.neural.step(key)[0]
             if tick in kept:
                 frames[tick] = real, made
             if tick <= whole:
