@@ -12,6 +12,7 @@ from world_model.model.codec import SPREAD, canvas, make_codec
 from world_model.model.head import EXACT, TOLERANCE, Conditioning
 from world_model.model.mixture_head import MixtureHead, MixtureOutputs
 from world_model.training.clips import TrainingData
+from world_model.training.distributed import StepNoise
 from world_model.training.loop import _step
 from world_model.training.student_rollout import StudentRolloutTraining, count_outputs
 
@@ -22,7 +23,7 @@ SMALL = Config.model_validate(SHAPE.model_dump() | {
     "transformer": SHAPE.transformer.model_dump() | {"layers": 1},
 })  # fmt: skip
 """One token of 4x4 cells of 4x4 pixels."""
-LEFT_SHARE, STEPS = 0.25, 300
+LEFT_SHARE, STEPS = 0.25, 450
 
 
 def head(shape: Config = SMALL) -> MixtureHead:
@@ -213,6 +214,16 @@ def test_palette_and_rewards_are_counted_where_something_changes():
     assert set(made.reward_values.tolist()) == {0.0, 1.0}
     assert made.outcome_weights[0] < made.outcome_weights[1] and made.outcome_weights[-1] > 7
     assert SPREAD == 2.0  # the palette is in latent units
+
+
+def test_the_last_frame_of_a_recording_is_learned():
+    """With it an episode ends: what is shown then comes nowhere else."""
+    stage = StudentRolloutTraining(TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 12), []), None)
+    last = stage.start_sampler.lead + stage.start_sampler.counts[0] - 1
+    stage.start_sampler.take = lambda chance, *_: (chance[:, 0].astype(int), np.full(len(chance), last), chance[:, 0])
+    loss, _ = stage.loss(StepNoise(toy.CPU, 0, 0, stage.settings.batch, 0.0))
+    loss.backward()
+    assert stage.model.local.out.bias.grad.abs().max() > 0 and stage.model.local.outcome.bias.grad.abs().max() > 0
 
 
 @torch.no_grad()

@@ -111,9 +111,9 @@ class StudentRolloutTraining(TransformerStage):
             held = still_held(actions, actions[:, :1])
             extra = self._extra(games, poses)
             moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
-        wrong = self._store(games, moved, x0, true)
-        weights = held * self._recorded(games)
+        weights = held * self._recorded(games)  # before the games go on
         weights[:, 1:] *= LATER
+        wrong = self._store(games, moved, x0, true)
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
             choice = choice * self._tensor(self.odds[games] * self.fair[games])[:, None]
