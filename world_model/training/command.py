@@ -80,9 +80,9 @@ def _prepare(choices: Choices, config: Config, out: Path, distributed: Distribut
     """Check what the run starts from, make its folder, and return the trained world to start from, if any."""
     base = Path(choices.resume) if isinstance(choices.resume, str) else None
     if base is not None:
-        base_config, _ = checkpoint.describe(base / checkpoint.WEIGHTS)
+        theirs, ours = checkpoint.describe(base / checkpoint.WEIGHTS)[0].model_dump(), config.model_dump()
         for part in ("name", "world", "codec", "transformer", "head", "rolling"):
-            if getattr(base_config, part) != getattr(config, part):
+            if theirs[part] != ours[part]:  # without what is the person's own, such as stands_for
                 raise TrainingError(
                     f"{base}: its {part} is not that of {choices.config}; use the configuration it was trained with"
                 )
