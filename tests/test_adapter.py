@@ -27,8 +27,9 @@ from game.worlds.adapter import GameError
 from game.worlds.adapter_keys import suggested
 from game.worlds.bots import make_bot
 from game.worlds.new_world import new_world
+from world_model import config as configuration
 from world_model.checkpoint import describe
-from world_model.config import WORLDS, Config, ConfigError, Game, World, load
+from world_model.config import CONFIGS, REPOSITORY, WORLDS, Config, ConfigError, Game, World, load
 from world_model.episode import Session
 from world_model.episode.dataset import DataError, DatasetSplit
 from world_model.play.real_game import open_game
@@ -427,6 +428,16 @@ def test_a_game_that_fails_leaves_its_recording_whole(tmp_path):
 # ---------------------------------------------------------------- a world
 
 
+def test_a_module_is_what_the_yaml_here_names_and_nothing_else(tmp_path, monkeypatch):
+    """So a game that a module of yours registers can be measured and shown beside its neural one."""
+    monkeypatch.setattr(configuration, "CONFIGS", tmp_path)
+    strangers = World.model_validate_json(world_of(module="os.path", scale=2).model_dump_json())
+    assert configuration.with_module(strangers, "dot") == strangers, "no YAML of this name"
+    new_world("test_adapter:tests/Dot-v0", folder=tmp_path)
+    told = configuration.with_module(strangers, "dot")
+    assert told.game == strangers.game.model_copy(update={"module": "test_adapter"})
+
+
 def test_worlds_of_before_are_the_same_and_weights_name_no_module(tiny):
     assert "game" not in tiny.to_json()
     assert Config.from_json(describe(WORLDS / "keep" / "weights.safetensors")[0].to_json()).world.game is None
@@ -492,6 +503,18 @@ def test_the_example_of_a_player(tmp_path):
         seen[row : row + 2, 40] = 236
         assert bot.act(seen, {}).tolist() == keys
     assert len({bot.act(frame, {}).tobytes() for _ in range(600)}) == 6, "it serves, and plays at random in between"
+
+
+def test_the_solver_opens_the_door():
+    pytest.importorskip("minigrid")
+    world = load(CONFIGS / "doorkey.yaml").world
+    game, bot = open_game(world), make_bot(f"{REPOSITORY}/docs/doorkey_solver.py:Solver", 1, world.keys)
+    bot.solving, (frame, info) = 400, game.reset(seed=3)
+    while bot.solving:
+        frame, reward, ended, _, info = game.step(bot.act(frame, info))
+        if ended:
+            break
+    assert ended and reward > 0.5
 
 
 def test_the_example_of_an_older_game(tmp_path, monkeypatch):

@@ -438,6 +438,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def with_module(world: World, name: str) -> World:
+    """A world out of recordings or weights, which may name no module to import: ``configs/<name>.yaml`` here may."""
+    named = CONFIGS / f"{name}.yaml"
+    if world.game is None or not named.is_file():
+        return world
+    here = load(named).world.game
+    return world.model_copy(update={"game": world.game.model_copy(update={"module": here and here.module})})
+
+
 def load(path: str | Path) -> Config:
     """Read a world's YAML file. Raises ConfigError with the file, the key and what is wrong."""
     path = Path(path)

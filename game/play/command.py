@@ -285,16 +285,11 @@ def _source_of(session: Session, flags: Namespace) -> gymnasium.Env:
 
 
 def _recorded_world(session: Session, file: Path | None) -> World:
-    """The world of ``file``, or else of the session, or else, for a session that tells none, of its name. A module to
-    import is never the session's to name: a file here of that name may."""
-    recorded, named = session.meta.config, configuration.CONFIGS / f"{session.meta.world}.yaml"
+    """The world of ``file``, or else of the session, or else, for a session that tells none, of its name."""
+    recorded, name = session.meta.config, session.meta.world
     if file or recorded is None:
-        return configuration.load(file or named).world
-    if recorded.game is None or not named.is_file():
-        return recorded
-    here = configuration.load(named).world.game
-    game = recorded.game.model_copy(update={"module": here and here.module})
-    return recorded.model_copy(update={"game": game})
+        return configuration.load(file or configuration.CONFIGS / f"{name}.yaml").world
+    return configuration.with_module(recorded, name)
 
 
 def _config(flags: Namespace) -> Config:

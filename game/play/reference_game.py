@@ -9,6 +9,7 @@ import numpy as np
 
 from game.play.rewind import RewindBuffer
 from game.worlds.sources import is_over, optional
+from world_model.config import with_module
 from world_model.play.real_game import open_game
 from world_model.play.runtime import WorldError
 
@@ -25,7 +26,7 @@ class ReferenceGame:
         config = getattr(neural.unwrapped, "config", None)
         if config is None:
             raise WorldError("This is the real game")
-        self._neural, self._game = neural, open_game(config.world)
+        self._neural, self._game = neural, open_game(with_module(config.world, config.name))
         self._rewind_buffer, self.is_over = RewindBuffer(self._game), False
 
     def follow(self, actions: Iterable[np.ndarray] | None) -> None:

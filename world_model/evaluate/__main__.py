@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from world_model.checkpoint import WEIGHTS, CheckpointError, describe, digest, was_trained_on
-from world_model.config import ConfigError
+from world_model.config import ConfigError, with_module
 from world_model.episode.dataset import held_out_seed
 from world_model.evaluate import report as reports
 from world_model.evaluate.evaluation_context import SUITES, EvaluationContext, Suite
@@ -84,8 +84,8 @@ def opened(arguments: argparse.Namespace) -> tuple[NeuralGame, gymnasium.Env, An
     arguments.world = arguments.world or named
     neural = NeuralGame(arguments.world, arguments.checkpoint, arguments.runtime, arguments.device,
                         endless=True)  # fmt: skip
-    real, device = open_game(neural.config.world), neural.runtime.device
-    return neural, real, teacher.find(neural.folder, neural.config, device)
+    real = open_game(with_module(neural.config.world, neural.world))
+    return neural, real, teacher.find(neural.folder, neural.config, neural.runtime.device)
 
 
 def about(neural: NeuralGame, suite: Suite) -> dict[str, Any]:
