@@ -7,7 +7,7 @@ levels: what follows from these reaches a picture through the transformer's toke
 
 Every element of x0 is picked from sources: the last clean frame at the same place; the last clean frame moved, by a
 pointer that each cell has to the places within ``reach`` (Finn et al., arXiv 1605.07157; Vinyals et al., 1506.03134);
-the frame before it moved twice as far, for what blinks; every sink at the same place; the colours of a palette; a drawn
+every sink at the same place; the colours of a palette; a drawn
 colour. Training minimises the negative log-likelihood (nll) of the true frame under the mixture of these; x0 is the
 source of largest weight, so copies stay exact.
 
@@ -32,13 +32,16 @@ from torch import Tensor, nn
 
 from world_model.config import Config
 from world_model.model.codec import SPREAD, canvas, cells
-from world_model.model.head import EXACT, SPRITE, TOLERANCE, Conditioning, convolution, normed
+from world_model.model.head import EXACT, SPRITE, Conditioning, convolution, normed
 
 WRONG = 0.15
 """A cell is wrong when its elements differ by more than this on average, in latent units. A token is a surprise when,
 without dice, one of its cells would be wrong."""
 UNTOLD = 2.0
 """A game's frame is learned without dice where its first Gumbel number is higher, in an eighth of them."""
+TOLERANCE = 0.03
+"""Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
+only near must be far less likely than the right one, or the mixture is content with it."""
 QUIET = 0.05
 """Factor of the posterior's first weights for what does not change, which would drown the changes."""
 SLOW = 0.02
@@ -46,6 +49,9 @@ SLOW = 0.02
 normalised: so all classes are used from the first step on, and none so surely that no gradient is left."""
 SHARP = 5.0
 """Deviation of the normalised logits."""
+GAIN = 30.0
+"""Root mean square of the features that weigh the sources. Without bound it grows until the weights are 0 and 1, which
+no gradient changes any more; at 1 they are learned too slowly."""
 FEW = 2.0
 """Nll, over ``SPRITE``, from which on a frame's grows as its logarithm only: one frame in which everything changes
 would be most of a batch's gradient."""
@@ -79,7 +85,6 @@ class MixtureOutputs(NamedTuple):
     pointer_logits: Tensor  # [N, F, places, h, w]
     drawn: Tensor  # [N, F, colours, H, W]
     last: Tensor  # [N, C, h, w]: the last clean frame
-    previous: Tensor  # [N, C, h, w]: the one before it
     sinks: Tensor  # [N, S, C, h, w]
     classes: Tensor | None  # [N, B, P, dice]: of the first block, one-hot
     classes_nll: Tensor | None  # [N, B]: under the prior; in training
@@ -101,7 +106,7 @@ class MixtureHead(nn.Module):
         self.frames, self.per_block = roll.window_blocks * roll.frames_per_block, roll.frames_per_block
         self.reach, self.classes, self.sinks = size.reach, size.dice, roll.sink_frames
         self.places = (2 * size.reach + 1) ** 2
-        self.sources = 3 + self.sinks + size.palette + 1  # last, moved, previous moved; sinks; palette; drawn
+        self.sources = 2 + self.sinks + size.palette + 1  # last, moved; sinks; palette; drawn
         self.register_buffer("palette", (torch.rand(size.palette, self.colours) * 2 - 1) * SPREAD)
         self.first = convolution((self.frames + 2 + self.sinks) * channels, features)
         self.down = nn.Conv2d(features, 2 * features, 3, stride=2, padding=1)
@@ -182,17 +187,18 @@ class MixtureHead(nn.Module):
 
     def _read(self, conditioning: Conditioning, h: Tensor, count: int) -> MixtureOutputs:
         """What features h [N, width, h, w] say of the first ``count`` frames."""
-        out = _full(self.out(F.relu(h)).unflatten(1, (self.frames, -1))[:, :count])
+        h = F.relu(GAIN * _normed_cells(h))
+        out = _full(self.out(h).unflatten(1, (self.frames, -1))[:, :count])
         squared = self.unfold**2
         parts = [self.sources * squared, self.colours * squared, self.places]
         source_logits, drawn, pointer_logits = out.split(parts, 2)
         outcome_logits = outcome = None
         if self.rewards:
-            outcome_logits = _full(self.outcome(F.relu(h).amax((2, 3)))).unflatten(1, (self.frames, -1))[:, :count]
+            outcome_logits = _full(self.outcome(h.amax((2, 3)))).unflatten(1, (self.frames, -1))[:, :count]
             outcome = self._outcome(outcome_logits[:, : self.per_block])
         return MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
-            conditioning.last[:, 0], conditioning.extra["previous"], conditioning.sinks, None, None,
+            conditioning.last[:, 0], conditioning.sinks, None, None,
             outcome_logits, outcome,
         )  # fmt: skip
 
@@ -230,7 +236,8 @@ class MixtureHead(nn.Module):
     def _expected(self, shown: Tensor, seen: Seen) -> Tensor:
         """What tokens of the trunk [N, B, P, D] and the picture, of which these keep little, expect: [N, B, P, D]. The
         convolutions serve the picture alone: the prior learns from what they have."""
-        return self.expected(shown) + self.foreseen(seen.coarse.detach()).flatten(2).transpose(1, 2)[:, None]
+        picture = self.foreseen(_normed_cells(seen.coarse).detach()).flatten(2).transpose(1, 2)
+        return self.expected(normed(shown)) + picture[:, None]
 
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
         """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes
@@ -273,17 +280,17 @@ class MixtureHead(nn.Module):
         """Nll [N, F, unfold^2, h, w] of the elements of true [N, F, C, h, w]."""
         goal = self._by_colour(true)
         with torch.no_grad():
-            moved = [self._by_colour(cells(places, self.unfold))[:, None] for places in self._moved(outputs)]
-            moved = [_match(places, goal) for places in moved]  # [N, F, places, unfold^2, h, w]
+            moved = self._by_colour(cells(self._moved(outputs.last), self.unfold))[:, None]
+            moved = _match(moved, goal)  # [N, F, places, unfold^2, h, w]
             fixed = [
                 _match(self._by_colour(outputs.last)[:, None, None], goal),
                 _match(self._by_colour(outputs.sinks)[:, None], goal),
                 _match(self.palette[None, None, :, :, None, None, None].to(goal.dtype), goal),
             ]
         pointer = outputs.pointer_logits.softmax(2)[:, :, :, None]
-        pointed = [(pointer * places).sum(2, keepdim=True) for places in moved]
+        pointed = (pointer * moved).sum(2, keepdim=True)
         drawn = _match(self._by_colour(cells(outputs.drawn, self.unfold))[:, :, None], goal)
-        matches = torch.cat([fixed[0], *pointed, *fixed[1:], drawn], 2)
+        matches = torch.cat([fixed[0], pointed, *fixed[1:], drawn], 2)
         return -(outputs.source_logits.softmax(2) * matches).sum(2).clamp(min=LEAST_LIKELY).log()
 
     def _by_colour(self, latents: Tensor) -> Tensor:
@@ -300,16 +307,13 @@ class MixtureHead(nn.Module):
         ended = F.binary_cross_entropy_with_logits(end, ends, reduction="none", pos_weight=self.outcome_weights[-1])
         return REWARD_WEIGHT * (reward.unflatten(0, rewards.shape) + ended)
 
-    def _moved(self, outputs: MixtureOutputs) -> tuple[Tensor, Tensor]:
-        """What the last frame holds at each place within reach, and the one before it at each twice as far: both
-        [N, places, colours, H, W]; beyond the edge as at it."""
-        return tuple(self._around(x, step) for step, x in ((1, outputs.last), (2, outputs.previous)))
-
-    def _around(self, frame: Tensor, step: int) -> Tensor:
-        picture = canvas(frame, self.unfold)
+    def _moved(self, last: Tensor) -> Tensor:
+        """What the last frame [N, C, h, w] holds at each place within reach: [N, places, colours, H, W]; beyond the
+        edge as at it."""
+        picture = canvas(last, self.unfold)
         height, width = picture.shape[-2:]
-        padded = F.pad(picture, (step * self.reach,) * 4, mode="replicate")
-        span = range(0, 2 * step * self.reach + 1, step)
+        padded = F.pad(picture, (self.reach,) * 4, mode="replicate")
+        span = range(2 * self.reach + 1)
         return torch.stack([padded[..., y : y + height, x : x + width] for y in span for x in span], 1)
 
     @torch.no_grad()
@@ -319,14 +323,13 @@ class MixtureHead(nn.Module):
         place = outputs.pointer_logits.max(2, keepdim=True).indices  # on a CPU several times as fast as argmax
         place = place.repeat_interleave(self.unfold, 3).repeat_interleave(self.unfold, 4)
         last = canvas(outputs.last, self.unfold)[:, None]
-        moved, earlier = (_chosen(places, place) for places in self._moved(outputs))
-        of_sinks = _chosen(canvas(outputs.sinks, self.unfold), (chosen - 3).clamp(0, self.sinks - 1).long())
-        colour = (chosen - 3 - self.sinks).clamp(0, len(self.palette) - 1).long()
+        moved = _chosen(self._moved(outputs.last), place)
+        of_sinks = _chosen(canvas(outputs.sinks, self.unfold), (chosen - 2).clamp(0, self.sinks - 1).long())
+        colour = (chosen - 2 - self.sinks).clamp(0, len(self.palette) - 1).long()
         palette = self.palette[colour[:, :, 0]].movedim(-1, 2)
         picked = torch.where(chosen == 0, last, moved)
-        picked = torch.where(chosen == 2, earlier, picked)
-        picked = torch.where(chosen >= 3, of_sinks, picked)
-        picked = torch.where(chosen >= 3 + self.sinks, palette, picked)
+        picked = torch.where(chosen >= 2, of_sinks, picked)
+        picked = torch.where(chosen >= 2 + self.sinks, palette, picked)
         return torch.where(chosen == self.sources - 1, outputs.drawn, picked)
 
     def initial_state(self, sinks: Tensor, frames: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -367,13 +370,18 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, tokens: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:
         """h [N, width, h, w], tokens [N, P, condition] of a grid over it."""
-        normalised = h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+        normalised = _normed_cells(h)
         if self.modulate is not None:
             spread = self.modulate(normed(tokens)).transpose(1, 2).unflatten(2, grid)
             times = h.shape[-1] // grid[1]
             shift, scale = spread.repeat_interleave(times, 2).repeat_interleave(times, 3).chunk(2, 1)
             normalised = normalised * (1 + scale) + shift
         return h + self.second(F.relu(self.first(normalised)))
+
+
+def _normed_cells(h: Tensor) -> Tensor:
+    """Features h [N, width, h, w] with a mean square of 1 in each cell."""
+    return h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
 
 
 def _full(x: Tensor) -> Tensor:
