@@ -31,7 +31,8 @@ def test_noise_is_a_function_of_seed_and_tick():
     again = [seeded(7, tick, (3, 5)) for tick in reversed(range(4))][::-1]
     np.testing.assert_array_equal(first, again)
     assert first[0].dtype == np.float32
-    different = [*first, seeded(8, 0, (3, 5)), seeded(7, 2**62, (3, 5)), seeded(7, 2**63 + 1, (3, 5))]
+    high = [seeded(7, counter, (3, 5)) for counter in (2**62, 2**63, 2**63 + 1)]  # of priming and of refilled windows
+    different = [*first, *high, seeded(8, 0, (3, 5))]
     assert len({array.tobytes() for array in different}) == len(different)
 
 

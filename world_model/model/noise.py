@@ -27,5 +27,7 @@ def renoise(x0, noise, sigma):
 
 def seeded(seed: int, tick: int, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float32 [shape] from a counter-based generator: a function of (seed, tick) alone."""
-    bits = np.random.Philox(key=seed & (2**64 - 1), counter=[0, 0, 0, tick])
+    # as unsigned numbers: a list with one of 2^63 and more becomes float64, in which near counters are the same
+    counter = np.array([0, 0, 0, tick], np.uint64)
+    bits = np.random.Philox(key=seed & (2**64 - 1), counter=counter)
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
