@@ -194,7 +194,7 @@ class MixtureHead(nn.Module):
         source_logits, drawn, pointer_logits = out.split(parts, 2)
         outcome_logits = outcome = None
         if self.rewards:
-            outcome_logits = _full(self.outcome(h.amax((2, 3)))).unflatten(1, (self.frames, -1))[:, :count]
+            outcome_logits = _full(self.outcome(h.amax((2, 3)) / GAIN)).unflatten(1, (self.frames, -1))[:, :count]
             outcome = self._outcome(outcome_logits[:, : self.per_block])
         return MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
