@@ -24,6 +24,7 @@ examples
   python play.py --headless --bot explorer --frames 72000 --fps 0 --report hour.json
   python -m game.play.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
   python play.py --serve                            no screen here: play in a browser, by the address it prints
+  python play.py --publish site                     a folder that any web server serves: play in the browser
   python play.py --replay recordings/SESSION        look at it: a timeline, step by step, its damage marked
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?
@@ -92,6 +93,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--report", type=_path, metavar="JSON", help="figures: frame rate, latency, memory, collapses, every minute"
     )
+    publish = "a static site in a new folder: any browser plays the neural game there, without Python"
+    out.add_argument("--publish", type=_path, metavar="DIR", help=publish)
+    package = "with --publish: a folder or tarball of that npm package (npm brings it)"
+    out.add_argument("--onnxruntime-web", type=_path, metavar="PATH", help=package)
     out.add_argument("--video", type=_path, metavar="MP4", help="a film with the keys on it")
     return p
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -26,7 +26,6 @@ from world_model.episode import Session, find_sessions
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAME = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -220,46 +219,6 @@ def test_the_whole_game_is_played_through_a_socket(served):
 
 
 # ---------------------------------------------------------------- in a browser
-
-
-class Browser:
-    """Chromium by its own protocol: open a page, press keys, ask what is there."""
-
-    def __init__(self, home: Path):
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--remote-debugging-port=0")  # fmt: skip
-        self.process = subprocess.Popen([CHROMIUM, *flags, f"--user-data-dir={home}", "about:blank"],
-                                        stderr=subprocess.PIPE, text=True)  # fmt: skip
-        url = next(line.split()[-1] for line in self.process.stderr if "DevTools listening" in line)
-        host = url.split("/")[2]
-        with urllib.request.urlopen(f"http://{host}/json", timeout=20) as pages:
-            target = next(one for one in json.load(pages) if one["type"] == "page")
-        self.open, self.calls = ExitStack(), itertools.count(1)
-        self.socket = self.open.enter_context(connect(target["webSocketDebuggerUrl"], max_size=2**24))
-
-    def call(self, method: str, **parameters) -> dict:
-        number = next(self.calls)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while (answer := json.loads(self.socket.recv(timeout=30))).get("id") != number:
-            pass
-        return answer["result"]
-
-    def ask(self, script: str):
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-
-    def until(self, script: str) -> None:
-        end = time.monotonic() + 30
-        while not self.ask(script):
-            assert time.monotonic() < end, f"waited in vain for {script}; {self.ask('document.body.innerText')}"
-            time.sleep(0.05)
-
-    def key(self, kind: str, key: str) -> None:
-        self.call("Input.dispatchKeyEvent", type=kind, key=key)
-
-    def close(self) -> None:
-        self.open.close()
-        self.process.terminate()
-        self.process.wait()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -72,6 +72,9 @@ def check(flags: Namespace) -> None:
         "--serve is for a person: leave out --headless and --verify": flags.serve is not None
         and (flags.headless or flags.verify),
         "--serve must be a port, from 0 to 65535": flags.serve is not None and not 0 <= flags.serve < 2**16,
+        "--publish writes a neural game's site and plays nothing: only --world, --checkpoint and --onnxruntime-web go "
+        "with it": flags.publish and _plays(flags),
+        "--onnxruntime-web goes with --publish": flags.onnxruntime_web and not flags.publish,
         "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
         and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
@@ -90,8 +93,16 @@ def check(flags: Namespace) -> None:
             raise PlayError(message)
 
 
+def _plays(flags: Namespace) -> bool:
+    """Whether a flag says that, or how, something is played."""
+    named = flags.replay, flags.map, flags.bot, flags.frames, flags.sessions, flags.record, flags.report, flags.video
+    return any(named) or flags.engine or flags.draw or flags.headless or flags.serve is not None
+
+
 def play(flags: Namespace) -> int:
     """Do what the flags say; the exit code."""
+    if flags.publish:
+        return _publish(flags)
     _check_outputs(flags)
     if flags.verify:
         flags.headless, flags.fps = True, flags.fps or 0
@@ -178,6 +189,19 @@ def _play(flags: Namespace, stack: ExitStack) -> int:
     finally:
         if recorder.recording:
             print(f"recorded to {recorder.path}")
+    return 0
+
+
+def _publish(flags: Namespace) -> int:
+    from game.publish import site
+
+    game = NeuralGame(flags.world or _default_world(flags), flags.checkpoint, "onnx", "cpu")
+    game.reset(seed=0)  # whether its graphs fit its weights
+    try:
+        size = site.publish(game, flags.publish, flags.onnxruntime_web)
+    except site.PublishError as error:
+        raise PlayError(f"--publish {error}") from error
+    print(f"{flags.publish}: {size / 1e6:.1f} MB; try it: python -m http.server --directory {flags.publish}")
     return 0
 
 

@@ -231,6 +231,14 @@ class NeuralGame(gymnasium.Env):
         """The pictures of the scene that ``reset(seed)`` begins in, as ``redraw`` takes them."""
         return self._chosen(seed, {}).anchors
 
+    def start_scenes(self) -> list[Scene]:
+        """All scenes that ``reset`` can begin in: seed s takes number ``s % len``. Raises WorldError."""
+        home = _home(self.folder, self.world)
+        found = [scenes.read(home, name) for name in scenes.names(home)]
+        for scene in found:
+            self._check_scene(scene)
+        return found
+
     def _repaint(self, old: np.ndarray, new: np.ndarray) -> None:
         """Paint ``new`` sinks [n, H, W, 3] over the ``old`` ones in the newest frame and its latent."""
         last = self._pending[-1] if len(self._pending) else self._frame
@@ -389,15 +397,21 @@ def _blocks(latents: np.ndarray, roll: Rolling) -> np.ndarray:
 
 def _scene(folder: Path, world: str, which: int | str) -> Scene:
     """The scene of a name or a seed, from a checkpoint folder; one without scenes has those of the shipped world."""
-    shipped = configuration.WORLDS / world
-    home = folder if scenes.names(folder) else shipped
+    home = _home(folder, world)
     names = scenes.names(home)
-    if not names:
-        raise WorldError(f"{folder}: no start scenes, nor in {shipped}; give reset anchors")
     name = names[which % len(names)] if isinstance(which, int) else which
     if name not in names:
         raise WorldError(f"{home}: no scene {name!r}; there are {', '.join(names)}")
     return scenes.read(home, name)
+
+
+def _home(folder: Path, world: str) -> Path:
+    """Where the scenes of a checkpoint folder are."""
+    shipped = configuration.WORLDS / world
+    home = folder if scenes.names(folder) else shipped
+    if not scenes.names(home):
+        raise WorldError(f"{folder}: no start scenes, nor in {shipped}; give reset anchors")
+    return home
 
 
 def _shipped(world: str) -> Path:

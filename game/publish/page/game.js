@@ -1,0 +1,183 @@
+// The neural game in a browser: the loop of world_model/play/neural_game.py around the same graphs, which
+// onnxruntime-web runs. Its ticks are Moments, which are never changed: to go back is to take an older one.
+
+import * as ort from "./ort.js";
+import { normal } from "./noise.js";
+
+const GRAPHS = ["encoder", "prime", "step", "decoder"];
+const WEIGHTS = "weights.safetensors";
+const PRIME = 1n << 62n; // counter of the noise of priming; block n has n
+const STRETCH = 20; // ticks from one moment that is kept to the next
+const MEMORY = 128e6; // bytes of the past that are kept
+
+let version = ""; // part of each address, so that no browser mixes the files of two sites that were published here
+
+/** A response for a file of the site; an Error that names the file where there is none. */
+async function fetched(name, options) {
+  const response = await fetch(`${name}?${version}`, options).catch(() => { throw new Error(`${name} cannot be loaded: is the connection gone?`); });
+  if (!response.ok) throw new Error(`${name} cannot be loaded (${response.status} ${response.statusText})`);
+  return response;
+}
+
+/** The bytes of NAME.bin, which is NAME gzipped: gzip tells whether they are whole. */
+async function unpacked(name) {
+  const packed = await (await fetched(`${name}.bin`)).blob();
+  const stream = packed.stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer().then(bytes => new Uint8Array(bytes), () => {
+    throw new Error(`${name}.bin is damaged or not whole: publish it again, or copy it again`);
+  });
+}
+
+/**
+ * A world that plays. `tell` gets words while it loads. After `open`: `reset`, then `tick` and `back`, each of which
+ * returns what is shown: {frame: Uint8Array [H, W, 3], score (null where the world has none), over}.
+ */
+export class Game {
+  static async open(threads, tell) {
+    const game = new Game();
+    tell("loading");
+    game.world = await (await fetched("world.json", { cache: "no-cache" })).json();
+    version = game.world.version;
+    const [binary, weights, ...graphs] = await Promise.all(["ort.wasm", WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)].map(unpacked));
+    Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
+    tell("starting");
+    game.sessions = {};
+    for (const [index, name] of GRAPHS.entries()) game.sessions[name] = await opened(name, graphs[index], weights);
+    return game;
+  }
+
+  /** Begin in a scene of `world.scenes`, with the noise of a seed (BigInt). */
+  async reset(seed, scene) {
+    const { sinks, recents, window, block, keys, height, width } = this.world;
+    const pictures = await unpacked(`scenes/${scene}`);
+    const shape = [pictures.length / (height * width * 3), height, width, 3];
+    const { latents } = await this.#run("encoder", { frames: new ort.Tensor("uint8", pictures, shape) });
+    const past = (recents + 1) * block[0], size = latents.size / shape[0];
+    const frames = Array.from({ length: past }, (_, i) => Math.max(shape[0] - past + i, sinks))
+      .map(i => latents.data.subarray(i * size, (i + 1) * size));
+    this.seed = seed;
+    const outputs = await this.#run("prime", {
+      sinks: floats(latents.data.slice(0, sinks * size), [1, sinks, ...block.slice(1)]),
+      frames: floats(joined(frames), [1, recents + 1, ...block]),
+      actions: floats(new Float32Array((recents + 1) * keys.length), [1, recents + 1, keys.length]),
+      noise: this.#noise(PRIME),
+    });
+    const state = changed({}, outputs), shown = await this.#decoded(state.clean), none = keys.map(() => 0);
+    const moment = { state, frame: shown.at(-1), pending: [], block: 0, held: none, tapped: none, over: false,
+      score: state.outcome ? 0 : null };
+    this.past = [{ moment, ticks: [] }];
+    this.#coming = null;
+    return (this.now = moment);
+  }
+
+  /** The next frame under `action`, 0 or 1 for each key. */
+  async tick(action) {
+    if (this.now === null) await this.#replay();
+    if (this.past.at(-1).ticks.length === STRETCH) this.#remember();
+    this.now = await this.#after(this.now, action);
+    const { frame, score, over } = this.now;
+    this.past.at(-1).ticks.push({ action, frame, score, over });
+    return this.now;
+  }
+
+  /** One frame back; where the past that is kept begins, that frame. */
+  back() {
+    if (!this.past.at(-1).ticks.length && this.past.length > 1) this.past.pop();
+    const { moment, ticks } = this.past.at(-1);
+    ticks.pop();
+    this.now = null; // not computed before it is played on from
+    return ticks.at(-1) ?? moment;
+  }
+
+  /** The moment whose frame is shown after going back: the same ticks again give the same frames. */
+  async #replay() {
+    const { moment, ticks } = this.past.at(-1);
+    this.now = moment;
+    for (const { action } of ticks) this.now = await this.#after(this.now, action);
+  }
+
+  #remember() {
+    this.past.push({ moment: this.now, ticks: [] });
+    const kept = Math.floor(MEMORY / (bytesOf(this.now.state) + STRETCH * this.now.frame.length));
+    if (this.past.length > kept + 1) this.past.shift();
+  }
+
+  async #after(moment, action) {
+    if (moment.over) return moment;
+    const isDue = !moment.pending.length;
+    const tapped = moment.tapped.map((tap, i) => tap | (isDue ? action[i] : action[i] & ~moment.held[i]));
+    const after = isDue ? await this.#block({ ...moment, tapped }) : { ...moment, tapped };
+    const [frame, ...pending] = after.pending;
+    const [reward, end] = after.state.outcome && !pending.length ? after.state.outcome.data : [0, 0];
+    return { ...after, frame, pending, score: after.score === null ? null : after.score + reward, over: end > 0.5 };
+  }
+
+  /** The next block is generated under all keys that were down since the last one. */
+  async #block(moment) {
+    const action = floats(Float32Array.from(moment.tapped), [1, moment.tapped.length]);
+    const outputs = await this.#run("step", { ...moment.state, action, noise: this.#noise(BigInt(moment.block)) });
+    const pending = await this.#decoded(outputs.latent);
+    return { ...moment, state: changed(moment.state, outputs), pending, block: moment.block + 1,
+      held: moment.tapped, tapped: moment.tapped.map(() => 0) };
+  }
+
+  /** The frames of latents [1, B, C, h, w]. */
+  async #decoded(latents) {
+    const { frames } = await this.#run("decoder", { latents: latents.reshape(latents.dims.slice(1)) });
+    const size = frames.size / frames.dims[0];
+    return Array.from({ length: frames.dims[0] }, (_, i) => frames.data.slice(i * size, (i + 1) * size));
+  }
+
+  #coming = null;
+
+  /** Noise [1, K, B, C, h, w] of the seed and a counter. */
+  #noise(counter) {
+    const shape = [1, this.world.window, ...this.world.block];
+    const data = this.#coming?.counter === counter ? this.#coming.data : normal(this.seed, counter, volume(shape));
+    return floats(data, shape);
+  }
+
+  /** Make the noise of the next block while there is time. */
+  prepare() {
+    if (!this.now) return;
+    const counter = BigInt(this.now.block);
+    this.#coming = { counter, data: this.#noise(counter).data };
+  }
+
+  async #run(graph, values) {
+    const session = this.sessions[graph];
+    return session.run(Object.fromEntries(session.inputNames.map(name => [name, values[name]])));
+  }
+}
+
+async function opened(name, graph, weights) {
+  const options = { executionProviders: ["wasm"], externalData: [{ path: WEIGHTS, data: weights }],
+    extra: { session: { intra_op: { allow_spinning: "0" } } } };
+  return ort.InferenceSession.create(graph, options).catch(error => {
+    throw new Error(`${name}.onnx cannot be run (${error.message})`);
+  });
+}
+
+/** The state with the outputs named next_<name> in place of its arrays. */
+function changed(state, outputs) {
+  const next = Object.entries(outputs).filter(([name]) => name.startsWith("next_"));
+  return { ...state, ...Object.fromEntries(next.map(([name, value]) => [name.slice(5), value])) };
+}
+
+function floats(data, shape) {
+  return new ort.Tensor("float32", data, shape);
+}
+
+function joined(arrays) {
+  const all = new Float32Array(arrays.length * arrays[0].length);
+  arrays.forEach((array, i) => all.set(array, i * array.length));
+  return all;
+}
+
+function volume(shape) {
+  return shape.reduce((product, length) => product * length, 1);
+}
+
+function bytesOf(state) {
+  return Object.values(state).reduce((sum, tensor) => sum + tensor.data.byteLength, 0);
+}

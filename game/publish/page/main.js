@@ -1,0 +1,180 @@
+// The page: what a person sees and presses. The game is in worker.js.
+
+import { Keyboard } from "./input.js";
+
+const KEPT = 100; // measurements that a figure is the median of
+const at = id => document.getElementById(id);
+const screen = at("screen"), pen = screen.getContext("2d");
+const figures = { tick: [], photon: [], shown: [] };
+let world, keyboard, threads, place; // place: the seed and scene that are played
+let isNew = true, paused = false, wake = () => {};
+
+// ---------------------------------------------------------------- the game's thread
+
+const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+let answer;
+
+/** What the game answers; it is asked one thing at a time. */
+function ask(verb, rest) {
+  return new Promise((resolve, reject) => {
+    answer = { resolve, reject };
+    worker.postMessage({ verb, ...rest });
+  });
+}
+
+worker.onmessage = ({ data }) => {
+  if (data.words) at("notice").textContent = `${data.words} …`;
+  else if (data.error) answer.reject(new Error(data.error));
+  else answer.resolve(data);
+};
+worker.onerror = event => answer.reject(new Error(event.message || "a script of this page cannot be loaded"));
+
+// ---------------------------------------------------------------- one tick after the other
+
+async function play() {
+  ({ world, threads } = await ask("open"));
+  build();
+  for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
+    await new Promise(resolve => setTimeout(resolve, due - performance.now()));
+    if (paused || document.hidden) await new Promise(resolve => { wake = resolve; });
+    if (isNew) await begin();
+    else await tick();
+  }
+}
+
+async function begin() {
+  isNew = false;
+  show(await ask("reset", place), []);
+}
+
+async function tick() {
+  const { action, arrivals } = keyboard.sample();
+  const shown = keyboard.rewinding ? await ask("back") : await ask("tick", { action });
+  if (!keyboard.rewinding) note("tick", shown.ms);
+  show(shown, arrivals);
+  for (const button of at("keys").children) button.classList.toggle("held", keyboard.held.has(button.dataset.key));
+}
+
+function show({ frame, score, over }, arrivals) {
+  const picture = pen.createImageData(world.width, world.height);
+  for (let from = 0, to = 0; from < frame.length; to++) picture.data[to] = to % 4 === 3 ? 255 : frame[from++];
+  requestAnimationFrame(() => {
+    pen.putImageData(picture, 0, 0);
+    const now = performance.now();
+    arrivals.forEach(arrival => note("photon", now - arrival));
+    note("shown", now);
+    screen.dataset.frames = Number(screen.dataset.frames ?? 0) + 1;
+  });
+  at("score").textContent = score === null ? "" : `score ${Math.round(score * 10) / 10}`;
+  if (over) say("It is over. Home begins again.");
+}
+
+// ---------------------------------------------------------------- words and figures
+
+function say(text = "") {
+  at("notice").textContent = text;
+}
+
+function fail(error) {
+  say(error.message);
+  document.body.dataset.failed = true;
+}
+
+function note(name, value) {
+  figures[name].push(value);
+  if (figures[name].length > KEPT) figures[name].shift();
+}
+
+function median(values) {
+  return values.length ? [...values].sort((a, b) => a - b)[values.length >> 1].toFixed(1) : "–";
+}
+
+function write() {
+  const recent = figures.shown.filter(when => when > performance.now() - 2000);
+  const rate = recent.length > 1 ? ((recent.length - 1) * 1000) / (recent.at(-1) - recent[0]) : 0;
+  at("fps").textContent = rate.toFixed(1);
+  at("tick").textContent = median(figures.tick);
+  at("photon").textContent = median(figures.photon);
+}
+
+// ---------------------------------------------------------------- what to play, and where that is written
+
+/** The seed and scene that the address names; what it does not name, or names wrongly, is chosen. */
+function named() {
+  const parts = new URLSearchParams(location.hash.slice(1)), seed = /^\d{1,18}$/.test(parts.get("seed")) ? BigInt(parts.get("seed")) : 0n;
+  const scene = world.scenes.includes(parts.get("scene")) ? parts.get("scene") : sceneOf(seed);
+  return { seed: String(seed), scene };
+}
+
+/** The scene that a seed begins in, as in play.py. */
+function sceneOf(seed) {
+  return world.scenes[Number(seed % BigInt(world.scenes.length))];
+}
+
+function want(seed, scene) {
+  place = { seed: String(seed), scene };
+  isNew = true;
+  [at("seed").value, at("scene").value] = [place.seed, scene];
+  history.replaceState(null, "", `#seed=${seed}&scene=${encodeURIComponent(scene)}`);
+  pause(false);
+}
+
+const commands = {
+  home: () => want(place.seed, place.scene),
+  n: () => want(BigInt(place.seed) + 1n, sceneOf(BigInt(place.seed) + 1n)),
+  p: () => pause(!paused),
+  f: () => (document.fullscreenElement ? document.exitFullscreen() : at("stage").requestFullscreen()),
+};
+
+function pause(is) {
+  paused = is;
+  say(paused ? "Paused: P goes on" : "");
+  if (!paused) wake();
+}
+
+async function share() {
+  await navigator.clipboard?.writeText(location.href);
+  say(navigator.clipboard ? "The link is copied: this seed and this scene." : `The link: ${location.href}`);
+}
+
+// ---------------------------------------------------------------- the page's parts
+
+function build() {
+  document.title = at("title").textContent = world.title;
+  Object.assign(screen, { width: world.width, height: world.height });
+  keyboard = new Keyboard(world.keys, (key, repeats) => {
+    if (key in commands && !repeats) commands[key]();
+    return key in commands;
+  });
+  at("keys").append(...world.keys.map(key => keyboard.button(key)));
+  world.keys.forEach((key, i) => { at("keys").children[i].title = world.meanings[i] ?? key; });
+  at("back").replaceWith(Object.assign(keyboard.button("backspace", "back"), { title: "Backspace, held: time runs back" }));
+  for (const button of document.querySelectorAll("[data-command]")) {
+    button.onclick = () => { commands[button.dataset.command](); button.blur(); };
+  }
+  at("card").hidden = !world.card;
+  at("full").hidden = !document.fullscreenEnabled;
+  at("share").onclick = () => { share().catch(fail); at("share").blur(); };
+  at("scene").append(...world.scenes.map(scene => new Option(scene)));
+  at("scene").onchange = () => { want(place.seed, at("scene").value); at("scene").blur(); };
+  at("seed").onchange = () => { want(/^\d{1,18}$/.test(at("seed").value) ? at("seed").value : 0, place.scene); at("seed").blur(); };
+  at("runs").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
+  addEventListener("hashchange", () => { const { seed, scene } = named(); want(seed, scene); });
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) wake(); });
+  addEventListener("resize", fit);
+  document.addEventListener("fullscreenchange", fit);
+  setInterval(write, 500);
+  const { seed, scene } = named();
+  want(seed, scene);
+  document.body.dataset.ready = true;
+  fit();
+}
+
+/** As many whole screen pixels a frame pixel as there is room for. */
+function fit() {
+  const stage = at("stage"), room = document.fullscreenElement ? Math.min(stage.clientWidth, stage.clientHeight) : stage.clientWidth;
+  const scale = Math.max(1, Math.floor((room * devicePixelRatio) / Math.max(world.width, world.height)));
+  screen.style.width = `${(world.width * scale) / devicePixelRatio}px`;
+}
+
+play().catch(fail);

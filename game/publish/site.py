@@ -1,0 +1,137 @@
+"""A static site in which a neural game plays in any browser, without Python: what ``play.py --publish DIR`` writes.
+
+    index.html main.js input.js worker.js game.js noise.js   the page
+    ort.js, ort.wasm.bin                                     onnxruntime-web
+    world.json                                               keys, sizes, names of the scenes
+    weights.safetensors.bin, step.onnx.bin, ...              of the checkpoint
+    scenes/NAME.bin                                          uint8 [n, H, W, 3]: the sink frames, then those before play
+    card.md                                                  how the weights were made, where the checkpoint says it
+
+NAME.bin is NAME, gzipped: it is smaller, and a browser that unpacks it finds out whether it is whole. Hosts and servers
+treat names that end in .gz, .mjs or .wasm each in their own way; these they leave alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from game.actions import MEANINGS
+from world_model.checkpoint import WEIGHTS
+from world_model.play.neural_game import NeuralGame
+
+GRAPHS = ("encoder", "prime", "step", "decoder")
+PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+"""Of the package's tarball, in base64, as npm writes it. A new version needs a new one."""
+SCRIPT, BINARY = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
+
+
+class PublishError(ValueError):
+    """A site that cannot be written; the message is for the person."""
+
+
+def publish(game: NeuralGame, folder: Path, package: Path | None = None) -> int:
+    """Write the site of a game's world into ``folder``, new or empty; its size in bytes.
+
+    package: a folder or tarball of onnxruntime-web; without, npm brings it, from its cache where that has it. Raises
+    PublishError, WorldError for scenes that do not fit, and OSError.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PublishError(f"{folder}: is there already and not empty; name a new folder")
+    files = _page() | _onnxruntime(package) | _world(game)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return sum(map(len, files.values()))
+
+
+def _page() -> dict[str, bytes]:
+    return {part.name: part.read_bytes() for part in (resources.files(__package__) / "page").iterdir()}
+
+
+def _world(game: NeuralGame) -> dict[str, bytes]:
+    scenes = game.start_scenes()
+    count, card = game.config.rolling.sink_frames, game.folder / "card.md"
+    files = {name: (game.folder / name).read_bytes() for name in (WEIGHTS, *(f"{graph}.onnx" for graph in GRAPHS))}
+    for scene in scenes:
+        files[f"scenes/{scene.name}"] = np.concatenate([scene.anchors[:count], scene.frames]).tobytes()
+    cards = {"card.md": card.read_bytes()} if card.is_file() else {}
+    about = _about(game) | {"scenes": [scene.name for scene in scenes], "card": bool(cards)}
+    about["version"] = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
+    return _packed(files) | cards | {"world.json": json.dumps(about).encode()}
+
+
+def _about(game: NeuralGame) -> dict:
+    """What the page must know of the world, in the words of ``page/game.js``."""
+    world, roll = game.config.world, game.config.rolling
+    return {
+        "title": game.world,
+        "keys": world.keys,
+        "meanings": MEANINGS.get(tuple(world.keys), ()),
+        "fps": world.fps,
+        "height": world.height,
+        "width": world.width,
+        "sinks": roll.sink_frames,
+        "recents": roll.recent_blocks,
+        "window": roll.window_blocks,
+        "block": (roll.frames_per_block, *game.config.latent_shape),
+    }
+
+
+def _packed(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{name}.bin": gzip.compress(content, mtime=0) for name, content in files.items()}
+
+
+def _onnxruntime(package: Path | None) -> dict[str, bytes]:
+    """The two files of onnxruntime-web that the page needs."""
+    if package is None:
+        with tempfile.TemporaryDirectory() as place:
+            script, binary = _of_tarball(_downloaded(Path(place)))
+    else:
+        script, binary = (_of_folder if package.is_dir() else _of_tarball)(package)
+    return {"ort.js": script} | _packed({"ort.wasm": binary})
+
+
+def _downloaded(place: Path) -> Path:
+    """The package's tarball, by npm, which knows where packages come from and keeps what it once had."""
+    advice = f"or name a folder or tarball of {PACKAGE} {VERSION} with --onnxruntime-web"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise PublishError(f"{PACKAGE} is brought by npm, which is not installed: install Node.js, {advice}")
+    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--prefer-offline", "--pack-destination", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = list(place.glob("*.tgz"))
+    if done.returncode or not found:
+        words = " ".join(done.stderr.split())[:200]
+        raise PublishError(f"npm could not bring {PACKAGE} {VERSION} ({words}); try again with a network, {advice}")
+    return found[0]
+
+
+def _of_tarball(path: Path) -> list[bytes]:
+    if base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() != SHA512:
+        raise PublishError(f"{path}: not the tarball of {PACKAGE} {VERSION}, or damaged: its SHA-512 is another")
+    with tarfile.open(path) as tarball:
+        return [tarball.extractfile(f"package/{name}").read() for name in (SCRIPT, BINARY)]
+
+
+def _of_folder(path: Path) -> list[bytes]:
+    """From a folder such as node_modules/onnxruntime-web; only its version can be checked."""
+    try:
+        version = json.loads((path / "package.json").read_text())["version"]
+        parts = [(path / name).read_bytes() for name in (SCRIPT, BINARY)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PublishError(f"{path}: no package {PACKAGE} ({error})") from error
+    if version != VERSION:
+        raise PublishError(f"{path}: is version {version}, and the page is made for {VERSION}")
+    return parts
