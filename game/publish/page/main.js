@@ -52,12 +52,12 @@ async function tick() {
   const shown = keyboard.rewinding ? await ask("back") : await ask("tick", { action });
   if (!keyboard.rewinding) note("tick", shown.ms);
   show(shown, arrivals);
-  for (const button of at("keys").children) button.classList.toggle("held", keyboard.held.has(button.dataset.key));
+  for (const button of at("keys").querySelectorAll("button")) button.classList.toggle("held", keyboard.held.has(button.dataset.key));
 }
 
 function show({ frame, score, over }, arrivals) {
   const picture = pen.createImageData(world.width, world.height);
-  for (let from = 0, to = 0; from < frame.length; to++) picture.data[to] = to % 4 === 3 ? 255 : frame[from++];
+  for (let from = 0, to = 0; to < picture.data.length; to++) picture.data[to] = to % 4 === 3 ? 255 : frame[from++];
   requestAnimationFrame(() => {
     pen.putImageData(picture, 0, 0);
     const now = performance.now();
@@ -146,8 +146,12 @@ function build() {
     if (key in commands && !repeats) commands[key]();
     return key in commands;
   });
-  at("keys").append(...world.keys.map(key => keyboard.button(key)));
-  world.keys.forEach((key, i) => { at("keys").children[i].title = world.meanings[i] ?? key; });
+  const ways = world.keys.includes("w") ? ["w", "a", "s", "d"] : ["up", "left", "down", "right"];
+  for (const [i, key] of world.keys.entries()) {
+    const button = Object.assign(keyboard.button(key), { title: world.meanings[i] ?? key });
+    if (ways.includes(key)) button.dataset.way = ways.indexOf(key);
+    at(ways.includes(key) ? "cross" : "others").append(button);
+  }
   at("back").replaceWith(Object.assign(keyboard.button("backspace", "back"), { title: "Backspace, held: time runs back" }));
   for (const button of document.querySelectorAll("[data-command]")) {
     button.onclick = () => { commands[button.dataset.command](); button.blur(); };
@@ -172,8 +176,8 @@ function build() {
 
 /** As many whole screen pixels a frame pixel as there is room for. */
 function fit() {
-  const stage = at("stage"), room = document.fullscreenElement ? Math.min(stage.clientWidth, stage.clientHeight) : stage.clientWidth;
-  const scale = Math.max(1, Math.floor((room * devicePixelRatio) / Math.max(world.width, world.height)));
+  const room = at("room").clientWidth * devicePixelRatio;
+  const scale = Math.max(1, Math.floor(room / Math.max(world.width, world.height)));
   screen.style.width = `${(world.width * scale) / devicePixelRatio}px`;
 }
 

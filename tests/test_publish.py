@@ -1,0 +1,240 @@
+"""The site that plays in a browser: its noise, its frames beside Python's, its page, and who may write it where."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+
+import play
+from game.publish import site
+from world_model.model.noise import seeded
+from world_model.play.neural_game import PRIME, NeuralGame
+
+NODE = shutil.which("node")
+PAGE = Path(site.__file__).parent / "page"
+SEED = 1
+
+
+@pytest.fixture(scope="session")
+def game(exported) -> NeuralGame:
+    return NeuralGame("arena", exported, "onnx", "cpu")
+
+
+@pytest.fixture
+def package(tmp_path) -> Path:
+    """A folder that looks like the package that the page needs, to be written but not run."""
+    folder = tmp_path / "package"
+    (folder / "dist").mkdir(parents=True)
+    (folder / "package.json").write_text(json.dumps({"version": site.VERSION}))
+    for name in (site.SCRIPT, site.BINARY):
+        (folder / name).write_bytes(b"not run")
+    return folder
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_a_site_is_written_whole(game, package, tmp_path):
+    size = site.publish(game, tmp_path / "site", package)
+    written = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.*")}
+    assert {"index.html", "main.js", "ort.js", "ort.wasm.bin", "step.onnx.bin", "scenes/12.bin"} <= set(written)
+    assert size == sum(path.stat().st_size for path in written.values())
+    about = json.loads(written["world.json"].read_text())
+    assert about["scenes"] == ["3", "12", "100"] and about["keys"] == list(game.metadata["keys"]) and not about["card"]
+
+
+def told(capsys, *flags) -> str:
+    """The error line of ``play.py`` under these flags."""
+    assert play._play(play.parser().parse_args([str(flag) for flag in flags])) == 2
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_published_is_said_in_a_line(exported, package, tmp_path, capsys):
+    full, ungraphed = tmp_path / "full", tmp_path / "ungraphed"
+    shutil.copytree(exported, ungraphed, ignore=shutil.ignore_patterns("step.onnx"))
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    of_toy, into = ("--checkpoint", exported, "--publish"), tmp_path / "site"
+    assert "not empty" in told(capsys, *of_toy, full, "--onnxruntime-web", package)
+    assert "not empty" in told(capsys, *of_toy, full / "mine.txt", "--onnxruntime-web", package)
+    assert "step.onnx" in told(capsys, "--checkpoint", ungraphed, "--publish", into)
+    assert "leave" in told(capsys, "--engine", "--checkpoint", exported, "--publish", into)
+    assert "only --world" in told(capsys, *of_toy, into, "--headless", "--bot", "mix", "--frames", "5")
+    assert "no package" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path)
+    assert "tarball" in told(capsys, *of_toy, into, "--onnxruntime-web", full / "mine.txt")
+    assert "No such file" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path / "nowhere.tgz")
+    (package / "package.json").write_text('{"version": "1.0.0"}')
+    assert "1.0.0" in told(capsys, *of_toy, into, "--onnxruntime-web", package)
+    assert not into.exists()
+
+
+def test_without_npm_or_a_network_it_says_what_to_do(game, tmp_path, monkeypatch):
+    fails = shutil.which("false") or "false"
+    monkeypatch.setattr(site.shutil, "which", lambda name: None)
+    with pytest.raises(site.PublishError, match="install Node.js"):
+        site.publish(game, tmp_path / "site")
+    monkeypatch.setattr(site.shutil, "which", lambda name: fails)
+    with pytest.raises(site.PublishError, match="--onnxruntime-web"):
+        site.publish(game, tmp_path / "site")
+
+
+# ---------------------------------------------------------------- the noise
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node.js")
+@pytest.mark.parametrize(("seed", "counter"), [(0, 0), (7, 3), (2**63 + 12345, 2**40), (2**62, PRIME)])
+def test_noise_in_the_browser_is_numpys(seed, counter):
+    """Bit for bit, but in the tail: numpy takes the logarithm there in float32, from the machine's C library."""
+    count = 20_000
+    script = (PAGE / "noise.js").read_text() + (
+        f"process.stdout.write(Buffer.from(normal({seed}n, {counter}n, {count}).buffer));"
+    )
+    done = subprocess.run([NODE, "--input-type=module", "-e", script], capture_output=True, timeout=60)
+    assert not done.returncode, done.stderr
+    ours, theirs = seeded(seed, counter, (count,)), np.frombuffer(done.stdout, np.float32)
+    in_tail = np.abs(ours) > 3.654
+    assert in_tail.any()
+    np.testing.assert_array_equal(theirs[~in_tail], ours[~in_tail])
+    np.testing.assert_array_almost_equal_nulp(theirs[in_tail], ours[in_tail], 4)
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="session")
+def published(game, tmp_path_factory) -> Path:
+    """The toy's site with the real onnxruntime-web, in a folder below the one that is served."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    folder = tmp_path_factory.mktemp("host")
+    try:
+        site.publish(game, folder / "deep" / "site")
+    except site.PublishError as error:
+        pytest.skip(f"no onnxruntime-web: {error}")
+    return folder
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def host(published):
+    """The address of the folder, served by nothing but Python's own server."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=published))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser(host, tmp_path_factory):
+    with closing(Browser(tmp_path_factory.mktemp("chromium"))) as browser:
+        yield browser
+
+
+def go(browser: Browser, address: str) -> None:
+    browser.call("Page.navigate", url="about:blank")
+    browser.events.clear()
+    browser.call("Page.navigate", url=address)
+
+
+def until_it_plays(browser: Browser) -> None:
+    browser.until("document.body.dataset.failed || Number(document.getElementById('screen').dataset.frames) > 3")
+    assert not browser.ask("document.body.dataset.failed"), browser.ask("document.body.innerText")
+
+
+def canvas(browser: Browser, game: NeuralGame) -> np.ndarray:
+    """What the canvas shows, uint8 [H, W, 3]."""
+    text = browser.ask(
+        "btoa(String.fromCharCode(...(c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+        "(document.getElementById('screen'))))"
+    )
+    world = game.config.world
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(world.height, world.width, 4)[..., :3]
+
+
+def assert_alike(theirs: np.ndarray, ours: np.ndarray) -> None:
+    """Equal but for rounding: WebAssembly multiplies and adds in two steps where a processor may take one."""
+    assert np.abs(theirs.astype(int) - ours).max() <= 1
+
+
+def test_frames_are_pythons_under_the_same_keys(browser, host, game):
+    keys = len(game.metadata["keys"])
+    actions = np.random.default_rng(0).integers(0, 2, (6, keys))
+    ours = [game.reset(seed=SEED)[0], *(game.step(action)[0] for action in actions)]
+    go(browser, f"{host}deep/site/world.json")
+    texts = browser.ask(
+        "(async () => { const { Game } = await import('./game.js'); const game = await Game.open(1, () => {});"
+        f"const shown = [await game.reset({SEED}n, game.world.scenes[{SEED}])];"
+        f"for (const action of {actions.tolist()}) shown.push(await game.tick(action));"
+        f"game.back(); game.back(); shown.push(await game.tick({actions[4].tolist()}));"
+        "return shown.map(({ frame }) => btoa(String.fromCharCode(...frame))); })().catch(error => error.stack)"
+    )
+    assert isinstance(texts, list), texts
+    theirs = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(ours[0].shape) for text in texts]
+    for frame, expected in zip(theirs, [*ours, ours[5]], strict=True):
+        assert_alike(frame, expected)
+    assert any(np.abs(a.astype(int) - b).max() > 8 for a, b in zip(ours, ours[1:], strict=False)), "nothing moved"
+    np.testing.assert_array_equal(theirs[-1], theirs[5], "two ticks back and one on is where it was, exactly")
+
+
+def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
+    first, _ = game.reset(seed=SEED)
+    go(browser, f"{host}deep/site/#seed={SEED}")
+    until_it_plays(browser)
+    browser.key("keyDown", "w", "KeyW")
+    browser.until(
+        "document.querySelectorAll('.held').length === 1 && !isNaN(document.getElementById('photon').textContent)"
+    )
+    assert np.abs(canvas(browser, game).astype(int) - first).max() > 8
+    browser.key("keyUp", "w", "KeyW")
+    browser.until("document.querySelectorAll('.held').length === 0")
+    browser.key("keyDown", "Backspace", "Backspace")
+    browser.until("(frames => frames > window.before + 30 || (window.before ??= frames, false))"
+                  "(Number(document.getElementById('screen').dataset.frames))")  # fmt: skip
+    assert_alike(canvas(browser, game), first)
+    browser.key("keyUp", "Backspace", "Backspace")
+    assert browser.ask("location.hash") == f"#seed={SEED}&scene=12"
+    browser.key("keyDown", "n", "KeyN")
+    browser.until("location.hash === '#seed=2&scene=100' && document.getElementById('scene').value === '100'")
+    browser.ask("location.hash = '#seed=9&scene=3'")
+    browser.until("document.getElementById('seed').value === '9' && document.getElementById('scene').value === '3'")
+    until_it_plays(browser)
+    side = browser.ask("document.getElementById('screen').getBoundingClientRect().width * devicePixelRatio")
+    assert side >= game.config.world.width and side % game.config.world.width == 0
+    assert browser.complaints() == []
+
+
+def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):
+    for name, word, spoil in (
+        ("step.onnx.bin", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("weights.safetensors.bin", "damaged", lambda path: path.write_bytes(flipped(path.read_bytes()))),
+        ("scenes/3.bin", "404", Path.unlink),
+        ("game.js", "script", Path.unlink),
+    ):
+        folder = published / f"without {Path(name).stem}"
+        shutil.copytree(published / "deep" / "site", folder)
+        spoil(folder / name)
+        go(browser, f"{host}without%20{Path(name).stem}/")
+        browser.until("document.body.dataset.failed")
+        notice = browser.ask("document.getElementById('notice').textContent")
+        assert (name in notice or word == "script") and word in notice, notice
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit in the middle changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
