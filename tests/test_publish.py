@@ -130,13 +130,23 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Host:
+    """A folder, served by nothing but Python's own server."""
+
+    def __init__(self, folder: Path):
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+        self.address = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @pytest.fixture(scope="session")
 def host(published):
-    """The address of the folder, served by nothing but Python's own server."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=published))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
+    with closing(Host(published)) as host:
+        yield host.address
 
 
 @pytest.fixture(scope="session")
@@ -216,6 +226,17 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     side = browser.ask("document.getElementById('screen').getBoundingClientRect().width * devicePixelRatio")
     assert side >= game.config.world.width and side % game.config.world.width == 0
     assert browser.complaints() == []
+
+
+def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published):
+    with closing(Host(published)) as own:
+        address = f"{own.address}deep/site/#seed=4"
+        go(browser, address)
+        until_it_plays(browser)
+        browser.until("crossOriginIsolated")
+    go(browser, address)
+    until_it_plays(browser)
+    assert browser.ask("document.getElementById('scene').value") == "12"
 
 
 def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):

@@ -1,6 +1,7 @@
 """A static site in which a neural game plays in any browser, without Python: what ``play.py --publish DIR`` writes.
 
-    index.html main.js input.js worker.js game.js noise.js   the page
+    index.html main.js input.js worker.js game.js noise.js sw.js
+                                                             the page
     ort.js, ort.wasm.bin                                     onnxruntime-web
     world.json                                               keys, sizes, names of the scenes
     weights.safetensors.bin, step.onnx.bin, ...              of the checkpoint

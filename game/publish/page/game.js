@@ -14,7 +14,9 @@ let version = ""; // part of each address, so that no browser mixes the files of
 
 /** A response for a file of the site; an Error that names the file where there is none. */
 async function fetched(name, options) {
-  const response = await fetch(`${name}?${version}`, options).catch(() => { throw new Error(`${name} cannot be loaded: is the connection gone?`); });
+  const response = await fetch(`${name}?${version}`, options).catch(() => {
+    throw new Error(`${name} cannot be loaded: is the connection gone?`);
+  });
   if (!response.ok) throw new Error(`${name} cannot be loaded (${response.status} ${response.statusText})`);
   return response;
 }
@@ -24,6 +26,7 @@ async function unpacked(name) {
   const packed = await (await fetched(`${name}.bin`)).blob();
   const stream = packed.stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).arrayBuffer().then(bytes => new Uint8Array(bytes), () => {
+    self.caches?.delete("rollplay"); // sw.js would give the same bytes for ever
     throw new Error(`${name}.bin is damaged or not whole: publish it again, or copy it again`);
   });
 }
@@ -38,7 +41,8 @@ export class Game {
     tell("loading");
     game.world = await (await fetched("world.json", { cache: "no-cache" })).json();
     version = game.world.version;
-    const [binary, weights, ...graphs] = await Promise.all(["ort.wasm", WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)].map(unpacked));
+    const names = ["ort.wasm", WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)];
+    const [binary, weights, ...graphs] = await Promise.all(names.map(unpacked));
     Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
     tell("starting");
     game.sessions = {};
@@ -151,8 +155,7 @@ export class Game {
 }
 
 async function opened(name, graph, weights) {
-  const options = { executionProviders: ["wasm"], externalData: [{ path: WEIGHTS, data: weights }],
-    extra: { session: { intra_op: { allow_spinning: "0" } } } };
+  const options = { executionProviders: ["wasm"], externalData: [{ path: WEIGHTS, data: weights }] };
   return ort.InferenceSession.create(graph, options).catch(error => {
     throw new Error(`${name}.onnx cannot be run (${error.message})`);
   });

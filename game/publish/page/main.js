@@ -7,7 +7,7 @@ const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
 let world, keyboard, threads, place; // place: the seed and scene that are played
-let isNew = true, paused = false, wake = () => {};
+let isNew = true, isOver = false, paused = false, wake = () => {};
 
 // ---------------------------------------------------------------- the game's thread
 
@@ -32,6 +32,7 @@ worker.onerror = event => answer.reject(new Error(event.message || "a script of 
 // ---------------------------------------------------------------- one tick after the other
 
 async function play() {
+  await isolate();
   ({ world, threads } = await ask("open"));
   build();
   for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
@@ -42,17 +43,38 @@ async function play() {
   }
 }
 
+/** Have sw.js between this page and its host: from the next load on, which comes at once. */
+async function isolate() {
+  try {
+    await navigator.serviceWorker.register(new URL("sw.js", import.meta.url));
+  } catch {
+    return; // a private window, or an address that is not secure: one thread, and no game without a network
+  }
+  await navigator.serviceWorker.ready;
+  if (crossOriginIsolated || sessionStorage.reloaded) return;
+  sessionStorage.reloaded = true;
+  location.reload();
+  await new Promise(() => {});
+}
+
 async function begin() {
   isNew = false;
-  show(await ask("reset", place), []);
+  try {
+    show(await ask("reset", place), []);
+  } catch (error) {
+    if (!screen.dataset.frames) throw error;
+    say(error.message); // a scene that cannot be had ends no game
+  }
 }
 
 async function tick() {
   const { action, arrivals } = keyboard.sample();
-  const shown = keyboard.rewinding ? await ask("back") : await ask("tick", { action });
-  if (!keyboard.rewinding) note("tick", shown.ms);
+  const goesBack = keyboard.rewinding, shown = await (goesBack ? ask("back") : ask("tick", { action }));
+  if (!goesBack) note("tick", shown.ms);
   show(shown, arrivals);
-  for (const button of at("keys").querySelectorAll("button")) button.classList.toggle("held", keyboard.held.has(button.dataset.key));
+  for (const button of at("keys").querySelectorAll("button")) {
+    button.classList.toggle("held", keyboard.held.has(button.dataset.key));
+  }
 }
 
 function show({ frame, score, over }, arrivals) {
@@ -66,7 +88,8 @@ function show({ frame, score, over }, arrivals) {
     screen.dataset.frames = Number(screen.dataset.frames ?? 0) + 1;
   });
   at("score").textContent = score === null ? "" : `score ${Math.round(score * 10) / 10}`;
-  if (over) say("It is over. Home begins again.");
+  if (over !== isOver) say(over ? "It is over. Home begins again." : "");
+  isOver = over;
 }
 
 // ---------------------------------------------------------------- words and figures
@@ -101,9 +124,13 @@ function write() {
 
 /** The seed and scene that the address names; what it does not name, or names wrongly, is chosen. */
 function named() {
-  const parts = new URLSearchParams(location.hash.slice(1)), seed = /^\d{1,18}$/.test(parts.get("seed")) ? BigInt(parts.get("seed")) : 0n;
+  const parts = new URLSearchParams(location.hash.slice(1)), seed = whole(parts.get("seed"));
   const scene = world.scenes.includes(parts.get("scene")) ? parts.get("scene") : sceneOf(seed);
   return { seed: String(seed), scene };
+}
+
+function whole(text) {
+  return /^\d{1,18}$/.test(text) ? BigInt(text) : 0n;
 }
 
 /** The scene that a seed begins in, as in play.py. */
@@ -152,7 +179,7 @@ function build() {
     if (ways.includes(key)) button.dataset.way = ways.indexOf(key);
     at(ways.includes(key) ? "cross" : "others").append(button);
   }
-  at("back").replaceWith(Object.assign(keyboard.button("backspace", "back"), { title: "Backspace, held: time runs back" }));
+  at("back").append(Object.assign(keyboard.button("backspace", "back"), { title: "Backspace, held" }));
   for (const button of document.querySelectorAll("[data-command]")) {
     button.onclick = () => { commands[button.dataset.command](); button.blur(); };
   }
@@ -161,7 +188,7 @@ function build() {
   at("share").onclick = () => { share().catch(fail); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
   at("scene").onchange = () => { want(place.seed, at("scene").value); at("scene").blur(); };
-  at("seed").onchange = () => { want(/^\d{1,18}$/.test(at("seed").value) ? at("seed").value : 0, place.scene); at("seed").blur(); };
+  at("seed").onchange = () => { want(whole(at("seed").value), place.scene); at("seed").blur(); };
   at("runs").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
   addEventListener("hashchange", () => { const { seed, scene } = named(); want(seed, scene); });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) wake(); });

@@ -22,7 +22,7 @@ function sample(next) {
     if (size < INSIDE[layer]) return x;
     if (layer === 0) return (size >> 8) & 1 ? -tail(next) : tail(next);
     const rise = Math.fround(HEIGHT[layer - 1] - HEIGHT[layer]);
-    if (Math.fround(Math.fround(rise * fraction(next)) + HEIGHT[layer]) < Math.exp(-0.5 * x * x)) return x;
+    if (Math.fround(Math.fround(rise * fraction(next)) + HEIGHT[layer]) < density(x)) return x;
   }
 }
 
@@ -38,16 +38,21 @@ function fraction(next) {
   return (next() >>> 8) * UNIT;
 }
 
+function density(x) {
+  return Math.exp(-0.5 * x * x);
+}
+
 const [WIDTH, HEIGHT, INSIDE] = layers();
 
 /** The ziggurat's 256 layers, the lowest first, whose right side is the tail: width per unit, height, units inside. */
 function layers() {
-  const edges = [AREA / Math.exp(-0.5 * R * R)];
-  for (let i = 255; i > 0; i--) edges[i] = i === 255 ? R : Math.sqrt(-2 * Math.log(AREA / edges[i + 1] + Math.exp(-0.5 * edges[i + 1] ** 2)));
+  const edges = [AREA / density(R)];
+  edges[255] = R;
+  for (let i = 254; i > 0; i--) edges[i] = Math.sqrt(-2 * Math.log(AREA / edges[i + 1] + density(edges[i + 1])));
   const inner = edges.map((_, i) => (i === 0 ? R : i === 1 ? 0 : edges[i - 1]));
   return [
     Float32Array.from(edges, edge => edge / 2 ** 23),
-    Float32Array.from(edges, (edge, i) => (i === 0 ? 1 : Math.exp(-0.5 * edge * edge))),
+    Float32Array.from(edges, (edge, i) => (i === 0 ? 1 : density(edge))),
     Uint32Array.from(edges, (edge, i) => Math.round((inner[i] / edge) * 2 ** 23)),
   ];
 }

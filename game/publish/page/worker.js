@@ -3,12 +3,13 @@
 
 import { Game } from "./game.js";
 
-const THREADS = 2; // as in world_model/play/runtime.py
+const THREADS = 4;
 let game;
 
 const verbs = {
   async open() {
-    const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
+    // Half of the cores: the threads of onnxruntime-web spin while they wait, which makes other work beside them slow.
+    const threads = self.crossOriginIsolated ? Math.min(THREADS, Math.ceil(navigator.hardwareConcurrency / 2)) : 1;
     game = await Game.open(threads, words => postMessage({ words }));
     return { world: game.world, threads };
   },
