@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import play
 import train
+from game.publish import site
 from world_model import config
 from world_model.checkpoint import CheckpointError
 from world_model.config import CONFIGS, WORLDS, ConfigError
@@ -141,6 +142,7 @@ PLACES = ["", ".", "/", "/dev/full", "/proc/self/mem", "no/such/place", "x" * 30
 def test_strange_flags_of_play_are_used_or_refused(data, tmp_path, capsys, monkeypatch):
     (tmp_path / "assets").symlink_to(WORLDS.parent) if not (tmp_path / "assets").exists() else None
     monkeypatch.chdir(tmp_path)  # for what it records
+    monkeypatch.setattr(site, "_downloaded", lambda place: place / "nothing")  # npm may be there, and takes seconds
     short = {"--frames": ["1", "3"], "--sessions": ["1", "0", "-2"]}  # a long game is no failure
     few = {flag: st.sampled_from([*some, "x", "", "nan"]) for flag, some in short.items()}
     values = {"--world": ["keep", "arena", "tiny"], "--bot": ["mix", "masher", "cat"], "--fps": NUMBERS,
@@ -148,7 +150,8 @@ def test_strange_flags_of_play_are_used_or_refused(data, tmp_path, capsys, monke
               "--runtime": ["onnx", "torch"], "--device": ["cpu", "cuda"], "--collapse": ["ignore", "reprime"],
               "--config": PLACES, "--checkpoint": PLACES, "--replay": PLACES, "--report": [*PLACES, "r.json"],
               "--record": ["out"], "--map": PLACES,
-              "--serve": ["x", "-1", "70000"], "--host": PLACES, "--video": [*PLACES, "a.mp4"]}  # fmt: skip
+              "--serve": ["x", "-1", "70000"], "--host": PLACES, "--video": [*PLACES, "a.mp4"],
+              "--publish": PLACES, "--onnxruntime-web": PLACES}  # fmt: skip
     plain = {"--help", "--engine", "--verify", "--pixels", "--headless", "--draw"}
     assert flags_of(play) == plain | set(values) | set(short)
     words = data.draw(words_of(flags_of(play) - set(short), values))

@@ -73,7 +73,7 @@ def test_what_cannot_be_published_is_said_in_a_line(exported, package, tmp_path,
     assert "only --world" in told(capsys, *of_toy, into, "--headless", "--bot", "mix", "--frames", "5")
     assert "no package" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path)
     assert "tarball" in told(capsys, *of_toy, into, "--onnxruntime-web", full / "mine.txt")
-    assert "No such file" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path / "nowhere.tgz")
+    assert "no such folder" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path / "nowhere.tgz")
     (package / "package.json").write_text('{"version": "1.0.0"}')
     assert "1.0.0" in told(capsys, *of_toy, into, "--onnxruntime-web", package)
     assert not into.exists()

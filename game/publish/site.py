@@ -120,6 +120,8 @@ def _downloaded(place: Path) -> Path:
 
 
 def _of_tarball(path: Path) -> list[bytes]:
+    if not path.is_file():
+        raise PublishError(f"{path}: no such folder or tarball of {PACKAGE}")
     if base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() != SHA512:
         raise PublishError(f"{path}: not the tarball of {PACKAGE} {VERSION}, or damaged: its SHA-512 is another")
     with tarfile.open(path) as tarball:
