@@ -11,8 +11,18 @@ let isNew = true, isOver = false, paused = false, wake = () => {};
 
 // ---------------------------------------------------------------- the game's thread
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-let answer;
+let worker, answer;
+
+function start() {
+  worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data }) => {
+    if (data.words) say(`${data.words} …`);
+    else if (data.error) answer.reject(new Error(data.error));
+    else answer.resolve(data);
+  };
+  worker.onerror = event => answer.reject(new Error(event.message || "a script of this page cannot be loaded"));
+  return ask("open");
+}
 
 /** What the game answers; it is asked one thing at a time. */
 function ask(verb, rest) {
@@ -22,18 +32,11 @@ function ask(verb, rest) {
   });
 }
 
-worker.onmessage = ({ data }) => {
-  if (data.words) at("notice").textContent = `${data.words} …`;
-  else if (data.error) answer.reject(new Error(data.error));
-  else answer.resolve(data);
-};
-worker.onerror = event => answer.reject(new Error(event.message || "a script of this page cannot be loaded"));
-
 // ---------------------------------------------------------------- one tick after the other
 
 async function play() {
   await isolate();
-  ({ world, threads } = await ask("open"));
+  ({ world, threads } = await start());
   build();
   for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
     await new Promise(resolve => setTimeout(resolve, due - performance.now()));
@@ -51,8 +54,9 @@ async function isolate() {
     return; // a private window, or an address that is not secure: one thread, and no game without a network
   }
   await navigator.serviceWorker.ready;
-  if (crossOriginIsolated || sessionStorage.reloaded) return;
-  sessionStorage.reloaded = true;
+  const mark = `loaded ${location.pathname}`;
+  if (crossOriginIsolated || sessionStorage[mark]) return;
+  sessionStorage[mark] = true;
   location.reload();
   await new Promise(() => {});
 }
@@ -197,7 +201,6 @@ function build() {
   setInterval(write, 500);
   const { seed, scene } = named();
   want(seed, scene);
-  document.body.dataset.ready = true;
   fit();
 }
 
