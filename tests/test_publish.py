@@ -19,7 +19,7 @@ from browser import CHROMIUM, Browser
 import play
 from game.publish import site
 from world_model.model.noise import seeded
-from world_model.play.neural_game import PRIME, NeuralGame
+from world_model.play.neural_game import PRIME, REFILL, NeuralGame
 
 NODE = shutil.which("node")
 PAGE = Path(site.__file__).parent / "page"
@@ -93,7 +93,7 @@ def test_without_npm_or_a_network_it_says_what_to_do(game, tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(NODE is None, reason="needs Node.js")
-@pytest.mark.parametrize(("seed", "counter"), [(0, 0), (7, 3), (2**63 + 12345, 2**40), (2**62, PRIME)])
+@pytest.mark.parametrize(("seed", "counter"), [(0, 0), (7, 3), (2**63 + 12345, 2**40), (2**62, PRIME), (5, REFILL + 1)])
 def test_noise_in_the_browser_is_numpys(seed, counter):
     """Bit for bit, but in the tail: numpy takes the logarithm there in float32, from the machine's C library."""
     count = 20_000
