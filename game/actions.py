@@ -8,14 +8,6 @@ import numpy as np
 
 KEEP_KEYS = ("w", "a", "s", "d", "space", "e")
 ARENA_KEYS = ("w", "a", "s", "d", "left", "right", "space", "e")
-MEANINGS = {
-    KEEP_KEYS: ("up", "left", "down", "right", "hold a spark, let it fly", "light switch"),
-    ARENA_KEYS: (
-        *("forward", "step left", "back", "step right"),
-        *("turn left", "turn right", "jump", "light switch"),
-    ),
-}
-"""What the keys of the built-in worlds do, in words."""
 
 
 def to_action(pressed: Iterable[str], keys: Sequence[str] = ARENA_KEYS) -> np.ndarray:

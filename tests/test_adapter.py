@@ -285,6 +285,13 @@ def test_a_table_of_keys_that_the_world_has_not():
         world_of(actions={"": 0, "a+x": 1})
 
 
+def test_keys_mean_what_the_game_calls_its_actions(tmp_path, monkeypatch):
+    monkeypatch.setattr(Keyed, "said", {"": 0, "w": 1, "wa": 2})
+    monkeypatch.setattr(Keyed, "get_action_meanings", lambda self: ["NOOP", "UP", "UPLEFT"], raising=False)
+    new_world("tests/Keyed-v0", "dot", tmp_path)
+    assert load(tmp_path / "dot.yaml").world.meanings == {"w": "up"}
+
+
 # ---------------------------------------------------------------- time
 
 

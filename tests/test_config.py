@@ -23,7 +23,7 @@ def refusal(tmp_path, text: str) -> str:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_world_loads_and_travels_as_json(path):
     loaded = config.load(path)
-    told = loaded.world.model_copy(update={"stands_for": {}})  # of the person's keyboard
+    told = loaded.world.model_copy(update={"stands_for": {}, "meanings": {}})  # of the person's keyboard
     assert Config.from_json(loaded.to_json()) == loaded.model_copy(update={"world": told})
     assert loaded.action_size == len(loaded.world.keys)
     assert loaded.latent_shape[1] * loaded.codec.stride == loaded.world.height
@@ -41,6 +41,7 @@ def test_every_world_loads_and_travels_as_json(path):
         ("tiny", "world.height", 2**31, "world.height"),
         ("tiny", "world.keys", ["w", "a", "w"], "twice"),
         ("tiny", "world.stands_for", {"z": "nothing"}, "nothing is none of the world's keys"),
+        ("tiny", "world.meanings", {"z": "jump"}, "meanings: z is none of the world's keys"),
         ("tiny", "world.height", 40, "multiple of"),
         ("tiny", "transformer.heads", 3, "heads"),
         ("tiny", "training.student_init.clip_blocks", 9, "clip_blocks 9 must be at least 10"),  # 6 recents, 1 shown, 3

@@ -96,6 +96,9 @@ class World(Strict):
     stands_for: dict[str, str] = Field(  # of the person's keyboard, so no part of the weights
         {}, exclude=True, description="keys of a keyboard -> the world's keys that they act as"
     )
+    meanings: dict[str, str] = Field(  # for the person, too
+        {}, exclude=True, description="the world's keys -> what they do, in a few words"
+    )
 
     @field_validator("env")
     @classmethod
@@ -108,8 +111,9 @@ class World(Strict):
     def _keys_are_distinct(self):
         if len(set(self.keys)) != len(self.keys):
             raise ValueError(f"keys: {self.keys} names a key twice")
-        if unknown := set(self.stands_for.values()) - set(self.keys):
-            raise ValueError(f"stands_for: {', '.join(sorted(unknown))} is none of the world's keys {self.keys}")
+        for part, named in (("stands_for", self.stands_for.values()), ("meanings", self.meanings)):
+            if unknown := set(named) - set(self.keys):
+                raise ValueError(f"{part}: {', '.join(sorted(unknown))} is none of the world's keys {self.keys}")
         return self
 
     @model_validator(mode="after")

@@ -266,14 +266,17 @@ def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> 
         world,
         kind,
         game_fps=source.metadata["render_fps"],
-        stands_for=_stands_for(flags),
+        **_for_the_person(flags),
     )
 
 
-def _stands_for(flags: Namespace) -> dict[str, str]:
-    """Other keys for the world's (see Keyboard), from the world's YAML and not from its weights."""
+def _for_the_person(flags: Namespace) -> dict[str, dict[str, str]]:
+    """Other keys for the world's, and what these do (see Options): from the world's YAML and not from its weights."""
     file = flags.config or configuration.CONFIGS / f"{flags.world}.yaml"
-    return configuration.load(file).world.stands_for if file.is_file() else {}
+    if not file.is_file():
+        return {"stands_for": {}, "meanings": {}}
+    world = configuration.load(file).world
+    return {"stands_for": world.stands_for, "meanings": world.meanings}
 
 
 def _fps(flags: Namespace, source: gymnasium.Env) -> float:
@@ -330,7 +333,8 @@ def _screen(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Screen
         return Headless()
     if flags.serve is not None:
         return _page(flags, source, stack)
-    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], stack, _stands_for(flags))
+    also = _for_the_person(flags)["stands_for"]
+    return _window(flags, source.metadata["keys"], source.observation_space.shape[:2], stack, also)
 
 
 def _window(
@@ -354,7 +358,8 @@ def _page(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Screen:
         from game.serve.page import Page  # only who serves needs a server
     except ImportError as error:
         raise PlayError(f'--serve needs {error.name}: pip install -e ".[serve]"') from error
-    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve, _stands_for(flags))
+    also = _for_the_person(flags)["stands_for"]
+    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve, also)
     stack.callback(lambda: print(f"key to photon in the page: {page.latency()}"))
     stack.callback(page.close)
     print(f"play at {page.address}   (Ctrl-C ends it)", flush=True)

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pygame
 
-from game.actions import MEANINGS
 from game.draw.map_canvas import BUTTONS, ROOM_BOXES, Box
 from game.play.screen import Hud, Menu
 from world_model.play.pictures import CELL, cells_apart
@@ -348,8 +347,7 @@ def _dim(surface, area) -> None:
 
 
 def _draw_help(surface, area, hud, pen) -> None:
-    meanings = MEANINGS.get(hud.keys, ("a key of this world",) * len(hud.keys))
-    play = list(zip(hud.keys, meanings, strict=True))
+    play = [(key, hud.meanings.get(key, "a key of this world")) for key in hud.keys]
     commands = [(key, meaning) for key, meaning in HELP if key != "Tab" or hud.drawable]
     lines = len(play) + len(commands) + 1
     line = min(pen.px(26), (area.height - pen.px(48)) // lines)

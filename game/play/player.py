@@ -78,8 +78,8 @@ class Options:
     """How to play.
 
     fps: ticks a second, 0 for as fast as it goes; game_fps: the world's own. frames: stop after so many ticks.
-    stands_for: other keys for the world's (see Keyboard). map: uint8 [4, H, W, 3] in place of the first room's anchors;
-    draws: begin with the map editor open.
+    stands_for: other keys for the world's (see Keyboard). meanings: what these do, in words. map: uint8 [4, H, W, 3] in
+    place of the first room's anchors; draws: begin with the map editor open.
     """
 
     keys: tuple[str, ...]
@@ -90,6 +90,7 @@ class Options:
     kind: str = ""
     game_fps: int = 20
     stands_for: Mapping[str, str] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)
     map: np.ndarray | None = None
     draws: bool = False
 
@@ -270,6 +271,7 @@ class Player:
             title=self.options.title,
             place=self._place,
             keys=self.options.keys,
+            meanings=self.options.meanings,
             held=held,
             anchors=self._anchors,
             present=self._room_on_map(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +61,7 @@ class Hud:
     title: str = ""
     place: str = ""
     keys: tuple[str, ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)  # of keys, in words
     held: np.ndarray | None = None  # int8 [keys]
     anchors: np.ndarray | None = None  # uint8 [n, H, W, 3]
     present: int | None = None  # where the anchors are a map, the number of the one on the screen

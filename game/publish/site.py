@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from game.actions import MEANINGS
 from world_model.checkpoint import WEIGHTS
+from world_model.config import CONFIGS, load
 from world_model.play.neural_game import NeuralGame
 
 GRAPHS = ("encoder", "prime", "step", "decoder")
@@ -79,7 +79,7 @@ def _about(game: NeuralGame) -> dict:
     return {
         "title": game.world,
         "keys": world.keys,
-        "meanings": MEANINGS.get(tuple(world.keys), ()),
+        "meanings": [_meanings(game.world).get(key, key) for key in world.keys],
         "fps": world.fps,
         "height": world.height,
         "width": world.width,
@@ -88,6 +88,12 @@ def _about(game: NeuralGame) -> dict:
         "window": roll.window_blocks,
         "block": (roll.frames_per_block, *game.config.latent_shape),
     }
+
+
+def _meanings(world: str) -> dict[str, str]:
+    """What keys do, in words: in the world's YAML, and not in its weights."""
+    file = CONFIGS / f"{world}.yaml"
+    return load(file).world.meanings if file.is_file() else {}
 
 
 def _packed(files: dict[str, bytes]) -> dict[str, bytes]:

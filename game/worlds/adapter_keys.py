@@ -75,6 +75,13 @@ def suggested(game: gymnasium.Env) -> tuple[tuple[str, ...], Table | tuple[Table
     return tuple(keys), actions
 
 
+def meanings(game: gymnasium.Env, actions: Table | tuple[Table, ...]) -> dict[str, str]:
+    """What single keys of a table do, in the game's own words; {} where it has none."""
+    names, table = _names(game), actions if isinstance(actions, dict) else {}
+    single = {key: action for key, action in table.items() if key and "+" not in key and isinstance(action, int)}
+    return {key: names[action] for key, action in single.items() if action < len(names)}
+
+
 def _own(game: gymnasium.Env) -> Table | None:
     """Gymnasium's convention, {keys: action}; the key of doing nothing is not needed, no key says it."""
     try:

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from game.worlds.adapter import GameError, opened, seen_size, settles
-from game.worlds.adapter_keys import Controls, suggested
+from game.worlds.adapter_keys import Controls, meanings, suggested
 from world_model import config as configuration
 from world_model.config import Game
 
@@ -38,6 +38,7 @@ world:
   width: {width}
   fps: {fps}   # ticks a second of play: {fps_why}
   keys: {keys}   # names of a keyboard's keys, as pygame has them; one bit each in recordings
+  meanings: {meanings}   # what each does, in a few words; F1 shows them
   game:{module}
     kwargs: {{}}   # what the game is made with{known}
     picture: {picture}   # observation, render, or the name of an entry of a Dict
@@ -116,6 +117,7 @@ def _said(env: str, module: str) -> dict[str, str | int]:
     try:
         keys, actions = suggested(game)
         height, width = seen_size(game, env, picture)
+        words = meanings(game, actions)
         idle = Controls(game.action_space, actions, keys).action(np.zeros(len(keys)))
         pace = _pace(game) | _wait(game, env, picture, idle)
     except ValueError as error:
@@ -130,6 +132,7 @@ def _said(env: str, module: str) -> dict[str, str | int]:
         "module": f"\n    module: {module}   # registers the id" if module else "",
         "height": sides[0], "width": sides[1], "grid": GRID, "tokens": sides[0] * sides[1] // GRID**2,
         "keys": json.dumps(keys),
+        "meanings": json.dumps(words),
         "known": _known(game),
         "picture": picture, "seen": f"{height}x{width}", "scale": scale, "shown": f"{shown[0]}x{shown[1]}",
         "space": " ".join(str(game.action_space).split()),

@@ -179,7 +179,7 @@ function build() {
   });
   const ways = world.keys.includes("w") ? ["w", "a", "s", "d"] : ["up", "left", "down", "right"];
   for (const [i, key] of world.keys.entries()) {
-    const button = Object.assign(keyboard.button(key), { title: world.meanings[i] ?? key });
+    const button = Object.assign(keyboard.button(key), { title: world.meanings[i] });
     if (ways.includes(key)) button.dataset.way = ways.indexOf(key);
     at(ways.includes(key) ? "cross" : "others").append(button);
   }
