@@ -25,6 +25,7 @@ examples
   python -m game.play.report hour.json --plot hour.png   an hour of the game, as fast as it goes, and its curves
   python play.py --serve                            no screen here: play in a browser, by the address it prints
   python play.py --publish site                     a folder that any web server serves: play in the browser
+                                                    (all shipped worlds; with --world or --checkpoint, one)
   python play.py --replay recordings/SESSION        look at it: a timeline, step by step, its damage marked
   python play.py --replay recordings/SESSION --verify
                                                     make it again from seed, keys and weights; is every frame the same?

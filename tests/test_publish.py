@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 from browser import CHROMIUM, Browser
+from PIL import Image
 
 import play
 from game.publish import site
 from world_model.model.noise import seeded
+from world_model.play.export import export
 from world_model.play.neural_game import PRIME, REFILL, NeuralGame
 
 NODE = shutil.which("node")
@@ -29,6 +32,16 @@ SEED = 1
 @pytest.fixture(scope="session")
 def game(exported) -> NeuralGame:
     return NeuralGame("arena", exported, "onnx", "cpu")
+
+
+@pytest.fixture(scope="session")
+def wild(tmp_path_factory) -> NeuralGame:
+    """A world with a mixture head, which predicts rewards and ends and draws its chance from the tick's noise."""
+    folder, shape = tmp_path_factory.mktemp("wild"), toy.load("tiny_mixture")
+    toy.save(folder, shape)
+    toy.add_scenes(folder, shape)
+    export(folder)
+    return NeuralGame("wild", folder, "onnx", "cpu")
 
 
 @pytest.fixture
@@ -46,12 +59,22 @@ def package(tmp_path) -> Path:
 
 
 def test_a_site_is_written_whole(game, package, tmp_path):
-    size = site.publish(game, tmp_path / "site", package)
+    size = site.publish([game], tmp_path / "site", package)
     written = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.*")}
-    assert {"index.html", "main.js", "ort.js", "ort.wasm.bin", "step.onnx.bin", "scenes/12.bin"} <= set(written)
+    assert {"index.html", "main.js", "ort.js", "ort.wasm.bin", "worlds/arena/scenes/12.bin"} <= set(written)
     assert size == sum(path.stat().st_size for path in written.values())
-    about = json.loads(written["world.json"].read_text())
+    (about,) = json.loads(written["worlds.json"].read_text())["worlds"]
     assert about["scenes"] == ["3", "12", "100"] and about["keys"] == list(game.metadata["keys"]) and not about["card"]
+    with Image.open(written["worlds/arena/demo.webp"]) as demo:
+        assert demo.n_frames > 20 and demo.size == (32, 32)
+
+
+def test_all_shipped_worlds_are_published_unless_one_is_named(monkeypatch, package, tmp_path, capsys):
+    published = []
+    monkeypatch.setattr(site, "publish", lambda games, *_: published.append([game.world for game in games]) or 0)
+    for flags in ([], ["--world", "arena"], ["--checkpoint", "assets/worlds/keep"]):
+        assert not play._play(play.parser().parse_args(["--publish", str(tmp_path / "site"), *flags]))
+    assert published == [["keep", "arena"], ["arena"], ["keep"]]
 
 
 def told(capsys, *flags) -> str:
@@ -83,10 +106,10 @@ def test_without_npm_or_a_network_it_says_what_to_do(game, tmp_path, monkeypatch
     fails = shutil.which("false") or "false"
     monkeypatch.setattr(site.shutil, "which", lambda name: None)
     with pytest.raises(site.PublishError, match="install Node.js"):
-        site.publish(game, tmp_path / "site")
+        site.publish([game], tmp_path / "site")
     monkeypatch.setattr(site.shutil, "which", lambda name: fails)
     with pytest.raises(site.PublishError, match="--onnxruntime-web"):
-        site.publish(game, tmp_path / "site")
+        site.publish([game], tmp_path / "site")
 
 
 # ---------------------------------------------------------------- the noise
@@ -113,13 +136,13 @@ def test_noise_in_the_browser_is_numpys(seed, counter):
 
 
 @pytest.fixture(scope="session")
-def published(game, tmp_path_factory) -> Path:
-    """The toy's site with the real onnxruntime-web, in a folder below the one that is served."""
+def published(game, wild, tmp_path_factory) -> Path:
+    """Two toys' site with the real onnxruntime-web, in a folder below the one that is served."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     folder = tmp_path_factory.mktemp("host")
     try:
-        site.publish(game, folder / "deep" / "site")
+        site.publish([game, wild], folder / "deep" / "site")
     except site.PublishError as error:
         pytest.skip(f"no onnxruntime-web: {error}")
     return folder
@@ -181,13 +204,17 @@ def assert_alike(theirs: np.ndarray, ours: np.ndarray) -> None:
     assert np.abs(theirs.astype(int) - ours).max() <= 1
 
 
-def test_frames_are_pythons_under_the_same_keys(browser, host, game):
+@pytest.mark.parametrize("world", ["game", "wild"])
+def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
+    game = request.getfixturevalue(world)
     keys = len(game.metadata["keys"])
     actions = np.random.default_rng(0).integers(0, 2, (6, keys))
     ours = [game.reset(seed=SEED)[0], *(game.step(action)[0] for action in actions)]
-    go(browser, f"{host}deep/site/world.json")
+    go(browser, f"{host}deep/site/worlds.json")
     texts = browser.ask(
-        "(async () => { const { Game } = await import('./game.js'); const game = await Game.open(1, () => {});"
+        "(async () => { const { Game, listed } = await import('./game.js');"
+        f"const world = (await listed()).find(({{ name }}) => name === '{game.world}');"
+        "const game = await Game.open(world, 1, () => {});"
         f"const shown = [await game.reset({SEED}n, game.world.scenes[{SEED}])];"
         f"for (const action of {actions.tolist()}) shown.push(await game.tick(action));"
         f"game.back(); game.back(); shown.push(await game.tick({actions[4].tolist()}));"
@@ -203,7 +230,7 @@ def test_frames_are_pythons_under_the_same_keys(browser, host, game):
 
 def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     first, _ = game.reset(seed=SEED)
-    go(browser, f"{host}deep/site/#seed={SEED}")
+    go(browser, f"{host}deep/site/#world=arena&seed={SEED}")
     until_it_plays(browser)
     browser.key("keyDown", "w", "KeyW")
     browser.until(
@@ -217,10 +244,12 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
                   "(Number(document.getElementById('screen').dataset.frames))")  # fmt: skip
     assert_alike(canvas(browser, game), first)
     browser.key("keyUp", "Backspace", "Backspace")
-    assert browser.ask("location.hash") == f"#seed={SEED}&scene=12"
+    assert browser.ask("location.hash") == f"#world=arena&seed={SEED}&scene=12"
     browser.key("keyDown", "n", "KeyN")
-    browser.until("location.hash === '#seed=2&scene=100' && document.getElementById('scene').value === '100'")
-    browser.ask("location.hash = '#seed=9&scene=3'")
+    browser.until(
+        "location.hash === '#world=arena&seed=2&scene=100' && document.getElementById('scene').value === '100'"
+    )
+    browser.ask("location.hash = '#world=arena&seed=9&scene=3'")
     browser.until("document.getElementById('seed').value === '9' && document.getElementById('scene').value === '3'")
     until_it_plays(browser)
     side = browser.ask("document.getElementById('screen').getBoundingClientRect().width * devicePixelRatio")
@@ -228,9 +257,23 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     assert browser.complaints() == []
 
 
+def test_a_person_chooses_a_world_and_another(browser, host, wild):
+    go(browser, f"{host}deep/site/")
+    browser.until("document.images.length === 2 && [...document.images].every(image => image.naturalWidth)")
+    assert browser.ask("document.getElementById('stage').getBoundingClientRect().width") == 0
+    browser.ask("document.querySelectorAll('#list a')[1].click()")
+    until_it_plays(browser)
+    assert browser.ask("location.hash") == "#world=wild&seed=0&scene=3"
+    assert "score" in browser.ask("document.getElementById('score').textContent")
+    assert canvas(browser, wild).any()
+    browser.ask("document.getElementById('worlds').click()")
+    browser.until("document.activeElement.hash === '#world=arena'")
+    assert browser.complaints() == []
+
+
 def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published):
     with closing(Host(published)) as own:
-        address = f"{own.address}deep/site/#seed=4"
+        address = f"{own.address}deep/site/#world=arena&seed=4"
         go(browser, address)
         until_it_plays(browser)
         browser.until("crossOriginIsolated")
@@ -241,15 +284,15 @@ def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser
 
 def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):
     for name, word, spoil in (
-        ("step.onnx.bin", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-9])),
-        ("weights.safetensors.bin", "damaged", lambda path: path.write_bytes(flipped(path.read_bytes()))),
-        ("scenes/3.bin", "404", Path.unlink),
+        ("worlds/arena/step.onnx.bin", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("worlds/arena/weights.safetensors.bin", "damaged", lambda path: path.write_bytes(flipped(path.read_bytes()))),
+        ("worlds/arena/scenes/3.bin", "404", Path.unlink),
         ("game.js", "script", Path.unlink),
     ):
         folder = published / f"without {Path(name).stem}"
         shutil.copytree(published / "deep" / "site", folder)
         spoil(folder / name)
-        go(browser, f"{host}without%20{Path(name).stem}/")
+        go(browser, f"{host}without%20{Path(name).stem}/#world=arena")
         browser.until("document.body.dataset.failed")
         notice = browser.ask("document.getElementById('notice').textContent")
         assert (name in notice or word == "script") and word in notice, notice

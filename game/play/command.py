@@ -195,10 +195,14 @@ def _play(flags: Namespace, stack: ExitStack) -> int:
 def _publish(flags: Namespace) -> int:
     from game.publish import site
 
-    game = NeuralGame(flags.world or _default_world(flags), flags.checkpoint, "onnx", "cpu")
-    game.reset(seed=0)  # whether its graphs fit its weights
+    shipped = [world.name for world in menu.worlds(SHIPPED) if world.ready]
+    one = flags.world or flags.checkpoint or not shipped
+    worlds = [flags.world or _default_world(flags)] if one else shipped
+    games = [NeuralGame(world, flags.checkpoint, "onnx", "cpu") for world in worlds]
+    for game in games:
+        game.reset(seed=0)  # whether its graphs fit its weights
     try:
-        size = site.publish(game, flags.publish, flags.onnxruntime_web)
+        size = site.publish(games, flags.publish, flags.onnxruntime_web)
     except site.PublishError as error:
         raise PlayError(f"--publish {error}") from error
     print(f"{flags.publish}: {size / 1e6:.1f} MB; try it: python -m http.server --directory {flags.publish}")

@@ -42,7 +42,7 @@ def worlds(first: Sequence[str]) -> list[World]:
     """All worlds that have weights, those of ``first`` before others; then those that have only a configuration."""
     ready = sorted(path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}"))
     ready.sort(key=lambda name: first.index(name) if name in first else len(first))
-    trained = [World(name, _about(configuration.CONFIGS / f"{name}.yaml"), True) for name in ready]
+    trained = [World(name, about(name), True) for name in ready]
     others = (_untrained(path) for path in sorted(configuration.CONFIGS.glob("*.yaml")) if path.stem not in ready)
     return trained + [world for world in others if world is not None]
 
@@ -53,11 +53,12 @@ def _untrained(path: Path) -> World | None:
         named = configuration.load(path).name == path.stem
     except configuration.ConfigError as error:
         return World(path.stem, str(error), False)
-    return World(path.stem, _about(path), False) if named else None
+    return World(path.stem, about(path.stem), False) if named else None
 
 
-def _about(path: Path) -> str:
-    """The comment in the first line of a configuration."""
+def about(world: str) -> str:
+    """The comment in the first line of a world's configuration; empty where there is none."""
+    path = configuration.CONFIGS / f"{world}.yaml"
     first = path.read_text().partition("\n")[0] if path.is_file() else ""
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 

@@ -1,12 +1,13 @@
-"""A static site in which a neural game plays in any browser, without Python: what ``play.py --publish DIR`` writes.
+"""A static site in which neural games play in any browser, without Python: what ``play.py --publish DIR`` writes.
 
     index.html main.js input.js worker.js game.js noise.js sw.js
                                                              the page
     ort.js, ort.wasm.bin                                     onnxruntime-web
-    world.json                                               keys, sizes, names of the scenes
-    weights.safetensors.bin, step.onnx.bin, ...              of the checkpoint
-    scenes/NAME.bin                                          uint8 [n, H, W, 3]: the sink frames, then those before play
-    card.md                                                  how the weights were made, where the checkpoint says it
+    worlds.json                                              of each world: keys, sizes, names of the scenes
+    worlds/WORLD/weights.safetensors.bin, step.onnx.bin, ... of its checkpoint
+    worlds/WORLD/scenes/NAME.bin                             uint8 [n, H, W, 3]: the sink frames, then those before play
+    worlds/WORLD/demo.webp                                   some seconds of the neural game, as an animated picture
+    worlds/WORLD/card.md                                     how the weights were made, where the checkpoint says it
 
 NAME.bin is NAME, gzipped: it is smaller, and a browser that unpacks it finds out whether it is whole. Hosts and servers
 treat names that end in .gz, .mjs or .wasm each in their own way; these they leave alone.
@@ -17,16 +18,20 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from game.play.menu import Demo, about
 from world_model.checkpoint import WEIGHTS
 from world_model.config import CONFIGS, load
 from world_model.play.neural_game import NeuralGame
@@ -36,21 +41,30 @@ PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """Of the package's tarball, in base64, as npm writes it. A new version needs a new one."""
 SCRIPT, BINARY = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
+DEMO_TICKS, DEMO_STEP = 160, 2
+"""How many ticks a demo shows, and every which frame of them: small and fluent."""
 
 
 class PublishError(ValueError):
     """A site that cannot be written; the message is for the person."""
 
 
-def publish(game: NeuralGame, folder: Path, package: Path | None = None) -> int:
-    """Write the site of a game's world into ``folder``, new or empty; its size in bytes.
+def publish(games: Sequence[NeuralGame], folder: Path, package: Path | None = None) -> int:
+    """Write the site of these games' worlds, each of another name, into ``folder``, new or empty; its size in bytes.
 
     package: a folder or tarball of onnxruntime-web; without, npm brings it, from its cache where that has it. Raises
     PublishError, WorldError for scenes that do not fit, and OSError.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PublishError(f"{folder}: is there already and not empty; name a new folder")
-    files = _page() | _onnxruntime(package) | _world(game)
+    files = _page() | _onnxruntime(package)
+    worlds = []
+    for game in games:
+        told, parts = _world(game)
+        worlds.append(told)
+        files |= {f"worlds/{game.world}/{name}": content for name, content in parts.items()}
+    version = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
+    files["worlds.json"] = json.dumps({"version": version, "worlds": worlds}).encode()
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -61,23 +75,25 @@ def _page() -> dict[str, bytes]:
     return {part.name: part.read_bytes() for part in (resources.files(__package__) / "page").iterdir()}
 
 
-def _world(game: NeuralGame) -> dict[str, bytes]:
+def _world(game: NeuralGame) -> tuple[dict, dict[str, bytes]]:
+    """What worlds.json says of a world, and its files."""
     scenes = game.start_scenes()
     count, card = game.config.rolling.sink_frames, game.folder / "card.md"
     files = {name: (game.folder / name).read_bytes() for name in (WEIGHTS, *(f"{graph}.onnx" for graph in GRAPHS))}
     for scene in scenes:
         files[f"scenes/{scene.name}"] = np.concatenate([scene.anchors[:count], scene.frames]).tobytes()
-    cards = {"card.md": card.read_bytes()} if card.is_file() else {}
-    about = _about(game) | {"scenes": [scene.name for scene in scenes], "card": bool(cards)}
-    about["version"] = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
-    return _packed(files) | cards | {"world.json": json.dumps(about).encode()}
+    plain = {"card.md": card.read_bytes()} if card.is_file() else {}
+    told = _told(game) | {"scenes": [scene.name for scene in scenes], "card": bool(plain)}
+    return told, _packed(files) | plain | {"demo.webp": _demo(game)}
 
 
-def _about(game: NeuralGame) -> dict:
+def _told(game: NeuralGame) -> dict:
     """What the page must know of the world, in the words of ``page/game.js``."""
     world, roll = game.config.world, game.config.rolling
     return {
-        "title": game.world,
+        "name": game.world,
+        "about": about(game.world),
+        "checkpoint": game.provenance()["checkpoint"],
         "keys": world.keys,
         "meanings": [_meanings(game.world).get(key, key) for key in world.keys],
         "fps": world.fps,
@@ -94,6 +110,20 @@ def _meanings(world: str) -> dict[str, str]:
     """What keys do, in words: in the world's YAML, and not in its weights."""
     file = CONFIGS / f"{world}.yaml"
     return load(file).world.meanings if file.is_file() else {}
+
+
+def _demo(game: NeuralGame) -> bytes:
+    """The menu's demo as an animated WebP: lossless, which suits pixel art, or not, whichever is smaller."""
+    demo, pictures = Demo(game), []
+    for tick in range(DEMO_TICKS):
+        demo.step()
+        if tick % DEMO_STEP == 0:
+            pictures.append(Image.fromarray(demo.frame))
+    how = {"save_all": True, "append_images": pictures[1:], "duration": 1000 * DEMO_STEP // game.config.world.fps}
+    films = [io.BytesIO(), io.BytesIO()]
+    for film, is_lossless in zip(films, (True, False), strict=True):
+        pictures[0].save(film, "WEBP", loop=0, lossless=is_lossless, **how)
+    return min((film.getvalue() for film in films), key=len)
 
 
 def _packed(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -21,6 +21,13 @@ async function fetched(name, options) {
   return response;
 }
 
+/** What the site tells of its worlds. */
+export async function listed() {
+  const list = await (await fetched("worlds.json", { cache: "no-cache" })).json();
+  ({ version } = list);
+  return list.worlds;
+}
+
 /** The bytes of NAME.bin, which is NAME gzipped: gzip tells whether they are whole. */
 async function unpacked(name) {
   const packed = await (await fetched(`${name}.bin`)).blob();
@@ -32,17 +39,15 @@ async function unpacked(name) {
 }
 
 /**
- * A world that plays. `tell` gets words while it loads. After `open`: `reset`, then `tick` and `back`, each of which
+ * A world of `listed` that plays. `tell` gets words while it loads. After `open`: `reset`, then `tick` and `back`, each of which
  * returns what is shown: {frame: Uint8Array [H, W, 3], score (null where the world has none), over}.
  */
 export class Game {
-  static async open(threads, tell) {
-    const game = new Game();
+  static async open(world, threads, tell) {
+    const game = Object.assign(new Game(), { world, folder: `worlds/${encodeURIComponent(world.name)}` });
     tell("loading");
-    game.world = await (await fetched("world.json", { cache: "no-cache" })).json();
-    version = game.world.version;
-    const names = ["ort.wasm", WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)];
-    const [binary, weights, ...graphs] = await Promise.all(names.map(unpacked));
+    const names = [WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)].map(name => `${game.folder}/${name}`);
+    const [binary, weights, ...graphs] = await Promise.all(["ort.wasm", ...names].map(unpacked));
     Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
     tell("starting");
     game.sessions = {};
@@ -53,7 +58,7 @@ export class Game {
   /** Begin in a scene of `world.scenes`, with the noise of a seed (BigInt). */
   async reset(seed, scene) {
     const { sinks, recents, window, block, keys, height, width } = this.world;
-    const pictures = await unpacked(`scenes/${scene}`);
+    const pictures = await unpacked(`${this.folder}/scenes/${encodeURIComponent(scene)}`);
     const shape = [pictures.length / (height * width * 3), height, width, 3];
     const { latents } = await this.#run("encoder", { frames: new ort.Tensor("uint8", pictures, shape) });
     const past = (recents + 1) * block[0], size = latents.size / shape[0];

@@ -1,4 +1,5 @@
 // The page: what a person sees and presses. The game is in worker.js.
+// The address says what is played: #world=keep&seed=5&scene=1011. Where it names no world, there are several to choose.
 
 import { Keyboard } from "./input.js";
 
@@ -6,7 +7,7 @@ const KEPT = 100; // measurements that a figure is the median of
 const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
-let world, keyboard, threads, place; // place: the seed and scene that are played
+let worlds, world, keyboard, threads, place; // place: the seed and scene that are played
 let isNew = true, isOver = false, paused = false, wake = () => {};
 
 // ---------------------------------------------------------------- the game's thread
@@ -21,7 +22,6 @@ function start() {
     else answer.resolve(data);
   };
   worker.onerror = event => answer.reject(new Error(event.message || "a script of this page cannot be loaded"));
-  return ask("open");
 }
 
 /** What the game answers; it is asked one thing at a time. */
@@ -36,7 +36,10 @@ function ask(verb, rest) {
 
 async function play() {
   await isolate();
-  ({ world, threads } = await start());
+  start();
+  ({ worlds } = await ask("list"));
+  world = await chosen();
+  ({ threads } = await ask("open", { world }));
   build();
   for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
     await new Promise(resolve => setTimeout(resolve, due - performance.now()));
@@ -126,9 +129,39 @@ function write() {
 
 // ---------------------------------------------------------------- what to play, and where that is written
 
+function address() {
+  return new URLSearchParams(location.hash.slice(1));
+}
+
+/** The world that the address names, or else the only one there is. */
+function namedWorld() {
+  return worlds.find(one => one.name === address().get("world")) ?? (worlds.length === 1 ? worlds[0] : null);
+}
+
+/** The world to play; a person chooses one of several by its picture, which is a link. */
+async function chosen() {
+  at("menu").hidden = namedWorld() !== null;
+  at("list").append(...worlds.map(card));
+  while (namedWorld() === null) {
+    at("list").firstChild.focus();
+    await new Promise(resolve => addEventListener("hashchange", resolve, { once: true }));
+  }
+  at("menu").hidden = true;
+  return namedWorld();
+}
+
+function card({ name, about }) {
+  const link = Object.assign(document.createElement("a"), { href: `#world=${encodeURIComponent(name)}` });
+  const picture = Object.assign(new Image(), { src: `worlds/${encodeURIComponent(name)}/demo.webp`, alt: "" });
+  const words = [["h2", name], ["div", about]].map(([kind, text]) =>
+    Object.assign(document.createElement(kind), { textContent: text }));
+  link.append(picture, ...words);
+  return link;
+}
+
 /** The seed and scene that the address names; what it does not name, or names wrongly, is chosen. */
 function named() {
-  const parts = new URLSearchParams(location.hash.slice(1)), seed = whole(parts.get("seed"));
+  const parts = address(), seed = whole(parts.get("seed"));
   const scene = world.scenes.includes(parts.get("scene")) ? parts.get("scene") : sceneOf(seed);
   return { seed: String(seed), scene };
 }
@@ -146,7 +179,7 @@ function want(seed, scene) {
   place = { seed: String(seed), scene };
   isNew = true;
   [at("seed").value, at("scene").value] = [place.seed, scene];
-  history.replaceState(null, "", `#seed=${seed}&scene=${encodeURIComponent(scene)}`);
+  history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, ...place })}`);
   pause(false);
 }
 
@@ -171,7 +204,7 @@ async function share() {
 // ---------------------------------------------------------------- the page's parts
 
 function build() {
-  document.title = at("title").textContent = world.title;
+  document.title = at("title").textContent = world.name;
   Object.assign(screen, { width: world.width, height: world.height });
   keyboard = new Keyboard(world.keys, (key, repeats) => {
     if (key in commands && !repeats) commands[key]();
@@ -188,13 +221,19 @@ function build() {
     button.onclick = () => { commands[button.dataset.command](); button.blur(); };
   }
   at("card").hidden = !world.card;
+  at("card").href = `worlds/${encodeURIComponent(world.name)}/card.md`;
+  at("worlds").hidden = worlds.length === 1;
   at("full").hidden = !document.fullscreenEnabled;
   at("share").onclick = () => { share().catch(fail); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
   at("scene").onchange = () => { want(place.seed, at("scene").value); at("scene").blur(); };
   at("seed").onchange = () => { want(whole(at("seed").value), place.scene); at("seed").blur(); };
   at("runs").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
-  addEventListener("hashchange", () => { const { seed, scene } = named(); want(seed, scene); });
+  addEventListener("hashchange", () => {
+    if (namedWorld() !== world) return location.reload();
+    const { seed, scene } = named();
+    want(seed, scene);
+  });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) wake(); });
   addEventListener("resize", fit);
   document.addEventListener("fullscreenchange", fit);
