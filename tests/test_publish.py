@@ -217,15 +217,18 @@ def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
         "const game = await Game.open(world, 1, () => {});"
         f"const shown = [await game.reset({SEED}n, game.world.scenes[{SEED}])];"
         f"for (const action of {actions.tolist()}) shown.push(await game.tick(action));"
-        f"game.back(); game.back(); shown.push(await game.tick({actions[4].tolist()}));"
+        "game.back(); game.back(); const kept = structuredClone(await game.saved());"
+        f"shown.push(await game.tick({actions[4].tolist()})); await game.reset(0n, game.world.scenes[0]);"
+        f"game.resume(kept); shown.push(await game.tick({actions[4].tolist()}));"
         "return shown.map(({ frame }) => btoa(String.fromCharCode(...frame))); })().catch(error => error.stack)"
     )
     assert isinstance(texts, list), texts
     theirs = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(ours[0].shape) for text in texts]
-    for frame, expected in zip(theirs, [*ours, ours[5]], strict=True):
+    for frame, expected in zip(theirs, [*ours, ours[5], ours[5]], strict=True):
         assert_alike(frame, expected)
     assert any(np.abs(a.astype(int) - b).max() > 8 for a, b in zip(ours, ours[1:], strict=False)), "nothing moved"
-    np.testing.assert_array_equal(theirs[-1], theirs[5], "two ticks back and one on is where it was, exactly")
+    np.testing.assert_array_equal(theirs[-2], theirs[5], "two ticks back and one on is where it was, exactly")
+    np.testing.assert_array_equal(theirs[-1], theirs[5], "from a saved moment, too")
 
 
 def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
@@ -268,6 +271,31 @@ def test_a_person_chooses_a_world_and_another(browser, host, wild):
     assert canvas(browser, wild).any()
     browser.ask("document.getElementById('worlds').click()")
     browser.until("document.activeElement.hash === '#world=arena'")
+    assert browser.complaints() == []
+
+
+def test_a_saved_moment_outlives_the_page_but_not_its_weights(browser, host, game):
+    go(browser, f"{host}deep/site/#world=arena&seed=6&scene=100")
+    until_it_plays(browser)
+    browser.key("keyDown", "F9", "F9")
+    browser.until("document.getElementById('notice').textContent.includes('Nothing is saved')")
+    browser.key("keyDown", "p", "KeyP")
+    browser.key("keyDown", "F5", "F5")
+    browser.until("document.getElementById('notice').textContent.includes('Saved')")
+    saved = canvas(browser, game)
+    go(browser, f"{host}deep/site/#world=arena&seed=1&scene=3")
+    until_it_plays(browser)
+    assert np.abs(canvas(browser, game).astype(int) - saved).max() > 8
+    browser.key("keyDown", "p", "KeyP")
+    browser.key("keyDown", "F9", "F9")
+    browser.until("document.getElementById('notice').textContent.includes('Back')")
+    browser.until("document.getElementById('seed').value === '6' && document.getElementById('scene').value === '100'")
+    browser.ask("new Promise(requestAnimationFrame)")
+    np.testing.assert_array_equal(canvas(browser, game), saved)
+    browser.ask("import('./saves.js').then(async ({ load, save }) => { const key = new URL('.', location) + ' arena';"
+                "await save(key, { ...(await load(key)), checkpoint: 'of others' }); })")  # fmt: skip
+    browser.key("keyDown", "F9", "F9")
+    browser.until("document.getElementById('notice').textContent.includes('other weights')")
     assert browser.complaints() == []
 
 

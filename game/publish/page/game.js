@@ -64,7 +64,7 @@ export class Game {
     const past = (recents + 1) * block[0], size = latents.size / shape[0];
     const frames = Array.from({ length: past }, (_, i) => Math.max(shape[0] - past + i, sinks))
       .map(i => latents.data.subarray(i * size, (i + 1) * size));
-    this.seed = seed;
+    Object.assign(this, { seed, scene });
     const outputs = await this.#run("prime", {
       sinks: floats(latents.data.slice(0, sinks * size), [1, sinks, ...block.slice(1)]),
       frames: floats(joined(frames), [1, recents + 1, ...block]),
@@ -72,16 +72,13 @@ export class Game {
       noise: this.#noise(PRIME),
     });
     const state = changed({}, outputs), shown = await this.#decoded(state.clean), none = keys.map(() => 0);
-    const moment = { state, frame: shown.at(-1), pending: [], block: 0, held: none, tapped: none, over: false,
-      score: state.outcome ? 0 : null };
-    this.past = [{ moment, ticks: [] }];
-    this.#coming = null;
-    return (this.now = moment);
+    return this.#begin({ state, frame: shown.at(-1), pending: [], block: 0, held: none, tapped: none, over: false,
+      score: state.outcome ? 0 : null });
   }
 
   /** The next frame under `action`, 0 or 1 for each key. */
   async tick(action) {
-    if (this.now === null) await this.#replay();
+    await this.#replay();
     if (this.past.at(-1).ticks.length === STRETCH) this.#remember();
     this.now = await this.#after(this.now, action);
     const { frame, score, over } = this.now;
@@ -98,8 +95,30 @@ export class Game {
     return ticks.at(-1) ?? moment;
   }
 
+  /** All that the next frames depend on, besides the weights, as data that a browser stores. */
+  async saved() {
+    await this.#replay();
+    const plain = Object.entries(this.now.state).map(([name, { type, data, dims }]) => [name, { type, data, dims }]);
+    return { ...this.now, state: Object.fromEntries(plain), seed: this.seed, scene: this.scene };
+  }
+
+  /** Go on from a result of `saved`; the past begins there. */
+  resume({ seed, scene, ...moment }) {
+    const tensors = Object.entries(moment.state).map(([name, { type, data, dims }]) =>
+      [name, new ort.Tensor(type, data, dims)]);
+    Object.assign(this, { seed, scene });
+    return this.#begin({ ...moment, state: Object.fromEntries(tensors) });
+  }
+
+  #begin(moment) {
+    this.past = [{ moment, ticks: [] }];
+    this.#coming = null;
+    return (this.now = moment);
+  }
+
   /** The moment whose frame is shown after going back: the same ticks again give the same frames. */
   async #replay() {
+    if (this.now !== null) return;
     const { moment, ticks } = this.past.at(-1);
     this.now = moment;
     for (const { action } of ticks) this.now = await this.#after(this.now, action);

@@ -8,7 +8,8 @@ const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
 let worlds, world, keyboard, threads, place; // place: the seed and scene that are played
-let isNew = true, isOver = false, paused = false, wake = () => {};
+const wishes = []; // functions to be called in place of the next ticks
+let isOver = false, paused = false, wake = () => {};
 
 // ---------------------------------------------------------------- the game's thread
 
@@ -43,9 +44,23 @@ async function play() {
   build();
   for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
     await new Promise(resolve => setTimeout(resolve, due - performance.now()));
-    if (paused || document.hidden) await new Promise(resolve => { wake = resolve; });
-    if (isNew) await begin();
+    if (wishes.length) await fulfil(wishes.shift());
+    else if (paused || document.hidden) await new Promise(resolve => { wake = resolve; });
     else await tick();
+  }
+}
+
+function soon(wish) {
+  if (!wishes.includes(wish)) wishes.push(wish);
+  wake();
+}
+
+async function fulfil(wish) {
+  try {
+    await wish();
+  } catch (error) {
+    if (!screen.dataset.frames) throw error;
+    say(error.message); // a scene that cannot be had, or a moment that cannot be saved, ends no game
   }
 }
 
@@ -65,13 +80,19 @@ async function isolate() {
 }
 
 async function begin() {
-  isNew = false;
-  try {
-    show(await ask("reset", place), []);
-  } catch (error) {
-    if (!screen.dataset.frames) throw error;
-    say(error.message); // a scene that cannot be had ends no game
-  }
+  show(await ask("reset", place), []);
+}
+
+async function save() {
+  await ask("save");
+  say("Saved; F9 comes back to it");
+}
+
+async function load() {
+  const moment = await ask("load");
+  name(moment.place);
+  show(moment, []);
+  say("Back at the saved moment");
 }
 
 async function tick() {
@@ -176,17 +197,24 @@ function sceneOf(seed) {
 }
 
 function want(seed, scene) {
-  place = { seed: String(seed), scene };
-  isNew = true;
-  [at("seed").value, at("scene").value] = [place.seed, scene];
-  history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, ...place })}`);
+  name({ seed: String(seed), scene });
+  soon(begin);
   pause(false);
+}
+
+/** Write down what is played. */
+function name({ seed, scene }) {
+  place = { seed, scene };
+  [at("seed").value, at("scene").value] = [seed, scene];
+  history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, ...place })}`);
 }
 
 const commands = {
   home: () => want(place.seed, place.scene),
   n: () => want(BigInt(place.seed) + 1n, sceneOf(BigInt(place.seed) + 1n)),
   p: () => pause(!paused),
+  f5: () => soon(save),
+  f9: () => soon(load),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : at("stage").requestFullscreen()),
 };
 

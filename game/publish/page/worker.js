@@ -2,12 +2,16 @@
 // In: {verb, ...}, one at a time. Out: {words} while it loads, then the verb's result, or {error}.
 
 import { Game, listed } from "./game.js";
+import { load, save } from "./saves.js";
 
 const THREADS = 4;
 let game;
 
 /** The part of a moment that is shown. */
 const shown = ({ frame, score, over }) => ({ frame, score, over });
+
+/** Under which a world's moment is saved: other sites of this host have others. */
+const place = () => `${new URL(".", location)} ${game.world.name}`;
 
 const verbs = {
   list: async () => ({ worlds: await listed() }),
@@ -20,6 +24,15 @@ const verbs = {
   reset: async ({ seed, scene }) => shown(await game.reset(BigInt(seed), scene)),
   tick: async ({ action }) => shown(await game.tick(action)),
   back: () => shown(game.back()),
+  async save() {
+    await save(place(), { ...(await game.saved()), checkpoint: game.world.checkpoint });
+  },
+  async load() {
+    const { checkpoint, ...saved } = (await load(place())) ?? {};
+    if (!checkpoint) throw new Error("Nothing is saved here yet: F5 saves");
+    if (checkpoint !== game.world.checkpoint) throw new Error("What is saved is of other weights: F5 saves anew");
+    return { ...shown(game.resume(saved)), place: { seed: String(saved.seed), scene: saved.scene } };
+  },
 };
 
 onmessage = async ({ data: { verb, ...rest } }) => {
