@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import http.server
 import json
 import shutil
+import struct
 import subprocess
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +23,10 @@ from PIL import Image
 
 import play
 from game.publish import site
+from game.record.replay import Replay
+from world_model.episode import Session, find_sessions
+from world_model.episode.__main__ import main as episodes
+from world_model.episode.dataset import Clips, DatasetSplit, encode_session
 from world_model.model.noise import seeded
 from world_model.play.export import export
 from world_model.play.neural_game import PRIME, REFILL, NeuralGame
@@ -130,6 +137,63 @@ def test_noise_in_the_browser_is_numpys(seed, counter):
     assert in_tail.any()
     np.testing.assert_array_equal(theirs[~in_tail], ours[~in_tail])
     np.testing.assert_array_almost_equal_nulp(theirs[in_tail], ours[in_tail], 4)
+
+
+# ---------------------------------------------------------------- what a page recorded
+
+ABOUT = {"rollplay": 1, "world": "arena", "keys": ["w", "a"], "fps": 20, "height": 2, "width": 2, "checkpoint": "c",
+         "seed": "7", "scene": "3", "block": 0, "score": 0, "runtime": "r", "created": "now",
+         "arrays": [{"name": "anchors", "type": "uint8", "shape": [1, 2, 2, 3]}]}  # fmt: skip
+
+
+def recording(times=(0.0, 0.05, 0.1), actions=((0, 0), (1, 0), (0, 1)), over=0, **about) -> bytes:
+    """Such a file, uncompressed; its pictures are grey."""
+    rows = [struct.pack("<dfB2B", time, 0.5, over, *action) + bytes([90] * 12)
+            for time, action in zip(times, actions, strict=True)]  # fmt: skip
+    return json.dumps(ABOUT | about).encode() + b"\n" + bytes([60] * 12) + b"".join(rows)
+
+
+def test_a_small_recording_becomes_a_session(tmp_path, capsys):
+    (tmp_path / "a.rollplay").write_bytes(gzip.compress(recording(over=1)))
+    assert not episodes(["import", str(tmp_path / "a.rollplay"), "--into", str(tmp_path / "in")])
+    (path,) = find_sessions(tmp_path / "in")
+    session = Session.open(path)
+    assert session.check() == [] and str(path) in capsys.readouterr().out
+    assert session.actions.tolist() == [[0, 0], [1, 0], [0, 1]] and session.times.tolist() == [0, 0.05, 0.1]
+    assert (session.frames() == 90).all() and (session.anchors == 60).all() and session.terminated.all()
+    assert session.meta.source == "neural" and session.meta.seed == 7 and session.start_state is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not gzip",
+        gzip.compress(b""),
+        gzip.compress(recording())[:-9],
+        gzip.compress(recording()[:-1]),
+        gzip.compress(recording((), ())),
+        gzip.compress(recording((0.1, 0.05), ((0, 0), (0, 0)))),
+        gzip.compress(recording((float("nan"),), ((0, 0),))),
+        gzip.compress(recording((0.0,), ((1, 0),))),
+        gzip.compress(recording((0.0, 0.1), ((0, 0), (2, 0)))),
+        gzip.compress(recording(over=2)),
+        gzip.compress(b"[" * 100_000),
+        *(gzip.compress(recording(**{name: value})) for name, value in (
+            *((name, None) for name in ABOUT), ("rollplay", 2), ("world", "../up"), ("keys", ["w", "w"]), ("keys", []),
+            ("height", 10**9), ("seed", -1), ("source", "engine"), ("score", float("nan")), ("arrays", []),
+            ("arrays", 2 * ABOUT["arrays"]), *(("arrays", [ABOUT["arrays"][0] | wrong]) for wrong in (
+                {"name": "../x"}, {"type": "object"}, {"shape": [10**9] * 4}, {"shape": [12]}, {"shape": []},
+                {"shape": [-1, 2, 2, 3]}, {"shape": [0, 2, 2, 3]}, {"shape": 2 * [1, 1, 1, 1, 1]})),
+        )),
+    ],
+)  # fmt: skip
+def test_a_strange_recording_is_refused_in_a_line(tmp_path, capsys, content):
+    (tmp_path / "a.rollplay").write_bytes(content)
+    assert episodes(["import", str(tmp_path / "a.rollplay"), "--into", str(tmp_path / "in")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "a.rollplay: " in said.err
+    assert not list((tmp_path / "in").glob("*"))
 
 
 # ---------------------------------------------------------------- in a browser
@@ -297,6 +361,49 @@ def test_a_saved_moment_outlives_the_page_but_not_its_weights(browser, host, gam
     browser.key("keyDown", "F9", "F9")
     browser.until("document.getElementById('notice').textContent.includes('other weights')")
     assert browser.complaints() == []
+
+
+def downloaded(folder: Path, ending: str) -> Path:
+    """The file that comes into a folder, once it is whole."""
+    end = time.monotonic() + 30
+    while not (found := list(folder.glob(f"*.{ending}"))):
+        assert time.monotonic() < end, list(folder.iterdir())
+        time.sleep(0.05)
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def recorded(browser, host, tmp_path_factory) -> Path:
+    """What the page recorded from the middle of a game."""
+    folder = tmp_path_factory.mktemp("downloads")
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    go(browser, f"{host}deep/site/#world=arena&seed=7")
+    until_it_plays(browser)
+    browser.key("keyDown", "r", "KeyR")
+    browser.until("document.getElementById('notice').textContent.includes('Recording')")
+    browser.key("keyDown", "d", "KeyD")
+    browser.until("(frames => frames > window.since + 12 || (window.since ??= frames, false))"
+                  "(Number(document.getElementById('screen').dataset.frames))")  # fmt: skip
+    browser.key("keyUp", "d", "KeyD")
+    browser.key("keyDown", "Backspace", "Backspace")
+    browser.until("document.getElementById('notice').textContent.includes('import arena-')")
+    browser.key("keyUp", "Backspace", "Backspace")
+    return downloaded(folder, "rollplay")
+
+
+def test_what_was_recorded_replays_and_trains(recorded, game, tmp_path):
+    assert not episodes(["import", str(recorded), "--into", str(tmp_path)])
+    assert not episodes([str(tmp_path)])
+    (session,) = DatasetSplit.open(tmp_path, game.config, generated=True).train
+    assert session.check() == [] and len(session) > 12 and session.actions[:, 3].any()
+    assert session.start_state is not None and session.meta.provenance["scene"] == "12"
+    replay = Replay(game, session)
+    replay.reset()
+    for _ in session.actions[1:]:
+        replay.step(None)
+    assert replay.verdict.frames == len(session) and replay.verdict.worst <= 1 and not replay.verdict.outcomes
+    clips = Clips([encode_session(session, game.config, game.runtime.encode)], 4, game.config.rolling.frames_per_block)
+    assert clips.take(np.zeros(1))[1].shape[:2] == (1, 4)
 
 
 def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published):

@@ -3,6 +3,7 @@
 
 import * as ort from "./ort.js";
 import { normal } from "./noise.js";
+import { Recording } from "./record.js";
 
 const GRAPHS = ["encoder", "prime", "step", "decoder"];
 const WEIGHTS = "weights.safetensors";
@@ -39,8 +40,8 @@ async function unpacked(name) {
 }
 
 /**
- * A world of `listed` that plays. `tell` gets words while it loads. After `open`: `reset`, then `tick` and `back`, each of which
- * returns what is shown: {frame: Uint8Array [H, W, 3], score (null where the world has none), over}.
+ * A world of `listed` that plays. `tell` gets words while it loads. After `open`: `reset`, then `tick` and `back`,
+ * each of which returns what is shown: {frame: Uint8Array [H, W, 3], score (null where the world has none), over}.
  */
 export class Game {
   static async open(world, threads, tell) {
@@ -60,6 +61,8 @@ export class Game {
     const { sinks, recents, window, block, keys, height, width } = this.world;
     const pictures = await unpacked(`${this.folder}/scenes/${encodeURIComponent(scene)}`);
     const shape = [pictures.length / (height * width * 3), height, width, 3];
+    const places = [sinks, height, width, 3];
+    this.anchors = { type: "uint8", data: pictures.slice(0, volume(places)), dims: places };
     const { latents } = await this.#run("encoder", { frames: new ort.Tensor("uint8", pictures, shape) });
     const past = (recents + 1) * block[0], size = latents.size / shape[0];
     const frames = Array.from({ length: past }, (_, i) => Math.max(shape[0] - past + i, sinks))
@@ -83,6 +86,7 @@ export class Game {
     this.now = await this.#after(this.now, action);
     const { frame, score, over } = this.now;
     this.past.at(-1).ticks.push({ action, frame, score, over });
+    this.recording?.add(this.now, action);
     return this.now;
   }
 
@@ -99,14 +103,31 @@ export class Game {
   async saved() {
     await this.#replay();
     const plain = Object.entries(this.now.state).map(([name, { type, data, dims }]) => [name, { type, data, dims }]);
-    return { ...this.now, state: Object.fromEntries(plain), seed: this.seed, scene: this.scene };
+    const { seed, scene, anchors } = this;
+    return { ...this.now, state: Object.fromEntries(plain), seed, scene, anchors };
+  }
+
+  /** Record from the moment shown on; `recording.finish` ends it, and is to be called before time goes any other way. */
+  async record() {
+    const { keys, fps, height, width, name: world, checkpoint } = this.world;
+    const { state, frame, pending, block, held, tapped, score, seed, scene, anchors } = await this.saved();
+    const bits = action => ({ type: "uint8", data: Uint8Array.from(action), dims: [keys.length] });
+    const still = block === 0 ? {} : { // else it begins with a reset, of which seed and scene tell all
+      ...Object.fromEntries(Object.entries(state).map(([part, tensor]) => [`rolling.${part}`, tensor])),
+      held: bits(held), tapped: bits(tapped),
+      pending: { type: "uint8", data: joined(pending, Uint8Array), dims: [pending.length, height, width, 3] },
+    };
+    const about = { world, keys, fps, height, width, checkpoint, seed: String(seed), scene, block, score: score ?? 0,
+      runtime: `onnxruntime-web ${ort.env.versions.web}`, created: new Date().toISOString() };
+    this.recording = new Recording(about, { anchors, ...still });
+    this.recording.add({ frame, reward: 0, over: false }, keys.map(() => 0));
   }
 
   /** Go on from a result of `saved`; the past begins there. */
-  resume({ seed, scene, ...moment }) {
+  resume({ seed, scene, anchors, ...moment }) {
     const tensors = Object.entries(moment.state).map(([name, { type, data, dims }]) =>
       [name, new ort.Tensor(type, data, dims)]);
-    Object.assign(this, { seed, scene });
+    Object.assign(this, { seed, scene, anchors });
     return this.#begin({ ...moment, state: Object.fromEntries(tensors) });
   }
 
@@ -137,7 +158,8 @@ export class Game {
     const after = isDue ? await this.#block({ ...moment, tapped }) : { ...moment, tapped };
     const [frame, ...pending] = after.pending;
     const [reward, end] = after.state.outcome && !pending.length ? after.state.outcome.data : [0, 0];
-    return { ...after, frame, pending, score: after.score === null ? null : after.score + reward, over: end > 0.5 };
+    const score = after.score === null ? null : after.score + reward;
+    return { ...after, frame, pending, reward, score, over: end > 0.5 };
   }
 
   /** The next block is generated under all keys that were down since the last one. */
@@ -195,8 +217,8 @@ function floats(data, shape) {
   return new ort.Tensor("float32", data, shape);
 }
 
-function joined(arrays) {
-  const all = new Float32Array(arrays.length * arrays[0].length);
+function joined(arrays, Kind = Float32Array) {
+  const all = new Kind(arrays.reduce((sum, { length }) => sum + length, 0));
   arrays.forEach((array, i) => all.set(array, i * array.length));
   return all;
 }

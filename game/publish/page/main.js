@@ -9,7 +9,7 @@ const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
 let worlds, world, keyboard, threads, place; // place: the seed and scene that are played
 const wishes = []; // functions to be called in place of the next ticks
-let isOver = false, paused = false, wake = () => {};
+let isOver = false, paused = false, records = false, wake = () => {};
 
 // ---------------------------------------------------------------- the game's thread
 
@@ -80,6 +80,7 @@ async function isolate() {
 }
 
 async function begin() {
+  await finish();
   show(await ask("reset", place), []);
 }
 
@@ -89,13 +90,42 @@ async function save() {
 }
 
 async function load() {
+  await finish();
   const moment = await ask("load");
   name(moment.place);
   show(moment, []);
   say("Back at the saved moment");
 }
 
+async function record() {
+  if (records) return finish();
+  await ask("record");
+  records = true;
+  say("Recording: R ends it");
+}
+
+/** End a recording, as whatever ends a game's course does: a session goes on from frame to frame. */
+async function finish() {
+  if (!records) return;
+  records = false;
+  const { file, frames } = await ask("finish");
+  if (frames < 2) return say("Nothing was played, so nothing is recorded");
+  const saved = download(file, "rollplay");
+  say(`${saved} holds ${frames} frames: python -m world_model.episode import ${saved}`);
+}
+
+/** Have the browser keep a file; its name. */
+function download(file, ending) {
+  const when = new Date().toISOString().replace(/\D/g, "").slice(0, 14);
+  const name = `${world.name.replaceAll(" ", "-")}-${when}.${ending}`;
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  return name;
+}
+
 async function tick() {
+  if (keyboard.rewinding || isOver) await finish();
   const { action, arrivals } = keyboard.sample();
   const goesBack = keyboard.rewinding, shown = await (goesBack ? ask("back") : ask("tick", { action }));
   if (!goesBack) note("tick", shown.ms);
@@ -213,6 +243,7 @@ const commands = {
   home: () => want(place.seed, place.scene),
   n: () => want(BigInt(place.seed) + 1n, sceneOf(BigInt(place.seed) + 1n)),
   p: () => pause(!paused),
+  r: () => soon(record),
   f5: () => soon(save),
   f9: () => soon(load),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : at("stage").requestFullscreen()),

@@ -24,6 +24,12 @@ const verbs = {
   reset: async ({ seed, scene }) => shown(await game.reset(BigInt(seed), scene)),
   tick: async ({ action }) => shown(await game.tick(action)),
   back: () => shown(game.back()),
+  record: () => game.record(),
+  async finish() {
+    const { recording } = game;
+    game.recording = null;
+    return { file: await recording.finish(), frames: recording.frames };
+  },
   async save() {
     await save(place(), { ...(await game.saved()), checkpoint: game.world.checkpoint });
   },
