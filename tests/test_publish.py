@@ -15,6 +15,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import toy
@@ -366,7 +367,7 @@ def test_a_saved_moment_outlives_the_page_but_not_its_weights(browser, host, gam
 def downloaded(folder: Path, ending: str) -> Path:
     """The file that comes into a folder, once it is whole."""
     end = time.monotonic() + 30
-    while not (found := list(folder.glob(f"*.{ending}"))):
+    while not (found := [path for path in folder.glob(f"*.{ending}") if path.stat().st_size]):  # a placeholder is empty
         assert time.monotonic() < end, list(folder.iterdir())
         time.sleep(0.05)
     return found[0]
@@ -404,6 +405,24 @@ def test_what_was_recorded_replays_and_trains(recorded, game, tmp_path):
     assert replay.verdict.frames == len(session) and replay.verdict.worst <= 1 and not replay.verdict.outcomes
     clips = Clips([encode_session(session, game.config, game.runtime.encode)], 4, game.config.rolling.frames_per_block)
     assert clips.take(np.zeros(1))[1].shape[:2] == (1, 4)
+
+
+def test_a_clip_shows_what_was_played(browser, host, game, tmp_path):
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    go(browser, f"{host}deep/site/#world=arena&seed=7")
+    until_it_plays(browser)
+    browser.key("keyDown", "p", "KeyP")
+    browser.key("keyDown", "F11", "F11")
+    browser.until("document.getElementById('notice').textContent.startsWith('The film is arena-')")
+    last = canvas(browser, game)
+    with av.open(str(downloaded(tmp_path, "[mw][pe][4b]*"))) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert frames[-1].shape == (512, 512, 3)
+    assert np.abs(frames[-1][8::16, 8::16].astype(int) - last).mean() < 12
+    browser.ask("delete window.MediaRecorder")
+    browser.ask("document.querySelector('[data-command=f11]').click()")
+    browser.until("document.getElementById('notice').textContent.includes('no MediaRecorder')")
+    assert browser.complaints() == []
 
 
 def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published):

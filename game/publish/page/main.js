@@ -1,15 +1,18 @@
 // The page: what a person sees and presses. The game is in worker.js.
 // The address says what is played: #world=keep&seed=5&scene=1011. Where it names no world, there are several to choose.
 
+import { film } from "./clip.js";
 import { Keyboard } from "./input.js";
 
 const KEPT = 100; // measurements that a figure is the median of
+const CLIP = 10; // seconds that a clip shows
 const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
 let worlds, world, keyboard, threads, place; // place: the seed and scene that are played
+const recent = []; // frames of the last seconds, as ImageData
 const wishes = []; // functions to be called in place of the next ticks
-let isOver = false, paused = false, records = false, wake = () => {};
+let isOver = false, paused = false, records = false, films = false, wake = () => {};
 
 // ---------------------------------------------------------------- the game's thread
 
@@ -114,6 +117,20 @@ async function finish() {
   say(`${saved} holds ${frames} frames: python -m world_model.episode import ${saved}`);
 }
 
+/** Make a film while the game goes on. */
+async function clip() {
+  if (films) return;
+  films = true;
+  try {
+    say(`A film of the last ${(recent.length / world.fps).toFixed(1)} s is being made, which takes as long`);
+    const made = await film([...recent], world.fps);
+    say(`The film is ${download(made, made.type.split(/[/;]/)[1])}`);
+  } catch (error) {
+    say(error.message);
+  }
+  films = false;
+}
+
 /** Have the browser keep a file; its name. */
 function download(file, ending) {
   const when = new Date().toISOString().replace(/\D/g, "").slice(0, 14);
@@ -138,6 +155,8 @@ async function tick() {
 function show({ frame, score, over }, arrivals) {
   const picture = pen.createImageData(world.width, world.height);
   for (let from = 0, to = 0; to < picture.data.length; to++) picture.data[to] = to % 4 === 3 ? 255 : frame[from++];
+  recent.push(picture);
+  if (recent.length > CLIP * world.fps) recent.shift();
   requestAnimationFrame(() => {
     pen.putImageData(picture, 0, 0);
     const now = performance.now();
@@ -244,6 +263,7 @@ const commands = {
   n: () => want(BigInt(place.seed) + 1n, sceneOf(BigInt(place.seed) + 1n)),
   p: () => pause(!paused),
   r: () => soon(record),
+  f11: clip,
   f5: () => soon(save),
   f9: () => soon(load),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : at("stage").requestFullscreen()),
