@@ -69,7 +69,8 @@ def package(tmp_path) -> Path:
 def test_a_site_is_written_whole(game, package, tmp_path):
     size = site.publish([game], tmp_path / "site", package)
     written = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.*")}
-    assert {"index.html", "main.js", "ort.js", "ort.wasm.bin", "worlds/arena/scenes/12.bin"} <= set(written)
+    parts = {"index.html", "main.js", "ort.js", "ort.wasm.bin", "licences.txt", "worlds/arena/scenes/12.bin"}
+    assert parts <= set(written)
     assert size == sum(path.stat().st_size for path in written.values())
     (about,) = json.loads(written["worlds.json"].read_text())["worlds"]
     assert about["scenes"] == ["3", "12", "100"] and about["keys"] == list(game.metadata["keys"]) and not about["card"]
@@ -407,6 +408,28 @@ def test_what_was_recorded_replays_and_trains(recorded, game, tmp_path):
     assert clips.take(np.zeros(1))[1].shape[:2] == (1, 4)
 
 
+def test_a_gamepad_plays(browser, host):
+    def held(axes: list[float], *buttons: int) -> None:
+        pad = {"axes": axes, "buttons": [{"pressed": i in buttons} for i in range(16)]}
+        browser.ask(f"navigator.getGamepads = () => [null, {json.dumps(pad)}]")
+
+    keys = "[...document.querySelectorAll('.held')].map(button => button.dataset.key).join()"
+    go(browser, f"{host}deep/site/#world=wild&seed=2")
+    until_it_plays(browser)
+    held([0.9, -0.2], 0)
+    browser.until(f"{keys} === 'd,space'")
+    held([-0.1, 0.9])
+    browser.until(f"{keys} === 's'")
+    held([0, 0], 4, 12)
+    browser.until(f"{keys} === 'w,backspace'")
+    held([0, 0], 9)
+    browser.until("document.getElementById('notice').textContent.startsWith('Paused')")
+    held([0, 0])
+    held([0, 0], 8)
+    browser.until("document.getElementById('notice').textContent === ''")
+    assert browser.complaints() == []
+
+
 def test_a_clip_shows_what_was_played(browser, host, game, tmp_path):
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     go(browser, f"{host}deep/site/#world=arena&seed=7")
@@ -423,6 +446,13 @@ def test_a_clip_shows_what_was_played(browser, host, game, tmp_path):
     browser.ask("document.querySelector('[data-command=f11]').click()")
     browser.until("document.getElementById('notice').textContent.includes('no MediaRecorder')")
     assert browser.complaints() == []
+
+
+def test_opened_from_a_file_it_says_what_to_do(browser, published):
+    go(browser, (published / "deep" / "site" / "index.html").as_uri())
+    browser.until("document.body.dataset.failed")
+    notice = browser.ask("document.getElementById('notice').textContent")
+    assert "from a file" in notice and "python -m http.server" in notice
 
 
 def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published):

@@ -107,7 +107,7 @@ export class Game {
     return { ...this.now, state: Object.fromEntries(plain), seed, scene, anchors };
   }
 
-  /** Record from the moment shown on; `recording.finish` ends it, and is to be called before time goes any other way. */
+  /** Record from the moment shown on; `recording.finish` ends it, before time goes any other way than by `tick`. */
   async record() {
     const { keys, fps, height, width, name: world, checkpoint } = this.world;
     const { state, frame, pending, block, held, tapped, score, seed, scene, anchors } = await this.saved();

@@ -4,8 +4,22 @@
 const NAMES = { Space: "space", Enter: "return", ShiftLeft: "left shift", ControlLeft: "left ctrl" };
 const ARROWS = { up: "w", left: "a", down: "s", right: "d" };
 
+// As game/play/gamepad.py has them, but numbered as browsers number a standard gamepad's.
+const BUTTONS = { 0: "space", 1: "e", 4: "backspace", 8: "home", 9: "p",
+  12: "up", 13: "down", 14: "left", 15: "right" };
+const LEANS = [["left", "right"], ["up", "down"]];
+const DEAD = 0.5; // how far a stick must lean to press a key
+const POLL = 16; // milliseconds: browsers tell of no event when a gamepad's button goes down
+
 function nameOf(code) {
   return NAMES[code] ?? code.replace(/^(Key|Digit|Arrow)/, "").toLowerCase();
+}
+
+/** The buttons and ways that a gamepad presses. */
+function pressed({ axes, buttons }) {
+  const down = buttons.flatMap((button, i) => (button.pressed && BUTTONS[i] ? [BUTTONS[i]] : []));
+  const leans = LEANS.flatMap((ways, i) => (Math.abs(axes[i]) > DEAD ? [ways[Number(axes[i] > 0)]] : []));
+  return [...down, ...leans];
 }
 
 /** keys: the world's; command(name): called for a press of any other key, true where it means something. */
@@ -24,6 +38,17 @@ export class Keyboard {
     });
     addEventListener("keyup", event => this.release(this.#meant(event.code), event));
     addEventListener("blur", () => this.letGo());
+    this.padded = new Set();
+    setInterval(() => this.#pads(command), POLL);
+  }
+
+  #pads(command) {
+    const meant = key => (this.keys.includes(key) || !this.keys.includes(ARROWS[key]) ? key : ARROWS[key]);
+    const now = new Set([...(navigator.getGamepads?.() ?? [])].filter(Boolean).flatMap(pressed).map(meant));
+    const event = { timeStamp: performance.now() };
+    for (const key of now) if (!this.padded.has(key)) this.press(key, event) || command(key);
+    for (const key of this.padded) if (!now.has(key)) this.release(key, event);
+    this.padded = now;
   }
 
   /** The action of a tick, 0 or 1 for each key, and when the events came that it is the first to show. */

@@ -147,8 +147,9 @@ async function tick() {
   const goesBack = keyboard.rewinding, shown = await (goesBack ? ask("back") : ask("tick", { action }));
   if (!goesBack) note("tick", shown.ms);
   show(shown, arrivals);
-  for (const button of at("keys").querySelectorAll("button")) {
-    button.classList.toggle("held", keyboard.held.has(button.dataset.key));
+  for (const button of document.querySelectorAll("[data-key]")) {
+    const { key } = button.dataset;
+    button.classList.toggle("held", keyboard.held.has(key) || (goesBack && key === "backspace"));
   }
 }
 
