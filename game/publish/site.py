@@ -1,6 +1,6 @@
 """A static site in which neural games play in any browser, without Python: what ``play.py --publish DIR`` writes.
 
-    index.html main.js input.js worker.js game.js noise.js sw.js
+    index.html main.js input.js clip.js worker.js game.js noise.js saves.js record.js sw.js licences.txt
                                                              the page
     ort.js, ort.wasm.bin                                     onnxruntime-web
     worlds.json                                              of each world: keys, sizes, names of the scenes

@@ -22,5 +22,7 @@ export async function film(frames, fps) {
   }
   recorder.stop();
   await ends;
-  return new Blob(parts, { type: mimeType });
+  const made = new Blob(parts, { type: mimeType });
+  if (!made.size) throw new Error("The browser made an empty film: play on, and try again");
+  return made;
 }

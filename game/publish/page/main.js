@@ -196,6 +196,7 @@ function write() {
   at("fps").textContent = rate.toFixed(1);
   at("tick").textContent = median(figures.tick);
   at("photon").textContent = median(figures.photon);
+  at("record").classList.toggle("held", records);
 }
 
 // ---------------------------------------------------------------- what to play, and where that is written
