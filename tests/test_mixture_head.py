@@ -223,6 +223,22 @@ def test_the_last_frame_of_a_recording_is_learned():
     assert stage.model.local.out.bias.grad.abs().max() > 0 and stage.model.local.outcome.bias.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("wrong", [0.0, 1.0])
+def test_what_is_not_foreseen_teaches_odds_but_not_where_a_game_goes_on_from_wrong_cells(wrong):
+    """There the prior would learn to expect what mends them. The tick itself may be as wrong as it is: what surprises
+    is drawn wrong for long, and would else be thought rarer than it is."""
+    stage = StudentRolloutTraining(TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 30), []), None)
+    first, second = (StepNoise(toy.CPU, step, 0, stage.settings.batch, 0.0) for step in range(2))
+    stage.loss(first)
+    games, frames = np.arange(len(stage.left)), torch.zeros(len(stage.left), 1, 1, *SMALL.latent_shape)
+    stage.fair[:] = True
+    stage._store(games, {}, frames + wrong, frames)
+    stage.left[:], stage.at[:], stage.odds[:] = 9, stage.lead, 1.0  # all in the midst of their recordings
+    stage.loss(second)[0].backward()
+    learned = stage.model.local.prior.weight.grad.any()
+    assert stage.strayed.any() and bool(learned) == (not wrong)
+
+
 @torch.no_grad()
 def test_an_end_is_trained_where_it_is_shown_and_its_odds_are_not_the_losss_weights():
     data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 12), [])

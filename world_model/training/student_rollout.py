@@ -113,12 +113,13 @@ class StudentRolloutTraining(TransformerStage):
             moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         weights = held * self._recorded(games)  # before the games go on
         weights[:, 1:] *= LATER
+        odds, fair = self._tensor(self.odds[games])[:, None], self._tensor(self.fair[games])[:, None]
         wrong = self._store(games, moved, x0, true)
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
-            choice = choice * self._tensor(self.odds[games] * self.fair[games])[:, None]
+            choice = choice * odds * fair
         if outcomes is not None:
-            choice = choice + self.model.local.outcome_nll(outputs, *outcomes) * self._tensor(self.odds[games])[:, None]
+            choice = choice + self.model.local.outcome_nll(outputs, *outcomes) * odds
         nll = (elements + choice).unflatten(1, true.shape[1:3])
         loss = (nll.mean(2) * weights).mean()
         if isinstance(self.config.head, ViewSize):
