@@ -289,7 +289,8 @@ def test_keys_mean_what_the_game_calls_its_actions(tmp_path, monkeypatch):
     monkeypatch.setattr(Keyed, "said", {"": 0, "w": 1, "wa": 2})
     monkeypatch.setattr(Keyed, "get_action_meanings", lambda self: ["NOOP", "UP", "UPLEFT"], raising=False)
     new_world("tests/Keyed-v0", "dot", tmp_path)
-    assert load(tmp_path / "dot.yaml").world.meanings == {"w": "up"}
+    world = load(tmp_path / "dot.yaml").world
+    assert world.meanings == {"w": "up"} and world.rest == 0, "no key is no action, so it is not turn-based"
 
 
 # ---------------------------------------------------------------- time
@@ -571,6 +572,7 @@ def test_games_that_people_have(package, env, size, keys, wait, tmp_path, monkey
     new_world(env, "world", tmp_path)
     world = load(tmp_path / "world.yaml").world
     assert (world.height, world.width) == size and (world.keys, world.game.wait) == (keys, wait)
+    assert (world.rest > 0) == (package in ("minigrid", "vizdoom")), "where no action does nothing, a press is one turn"
     source, held = open_game(world), np.random.default_rng(0).integers(0, 2, (12, len(keys)))
 
     def played() -> np.ndarray:

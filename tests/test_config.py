@@ -23,7 +23,7 @@ def refusal(tmp_path, text: str) -> str:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_world_loads_and_travels_as_json(path):
     loaded = config.load(path)
-    told = loaded.world.model_copy(update={"stands_for": {}, "meanings": {}})  # of the person's keyboard
+    told = loaded.world.model_copy(update={"stands_for": {}, "meanings": {}, "rest": 0})  # of the person's keyboard
     assert Config.from_json(loaded.to_json()) == loaded.model_copy(update={"world": told})
     assert loaded.action_size == len(loaded.world.keys)
     assert loaded.latent_shape[1] * loaded.codec.stride == loaded.world.height

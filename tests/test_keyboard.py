@@ -75,3 +75,11 @@ def test_a_key_stands_for_one_of_the_worlds_and_for_no_command_then():
     assert keyboard.sample().action.tolist() == [1, 1, 1] and keyboard.commands() == []
     keyboard.feed([Event("up", "z")])
     assert keyboard.sample().action.tolist() == [0, 1, 1]
+
+
+def test_where_a_press_is_a_turn_a_held_key_rests_before_it_acts_again():
+    keyboard = Keyboard(KEYS, rest=2)
+    keyboard.feed([Event("down", "e")])
+    assert [held(keyboard) for _ in range(5)] == [["e"], [], [], ["e"], ["e"]]
+    keyboard.feed([Event("up", "e"), Event("down", "e"), Event("down", "e")])
+    assert [held(keyboard) for _ in range(3)] == [["e"], [], []], "pressed again, and repeated by the system"

@@ -99,6 +99,7 @@ class World(Strict):
     meanings: dict[str, str] = Field(  # for the person, too
         {}, exclude=True, description="the world's keys -> what they do, in a few words"
     )
+    rest: int = Field(0, ge=0, exclude=True, description="ticks for which a held key does nothing after its first")
 
     @field_validator("env")
     @classmethod

@@ -274,13 +274,14 @@ def _options(flags: Namespace, source: gymnasium.Env, world: str, kind: str) -> 
     )
 
 
-def _for_the_person(flags: Namespace) -> dict[str, dict[str, str]]:
-    """Other keys for the world's, and what these do (see Options): from the world's YAML and not from its weights."""
+def _for_the_person(flags: Namespace) -> dict[str, Any]:
+    """Other keys for the world's, what these do, and how held ones act (see Options): from the world's YAML and not
+    from its weights."""
     file = flags.config or configuration.CONFIGS / f"{flags.world}.yaml"
     if not file.is_file():
-        return {"stands_for": {}, "meanings": {}}
+        return {"stands_for": {}}
     world = configuration.load(file).world
-    return {"stands_for": world.stands_for, "meanings": world.meanings}
+    return {"stands_for": world.stands_for, "meanings": world.meanings, "rest": world.rest}
 
 
 def _fps(flags: Namespace, source: gymnasium.Env) -> float:

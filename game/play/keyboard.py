@@ -74,15 +74,17 @@ class Keyboard:
     ``feed`` takes events, ``sample`` returns the action of a tick, ``commands`` the commands since the last call;
     ``rewinding``: whether the rewind key is down.
     keys: the world's; a command whose key is one of them cannot be given. stands_for: other keys for the world's,
-    {key: key of the world}; it goes before ARROWS and the commands.
+    {key: key of the world}; it goes before ARROWS and the commands. rest: ticks for which a held key does nothing after
+    its first, so that in a turn-based game a press is one turn.
     """
 
-    def __init__(self, keys: Sequence[str], stands_for: Mapping[str, str] | None = None):
+    def __init__(self, keys: Sequence[str], stands_for: Mapping[str, str] | None = None, rest: int = 0):
         self.keys = tuple(keys)
         arrows = {} if set(ARROWS) & set(keys) else {k: v for k, v in ARROWS.items() if v in keys}
         self._stands_for = arrows | dict(stands_for or {})
+        self._rest = rest
         self.rewinding = False
-        self._held: set[str] = set()
+        self._held: dict[str, int] = {}  # the ticks that have seen it held
         self._tapped: set[str] = set()
         self._arrivals: list[float] = []
         self._commands: list[str] = []
@@ -102,7 +104,8 @@ class Keyboard:
 
     def sample(self) -> Sample:
         """The action of this tick; taps and arrivals count for one tick only."""
-        down = self._held | self._tapped
+        down = self._tapped | {key for key, ticks in self._held.items() if not 0 < ticks <= self._rest}
+        self._held = {key: ticks + 1 for key, ticks in self._held.items()}
         action = np.array([key in down for key in self.keys], dtype=np.int8)
         arrivals, self._arrivals = tuple(self._arrivals), []
         self._tapped.clear()
@@ -122,8 +125,8 @@ class Keyboard:
         if event.key in self.keys:
             if event.key not in self._held:  # else it is the system's key repeat
                 self._arrivals.append(event.at)
-            self._held.add(event.key)
-            self._tapped.add(event.key)
+                self._held[event.key] = 0
+                self._tapped.add(event.key)
         elif event.key in COMMANDS:
             self._commands.append(COMMANDS[event.key])
         elif event.key == REWIND:
@@ -134,6 +137,6 @@ class Keyboard:
             self.rewinding = False
         if event.key not in self._held:
             return
-        self._held.discard(event.key)
+        del self._held[event.key]
         if event.key not in self._tapped:  # a tap's own release changes nothing that this tick shows
             self._arrivals.append(event.at)

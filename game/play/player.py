@@ -78,8 +78,8 @@ class Options:
     """How to play.
 
     fps: ticks a second, 0 for as fast as it goes; game_fps: the world's own. frames: stop after so many ticks.
-    stands_for: other keys for the world's (see Keyboard). meanings: what these do, in words. map: uint8 [4, H, W, 3] in
-    place of the first room's anchors; draws: begin with the map editor open.
+    stands_for, rest: other keys for the world's, and how held ones act (see Keyboard). meanings: what keys do.
+    map: uint8 [4, H, W, 3] in place of the first room's anchors; draws: begin with the map editor open.
     """
 
     keys: tuple[str, ...]
@@ -91,6 +91,7 @@ class Options:
     game_fps: int = 20
     stands_for: Mapping[str, str] = field(default_factory=dict)
     meanings: Mapping[str, str] = field(default_factory=dict)
+    rest: int = 0
     map: np.ndarray | None = None
     draws: bool = False
 
@@ -113,7 +114,7 @@ class Player:
         watch: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ):
         self.source, self.screen, self.options = source, screen, options
-        self.keyboard = Keyboard(options.keys, options.stands_for)
+        self.keyboard = Keyboard(options.keys, options.stands_for, options.rest)
         self.controller = controller or self.keyboard
         self.recording, self.watch = recording, watch
         self.ledger = Ledger(options.game_fps, options.fps)

@@ -24,6 +24,8 @@ LONGEST, SHORTEST = 112, 48
 """Pixels that a picture's longer side is scaled down to: what two cores denoise in a tick, and what is still seen."""
 FPS, FASTEST = 20, 30
 """Ticks a second of a game that says none; a faster game than the other takes several steps a tick."""
+REST = 3
+"""Ticks, where a game is turn-based."""
 ATARI = 60
 """Frames a second of the machine whose games are made with a ``frameskip``."""
 
@@ -39,6 +41,7 @@ world:
   fps: {fps}   # ticks a second of play: {fps_why}
   keys: {keys}   # names of a keyboard's keys, as pygame has them; one bit each in recordings
   meanings: {meanings}   # what each does, in a few words; F1 shows them
+  rest: {rest}   # ticks for which a held key does nothing after its first: some where a press is one turn
   game:{module}
     kwargs: {{}}   # what the game is made with{known}
     picture: {picture}   # observation, render, or the name of an entry of a Dict
@@ -133,6 +136,7 @@ def _said(env: str, module: str) -> dict[str, str | int]:
         "height": sides[0], "width": sides[1], "grid": GRID, "tokens": sides[0] * sides[1] // GRID**2,
         "keys": json.dumps(keys),
         "meanings": json.dumps(words),
+        "rest": 0 if all("" in table for table in tables) else REST,
         "known": _known(game),
         "picture": picture, "seen": f"{height}x{width}", "scale": scale, "shown": f"{shown[0]}x{shown[1]}",
         "space": " ".join(str(game.action_space).split()),
