@@ -13,6 +13,7 @@ WORLDS = {
     "rollplay/NeuralKeep-v0": (NEURAL, {"world": "keep"}),
     "rollplay/Arena-v0": ("game.worlds.arena:Arena", {}),
     "rollplay/NeuralArena-v0": (NEURAL, {"world": "arena"}),
+    "rollplay/NeuralDoorkey-v0": (NEURAL, {"world": "doorkey"}),
 }
 
 

@@ -33,7 +33,7 @@ from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
 
 RECORDINGS = Path("recordings")
-SHIPPED = ("keep", "arena")
+SHIPPED = ("keep", "arena", "doorkey")
 """The built-in worlds, the default one first."""
 LOCAL = ("checkpoint", "config", "replay")
 """Flags that name a file or folder to read."""
