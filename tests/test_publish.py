@@ -26,7 +26,8 @@ import play
 from game.play import command
 from game.publish import site
 from game.record.replay import Replay
-from world_model.episode import Session, find_sessions
+from world_model.episode import EpisodeError, Session, find_sessions, from_browser
+from world_model.episode import format as writing
 from world_model.episode.__main__ import main as episodes
 from world_model.episode.dataset import Clips, DatasetSplit, encode_session
 from world_model.model.noise import seeded
@@ -110,6 +111,15 @@ def test_what_cannot_be_published_is_said_in_a_line(exported, package, tmp_path,
     assert "step.onnx" in told(capsys, "--checkpoint", ungraphed, "--publish", into)
     assert "leave" in told(capsys, "--engine", "--checkpoint", exported, "--publish", into)
     assert "only --world" in told(capsys, *of_toy, into, "--headless", "--bot", "mix", "--frames", "5")
+    for how in (
+        ("--seed", 5),
+        ("--fps", 0),
+        ("--scale", 2),
+        ("--pixels",),
+        ("--device", "cpu"),
+        ("--collapse", "ignore"),
+    ):
+        assert "only --world" in told(capsys, *of_toy, into, *how)
     assert "no package" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path)
     assert "tarball" in told(capsys, *of_toy, into, "--onnxruntime-web", full / "mine.txt")
     assert "no such folder" in told(capsys, *of_toy, into, "--onnxruntime-web", tmp_path / "nowhere.tgz")
@@ -190,9 +200,11 @@ def test_a_small_recording_becomes_a_session(tmp_path, capsys):
         gzip.compress(b"[" * 100_000),
         *(gzip.compress(recording(**{name: value})) for name, value in (
             *((name, None) for name in ABOUT), ("rollplay", 2), ("world", "../up"), ("keys", ["w", "w"]), ("keys", []),
-            ("height", 10**9), ("seed", -1), ("source", "engine"), ("score", float("nan")), ("arrays", []),
+            ("height", 10**9), ("width", 2_000_000), ("seed", -1), ("source", "engine"), ("score", float("nan")),
+            ("arrays", []),
             ("arrays", 2 * ABOUT["arrays"]), *(("arrays", [ABOUT["arrays"][0] | wrong]) for wrong in (
-                {"name": "../x"}, {"type": "object"}, {"shape": [10**9] * 4}, {"shape": [12]}, {"shape": []},
+                {"name": "../x"}, {"type": "object"}, {"type": "int64", "shape": [1, 1, 1, 3]},
+                {"shape": [10**9] * 4}, {"shape": [12]}, {"shape": []},
                 {"shape": [-1, 2, 2, 3]}, {"shape": [0, 2, 2, 3]}, {"shape": 2 * [1, 1, 1, 1, 1]})),
         )),
     ],
@@ -203,6 +215,51 @@ def test_a_strange_recording_is_refused_in_a_line(tmp_path, capsys, content):
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and "a.rollplay: " in said.err
     assert not list((tmp_path / "in").glob("*"))
+
+
+def test_a_recording_of_endless_arrays_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    """The limit is on all of them together."""
+    monkeypatch.setattr(from_browser, "LIMIT", 20)
+    arrays = [*ABOUT["arrays"], {"name": "held", "type": "uint8", "shape": [12]}]
+    (tmp_path / "a.rollplay").write_bytes(gzip.compress(recording(arrays=arrays)))
+    with pytest.raises(EpisodeError, match="more than 20 bytes"):
+        from_browser.import_file(tmp_path / "a.rollplay", tmp_path / "in")
+
+
+def test_an_interrupted_import_leaves_nothing(tmp_path, monkeypatch):
+    """Its writer ends the session in any case, which looks whole then."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.rollplay").write_bytes(gzip.compress(recording()))
+    for where, name in ((from_browser, "_write"), (writing, "_png_bytes")):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(where, name, interrupted)
+            from_browser.import_file(tmp_path / "a.rollplay", tmp_path / "in")
+        assert not list((tmp_path / "in").glob("*"))
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node.js")
+def test_keys_act_in_the_browser_as_in_the_window():
+    """Other keys for the world's, and a press is one turn."""
+    script = (
+        "const on = {}; globalThis.addEventListener = (kind, f) => { on[kind] = f; }; globalThis.setInterval = () => 0;"
+    )
+    script += (
+        (PAGE / "input.js").read_text()
+        + """
+        const keyboard = new Keyboard(["a", "w"], () => false, { stands_for: { z: "w" }, rest: 2 });
+        const event = { timeStamp: 0, target: { matches: () => false }, preventDefault() {} };
+        const send = (kind, code) => on[kind]({ ...event, code });
+        const sampled = ticks => Array.from({ length: ticks }, () => keyboard.sample().action);
+        send("keydown", "ArrowLeft"), send("keydown", "KeyZ"), send("keyup", "KeyZ");
+        const held = sampled(5);
+        send("keydown", "KeyA"), send("keyup", "KeyA");
+        console.log(JSON.stringify([...held, ...sampled(1)]));"""
+    )
+    done = subprocess.run([NODE, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout or "[]") == [[1, 1], [0, 0], [0, 0], [1, 0], [1, 0], [0, 0]], done.stderr
 
 
 # ---------------------------------------------------------------- in a browser

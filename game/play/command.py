@@ -37,6 +37,8 @@ SHIPPED = ("keep", "arena", "doorkey")
 """The built-in worlds, the default one first."""
 LOCAL = ("checkpoint", "config", "replay")
 """Flags that name a file or folder to read."""
+NETWORK = ("auto", "auto", "hold", "watch")
+"""How a network is run unless flags say it: see ``_network``."""
 
 
 class PlayError(ValueError):
@@ -76,7 +78,7 @@ def check(flags: Namespace) -> None:
         "with it": flags.publish and _plays(flags),
         "--onnxruntime-web goes with --publish": flags.onnxruntime_web and not flags.publish,
         "--runtime, --device, --policy and --collapse are a neural game's: leave them out with --engine": flags.engine
-        and (flags.runtime, flags.device, flags.policy, flags.collapse) != ("auto", "auto", "hold", "watch"),
+        and _network(flags) != NETWORK,
         "--report and --video are of one game: leave them out with --sessions": flags.sessions
         and (flags.report or flags.video),
         "--seed must be from 0 to 2**62": not 0 <= flags.seed <= 2**62,  # the next rooms' seeds count up from it
@@ -96,7 +98,14 @@ def check(flags: Namespace) -> None:
 def _plays(flags: Namespace) -> bool:
     """Whether a flag says that, or how, something is played."""
     named = flags.replay, flags.map, flags.bot, flags.frames, flags.sessions, flags.record, flags.report, flags.video
-    return any(named) or flags.engine or flags.draw or flags.headless or flags.serve is not None
+    how = flags.engine, flags.draw, flags.headless, flags.seed, flags.scale, flags.pixels
+    given = flags.serve is not None or flags.fps is not None  # 0 is a port, and as fast as it goes
+    return any(named) or any(how) or given or _network(flags) != NETWORK
+
+
+def _network(flags: Namespace) -> tuple[str, ...]:
+    """How a neural game's network is run."""
+    return flags.runtime, flags.device, flags.policy, flags.collapse
 
 
 def play(flags: Namespace) -> int:
@@ -153,8 +162,7 @@ def _chosen(flags: Namespace) -> str | None:
     """The world that a person picks in the menu; None when they leave."""
     with ExitStack() as stack:
         window = _window(flags, menu.KEYS, menu.SIZE, stack)
-        how = flags.runtime, flags.device, flags.policy, flags.collapse
-        picked = menu.choose(window, menu.worlds(SHIPPED), lambda world: NeuralGame(world, None, *how))
+        picked = menu.choose(window, menu.worlds(SHIPPED), lambda world: NeuralGame(world, None, *_network(flags)))
     if picked is None:
         return None
     flags.draw = picked[0] == "draw"
@@ -291,8 +299,7 @@ def _fps(flags: Namespace, source: gymnasium.Env) -> float:
 def _source(flags: Namespace, config: Config | None) -> gymnasium.Env:
     """The real game of a configuration, or the neural game that the flags name."""
     if config is None:
-        how = flags.runtime, flags.device, flags.policy, flags.collapse
-        return NeuralGame(flags.world, flags.checkpoint, *how)
+        return NeuralGame(flags.world, flags.checkpoint, *_network(flags))
     if not is_compiled(config.name):
         print("starting the real game; its first start on a machine compiles for some seconds", file=sys.stderr)
     return real_game(config)

@@ -275,9 +275,11 @@ class SessionWriter:
                 _write(temporary / START_STATE, _npz_bytes(start_state), self._durable)
             _write(temporary / META, _json_bytes(self.meta.model_dump(mode="json")), self._durable)
             temporary.rename(self.path)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise self._explained(error) from error
+            if isinstance(error, OSError):
+                raise self._explained(error) from error
+            raise
 
     def _work(self) -> None:
         """The writing thread; a failure goes to the caller by ``_error``."""

@@ -17,10 +17,12 @@ from typing import BinaryIO, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from world_model.episode.format import SECOND_BYTES, EpisodeError, SessionMeta, SessionWriter, session_name
+from world_model.episode.format import EpisodeError, SessionMeta, SessionWriter, session_name
 
 LINE = 2**20
 """The first line is shorter than this."""
+LIMIT = 2**28
+"""The arrays that the first line names are smaller than this, together; real ones have a few million bytes."""
 TYPES = {"uint8": "u1", "float32": "<f4", "int64": "<i8"}
 
 
@@ -28,6 +30,11 @@ class _Array(BaseModel):
     name: str = Field(pattern=r"^(anchors|held|tapped|pending|rolling\.\w+)$")
     type: Literal["uint8", "float32", "int64"]
     shape: tuple[NonNegativeInt, ...] = Field(max_length=8)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * np.dtype(TYPES[self.type]).itemsize
 
 
 class _About(BaseModel):
@@ -39,8 +46,8 @@ class _About(BaseModel):
     world: str
     keys: tuple[str, ...]
     fps: int
-    height: int
-    width: int
+    height: int = Field(gt=0, le=4096)
+    width: int = Field(gt=0, le=4096)
     checkpoint: str
     seed: int = Field(ge=0, lt=2**63)
     scene: str
@@ -58,6 +65,8 @@ def import_file(file: Path, folder: Path) -> tuple[Path, int]:
     try:
         with gzip.open(file) as data:
             about = _About.model_validate_json(data.readline(LINE))
+            if sum(array.size for array in about.arrays) > LIMIT:
+                raise ValueError(f"its arrays are to be more than {LIMIT} bytes")
             arrays = {array.name: _read(data, array) for array in about.arrays}
             meta = _meta(about, arrays)
             rows = _rows(data, meta)
@@ -67,10 +76,12 @@ def import_file(file: Path, folder: Path) -> tuple[Path, int]:
             with SessionWriter(path, meta, arrays["anchors"], state, durable=False) as writer:
                 written = _write(writer, first, rows)
             return path, written
-    except (OSError, EOFError, zlib.error, ValueError, StopIteration, EpisodeError) as error:
+    except BaseException as error:
         if path is not None:
-            shutil.rmtree(path, ignore_errors=True)
-        raise EpisodeError(f"{file}: {_why(error)}") from error
+            shutil.rmtree(path, ignore_errors=True)  # of a Ctrl-C, too: the writer has ended what looks whole
+        if isinstance(error, (OSError, EOFError, zlib.error, ValueError, StopIteration, EpisodeError)):
+            raise EpisodeError(f"{file}: {_why(error)}") from error
+        raise
 
 
 def _why(error: Exception) -> str:
@@ -86,23 +97,16 @@ def _why(error: Exception) -> str:
 
 
 def _read(data: BinaryIO, array: _Array) -> np.ndarray:
-    dtype = np.dtype(TYPES[array.type])
-    size = math.prod(array.shape) * dtype.itemsize
-    if size > SECOND_BYTES:
-        raise ValueError(f"{array.name} is to be {size} bytes")
-    return np.frombuffer(_exactly(data, size), dtype).reshape(array.shape)
-
-
-def _exactly(data: BinaryIO, size: int) -> bytes:
-    content = data.read(size)
-    if len(content) != size:
+    content = data.read(array.size)
+    if len(content) != array.size:
         raise ValueError("it ends too early")
-    return content
+    return np.frombuffer(content, TYPES[array.type]).reshape(array.shape)
 
 
 def _meta(about: _About, arrays: dict[str, np.ndarray]) -> SessionMeta:
     anchors = arrays.get("anchors", np.zeros(0))
-    if len(arrays) != len(about.arrays) or anchors.shape[1:] != (about.height, about.width, 3):
+    shape = anchors.shape[1:]
+    if len(arrays) != len(about.arrays) or shape != (about.height, about.width, 3) or anchors.dtype != np.uint8:
         raise ValueError("its pictures are not of its size")
     made = {"source": "neural", "world": about.world, "seed": about.seed, "checkpoint": about.checkpoint}
     how = {"runtime": "onnx", "device": "cpu", "policy": "hold", "collapse": "ignore", "browser": about.runtime}
