@@ -89,13 +89,16 @@ def _world(game: NeuralGame) -> tuple[dict, dict[str, bytes]]:
 
 def _told(game: NeuralGame) -> dict:
     """What the page must know of the world, in the words of ``page/game.js``."""
-    world, roll = game.config.world, game.config.rolling
+    world, roll, file = game.config.world, game.config.rolling, CONFIGS / f"{game.world}.yaml"
+    own = load(file).world if file.is_file() else world  # what is the person's is in no weights
     return {
         "name": game.world,
         "about": about(game.world),
         "checkpoint": game.provenance()["checkpoint"],
         "keys": world.keys,
-        "meanings": [_meanings(game.world).get(key, key) for key in world.keys],
+        "meanings": [own.meanings.get(key, key) for key in world.keys],
+        "stands_for": own.stands_for,
+        "rest": own.rest,
         "fps": world.fps,
         "height": world.height,
         "width": world.width,
@@ -104,12 +107,6 @@ def _told(game: NeuralGame) -> dict:
         "window": roll.window_blocks,
         "block": (roll.frames_per_block, *game.config.latent_shape),
     }
-
-
-def _meanings(world: str) -> dict[str, str]:
-    """What keys do, in words: in the world's YAML, and not in its weights."""
-    file = CONFIGS / f"{world}.yaml"
-    return load(file).world.meanings if file.is_file() else {}
 
 
 def _demo(game: NeuralGame) -> bytes:

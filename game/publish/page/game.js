@@ -11,7 +11,7 @@ const PRIME = 1n << 62n; // counter of the noise of priming; block n has n
 const STRETCH = 20; // ticks from one moment that is kept to the next
 const MEMORY = 128e6; // bytes of the past that are kept
 
-let version = ""; // part of each address, so that no browser mixes the files of two sites that were published here
+let version = ""; // part of each address, so that sw.js keeps no file of an older site
 
 /** A response for a file of the site; an Error that names the file where there is none. */
 async function fetched(name, options) {
@@ -34,9 +34,14 @@ async function unpacked(name) {
   const packed = await (await fetched(`${name}.bin`)).blob();
   const stream = packed.stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).arrayBuffer().then(bytes => new Uint8Array(bytes), () => {
-    self.caches?.delete("rollplay"); // sw.js would give the same bytes for ever
+    forget();
     throw new Error(`${name}.bin is damaged or not whole: publish it again, or copy it again`);
   });
+}
+
+/** Have sw.js load everything again: it would give the same bytes for ever. */
+function forget() {
+  self.caches?.delete(`rollplay ${new URL(".", location)}`);
 }
 
 /**
@@ -82,6 +87,7 @@ export class Game {
   /** The next frame under `action`, 0 or 1 for each key. */
   async tick(action) {
     await this.#replay();
+    if (this.now.over) return this.now;
     if (this.past.at(-1).ticks.length === STRETCH) this.#remember();
     this.now = await this.#after(this.now, action);
     const { frame, score, over } = this.now;
@@ -152,7 +158,6 @@ export class Game {
   }
 
   async #after(moment, action) {
-    if (moment.over) return moment;
     const isDue = !moment.pending.length;
     const tapped = moment.tapped.map((tap, i) => tap | (isDue ? action[i] : action[i] & ~moment.held[i]));
     const after = isDue ? await this.#block({ ...moment, tapped }) : { ...moment, tapped };
@@ -203,6 +208,7 @@ export class Game {
 async function opened(name, graph, weights) {
   const options = { executionProviders: ["wasm"], externalData: [{ path: WEIGHTS, data: weights }] };
   return ort.InferenceSession.create(graph, options).catch(error => {
+    forget(); // its weights may be of another version
     throw new Error(`${name}.onnx cannot be run (${error.message})`);
   });
 }

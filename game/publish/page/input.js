@@ -22,15 +22,20 @@ function pressed({ axes, buttons }) {
   return [...down, ...leans];
 }
 
-/** keys: the world's; command(name): called for a press of any other key, true where it means something. */
+/**
+ * keys: the world's; command(name): called for a press of any other key, true where it means something; stands_for: other
+ * keys for the world's; rest: ticks for which a held key does nothing after its first.
+ */
 export class Keyboard {
-  constructor(keys, command) {
+  constructor(keys, command, { stands_for, rest }) {
     this.keys = keys;
+    this.rest = rest;
     this.rewinding = false;
-    this.held = new Set();
+    this.held = new Map(); // the ticks that have seen it held
     this.tapped = new Set();
     this.arrivals = [];
-    this.arrows = keys.some(key => key in ARROWS) ? {} : ARROWS;
+    const arrows = Object.entries(ARROWS).filter(([, key]) => keys.includes(key));
+    this.standsFor = { ...(keys.some(key => key in ARROWS) ? {} : Object.fromEntries(arrows)), ...stands_for };
     addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
       const key = this.#meant(event.code);
@@ -43,7 +48,7 @@ export class Keyboard {
   }
 
   #pads(command) {
-    const meant = key => (this.keys.includes(key) || !this.keys.includes(ARROWS[key]) ? key : ARROWS[key]);
+    const meant = key => (this.keys.includes(key) ? key : this.standsFor[key] ?? key);
     const now = new Set([...(navigator.getGamepads?.() ?? [])].filter(Boolean).flatMap(pressed).map(meant));
     const event = { timeStamp: performance.now() };
     for (const key of now) if (!this.padded.has(key)) this.press(key, event) || command(key);
@@ -53,7 +58,10 @@ export class Keyboard {
 
   /** The action of a tick, 0 or 1 for each key, and when the events came that it is the first to show. */
   sample() {
-    const { arrivals } = this, action = this.keys.map(key => Number(this.held.has(key) || this.tapped.has(key)));
+    const acts = ticks => ticks === 0 || ticks > this.rest; // of undefined, not held, neither is true
+    const { arrivals } = this;
+    const action = this.keys.map(key => Number(this.tapped.has(key) || acts(this.held.get(key))));
+    for (const [key, ticks] of this.held) this.held.set(key, ticks + 1);
     this.tapped.clear();
     this.arrivals = [];
     return { action, arrivals };
@@ -62,8 +70,9 @@ export class Keyboard {
   press(key, event) {
     if (key === "backspace") return (this.rewinding = true);
     if (!this.keys.includes(key)) return false;
-    if (!this.held.has(key)) this.arrivals.push(event.timeStamp);
-    this.held.add(key);
+    if (this.held.has(key)) return true; // the system's key repeat
+    this.arrivals.push(event.timeStamp);
+    this.held.set(key, 0);
     this.tapped.add(key);
     return true;
   }
@@ -92,6 +101,6 @@ export class Keyboard {
 
   #meant(code) {
     const name = nameOf(code);
-    return this.arrows[name] ?? name;
+    return this.standsFor[name] ?? name;
   }
 }

@@ -145,7 +145,7 @@ async function tick() {
   if (keyboard.rewinding || isOver) await finish();
   const { action, arrivals } = keyboard.sample();
   const goesBack = keyboard.rewinding, shown = await (goesBack ? ask("back") : ask("tick", { action }));
-  if (!goesBack) note("tick", shown.ms);
+  if (!goesBack && !isOver) note("tick", shown.ms);
   show(shown, arrivals);
   for (const button of document.querySelectorAll("[data-key]")) {
     const { key } = button.dataset;
@@ -290,7 +290,7 @@ function build() {
   keyboard = new Keyboard(world.keys, (key, repeats) => {
     if (key in commands && !repeats) commands[key]();
     return key in commands;
-  });
+  }, world);
   const ways = world.keys.includes("w") ? ["w", "a", "s", "d"] : ["up", "left", "down", "right"];
   for (const [i, key] of world.keys.entries()) {
     const button = Object.assign(keyboard.button(key), { title: world.meanings[i] });
