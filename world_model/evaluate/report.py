@@ -28,7 +28,8 @@ from world_model.play.runtime import WorldError
 
 STRIP_SECONDS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 2400, 3600)
 STRIPS = 2
-BASELINES = {"real": "real game", "floor": "autoencoder", "copy_last": "copied frame", "teacher": "teacher"}
+BASELINES = {"real": "real game", "floor": "autoencoder", "copy_last": "copied frame", "first_kept": "first frame kept",
+             "teacher": "teacher"}  # fmt: skip
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;font-size:13px}td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left;font-family:monospace}img{max-width:100%}small{color:#666}"""
