@@ -40,7 +40,7 @@ class Browser:
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while (answer := json.loads(self.socket.recv(timeout=30))).get("id") != number:
             self.events.append(answer)
-        return answer["result"]
+        return answer.get("result", {})  # none, where the page goes away meanwhile
 
     def complaints(self) -> list[str]:
         """Exceptions and errors that the page's console has had, its workers' included."""
@@ -56,7 +56,7 @@ class Browser:
     def ask(self, script: str):
         """What the script evaluates to, its promise's value included."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        return answer["result"].get("value")
+        return answer.get("result", {}).get("value")
 
     def until(self, script: str) -> None:
         end = time.monotonic() + 30

@@ -319,6 +319,14 @@ def until_it_plays(browser: Browser) -> None:
     assert not browser.ask("document.body.dataset.failed"), browser.ask("document.body.innerText")
 
 
+def go_back(browser: Browser) -> None:
+    """To where the game began: it is not yet 30 ticks old."""
+    browser.key("keyDown", "Backspace", "Backspace")
+    browser.ask("window.before = Number(document.getElementById('screen').dataset.frames)")
+    browser.until("Number(document.getElementById('screen').dataset.frames) > window.before + 30")
+    browser.key("keyUp", "Backspace", "Backspace")
+
+
 def canvas(browser: Browser, game: NeuralGame) -> np.ndarray:
     """What the canvas shows, once it has drawn what it was told to, uint8 [H, W, 3]."""
     browser.ask("new Promise(requestAnimationFrame)")
@@ -335,6 +343,22 @@ def assert_alike(theirs: np.ndarray, ours: np.ndarray) -> None:
     assert np.abs(theirs.astype(int) - ours).max() <= 1
 
 
+def frames_of(browser: Browser, game: NeuralGame, actions: np.ndarray, threads: int, then: str = "") -> list:
+    """What the world shows in the browser after a reset and each of the actions, and what ``then`` adds to it."""
+    texts = browser.ask(
+        "(async () => { const { Game, listed } = await import('./game.js');"
+        f"const world = (await listed()).find(({{ name }}) => name === '{game.world}');"
+        f"const game = await Game.open(world, {threads}, () => {{}});"
+        f"const shown = [await game.reset({SEED}n, game.world.scenes[{SEED}])];"
+        f"for (const action of {actions.tolist()}) shown.push(await game.tick(action)); {then}"
+        "return shown.map(({ frame }) => btoa(String.fromCharCode(...frame))); })().catch(error => error.stack)"
+    )
+    assert isinstance(texts, list), texts
+    world = game.config.world
+    shape = (world.height, world.width, 3)
+    return [np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape) for text in texts]
+
+
 @pytest.mark.parametrize("world", ["game", "wild"])
 def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
     game = request.getfixturevalue(world)
@@ -342,19 +366,15 @@ def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
     actions = np.random.default_rng(0).integers(0, 2, (6, keys))
     ours = [game.reset(seed=SEED)[0], *(game.step(action)[0] for action in actions)]
     go(browser, f"{host}deep/site/worlds.json")
-    texts = browser.ask(
-        "(async () => { const { Game, listed } = await import('./game.js');"
-        f"const world = (await listed()).find(({{ name }}) => name === '{game.world}');"
-        "const game = await Game.open(world, 1, () => {});"
-        f"const shown = [await game.reset({SEED}n, game.world.scenes[{SEED}])];"
-        f"for (const action of {actions.tolist()}) shown.push(await game.tick(action));"
+    theirs = frames_of(
+        browser,
+        game,
+        actions,
+        1,
         "game.back(); game.back(); const kept = structuredClone(await game.saved());"
         f"shown.push(await game.tick({actions[4].tolist()})); await game.reset(0n, game.world.scenes[0]);"
-        f"game.resume(kept); shown.push(await game.tick({actions[4].tolist()}));"
-        "return shown.map(({ frame }) => btoa(String.fromCharCode(...frame))); })().catch(error => error.stack)"
+        f"game.resume(kept); shown.push(await game.tick({actions[4].tolist()}));",
     )
-    assert isinstance(texts, list), texts
-    theirs = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(ours[0].shape) for text in texts]
     for frame, expected in zip(theirs, [*ours, ours[5], ours[5]], strict=True):
         assert_alike(frame, expected)
     assert any(np.abs(a.astype(int) - b).max() > 8 for a, b in zip(ours, ours[1:], strict=False)), "nothing moved"
@@ -373,11 +393,8 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     assert np.abs(canvas(browser, game).astype(int) - first).max() > 8
     browser.key("keyUp", "w", "KeyW")
     browser.until("document.querySelectorAll('.held').length === 0")
-    browser.key("keyDown", "Backspace", "Backspace")
-    browser.until("(frames => frames > window.before + 30 || (window.before ??= frames, false))"
-                  "(Number(document.getElementById('screen').dataset.frames))")  # fmt: skip
+    go_back(browser)
     assert_alike(canvas(browser, game), first)
-    browser.key("keyUp", "Backspace", "Backspace")
     assert browser.ask("location.hash") == f"#world=arena&seed={SEED}&scene=12"
     browser.key("keyDown", "n", "KeyN")
     browser.until(
@@ -385,7 +402,9 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     )
     browser.ask("location.hash = '#world=arena&seed=9&scene=3'")
     browser.until("document.getElementById('seed').value === '9' && document.getElementById('scene').value === '3'")
-    until_it_plays(browser)
+    go_back(browser)
+    assert_alike(canvas(browser, game), game.reset(seed=9, options={"scene": "3"})[0])
+    assert np.abs(canvas(browser, game).astype(int) - first).max() > 8
     side = browser.ask("document.getElementById('screen').getBoundingClientRect().width * devicePixelRatio")
     assert side >= game.config.world.width and side % game.config.world.width == 0
     assert browser.complaints() == []
@@ -520,7 +539,7 @@ def test_opened_from_a_file_it_says_what_to_do(browser, published):
     assert "from a file" in notice and "python -m http.server" in notice
 
 
-def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published):
+def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser, published, game):
     with closing(Host(published)) as own:
         address = f"{own.address}deep/site/#world=arena&seed=4"
         go(browser, address)
@@ -529,6 +548,62 @@ def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser
     go(browser, address)
     until_it_plays(browser)
     assert browser.ask("document.getElementById('scene').value") == "12"
+    actions = np.eye(len(game.metadata["keys"]), dtype=int)[:2]
+    ours = [game.reset(seed=SEED)[0], *(game.step(action)[0] for action in actions)]
+    for frame, expected in zip(frames_of(browser, game, actions, 2), ours, strict=True):
+        assert_alike(frame, expected)
+    assert browser.ask("import('./ort.js').then(ort => ort.env.wasm.numThreads)") == 2
+
+
+def test_only_the_sites_own_files_are_kept_and_new_ones_are_seen(browser, published, tmp_path):
+    shutil.copytree(published, tmp_path / "host")
+    deep = tmp_path / "host" / "deep" / "site"
+    (deep / "blog").mkdir()
+    (deep / "blog" / "index.html").write_text("of others")
+    with closing(Host(tmp_path / "host")) as own:
+        at = f"{own.address}deep/site/"
+        go(browser, f"{at}?from=friend#world=arena")
+        until_it_plays(browser)
+        browser.until("navigator.serviceWorker.controller !== null")
+        assert browser.ask("fetch('blog/index.html?a=1').then(answer => answer.text())") == "of others"
+        arena = json.loads((deep / "worlds.json").read_text())["versions"]["worlds/arena/step.onnx.bin"]
+        kept = [url.removeprefix(at) for url in browser.ask(KEPT)]
+        assert f"worlds/arena/step.onnx.bin?{arena}" in kept and "main.js" in kept
+        assert not any(url.startswith(("blog", "worlds/wild/step")) for url in kept)
+        for name in ("index.html", "worlds.json"):
+            (deep / name).write_text((deep / name).read_text().replace("neural game", "new").replace(arena, "ab12"))
+        browser.call("Page.reload")
+        browser.until("document.body.innerText.includes('A new: a network')")
+        until_it_plays(browser)
+        browser.until(f"{KEPT}.then(all => all.some(url => url.endsWith('step.onnx.bin?ab12')))")
+        assert not any(url.endswith(f"?{arena}") for url in browser.ask(KEPT)), "an older version stays"
+        assert browser.complaints() == []
+
+
+KEPT = """(async () => (await Promise.all((await caches.keys()).filter(name => name.includes(origin)).map(async name =>
+    (await (await caches.open(name)).keys()).map(({ url }) => url)))).flat())()"""
+"""The addresses of what the service workers of this host keep."""
+
+
+def test_what_cannot_be_had_ends_neither_game_nor_recording(browser, host, published):
+    folder = published / "no scene"
+    shutil.copytree(published / "deep" / "site", folder)
+    (folder / "worlds" / "arena" / "scenes" / "12.bin").unlink()
+    go(browser, f"{host}no%20scene/#world=arena&seed=0")
+    until_it_plays(browser)
+    browser.key("keyDown", "r", "KeyR")
+    browser.until("document.getElementById('record').classList.contains('held')")
+    for key, code, words in (("n", "KeyN", "12.bin cannot be loaded"), ("F9", "F9", "Nothing is saved")):
+        browser.key("keyDown", key, code)
+        browser.until(f"document.getElementById('notice').textContent.includes('{words}')")
+    assert browser.ask("location.hash") == "#world=arena&seed=0&scene=3"
+    assert browser.ask("document.getElementById('scene').value") == "3"
+    assert browser.ask("document.getElementById('record').classList.contains('held')")
+    leaves = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    assert not browser.ask(leaves), "what is recorded would be lost without a word"
+    browser.key("keyDown", "r", "KeyR")
+    browser.until("!document.getElementById('record').classList.contains('held')")
+    assert browser.ask(leaves)
 
 
 def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):
@@ -537,6 +612,7 @@ def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):
         ("worlds/arena/weights.safetensors.bin", "damaged", lambda path: path.write_bytes(flipped(path.read_bytes()))),
         ("worlds/arena/scenes/3.bin", "404", Path.unlink),
         ("game.js", "script", Path.unlink),
+        ("input.js", "script", Path.unlink),
     ):
         folder = published / f"without {Path(name).stem}"
         shutil.copytree(published / "deep" / "site", folder)

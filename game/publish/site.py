@@ -63,8 +63,10 @@ def publish(games: Sequence[NeuralGame], folder: Path, package: Path | None = No
         told, parts = _world(game)
         worlds.append(told)
         files |= {f"worlds/{game.world}/{name}": content for name, content in parts.items()}
-    version = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
-    files["worlds.json"] = json.dumps({"version": version, "worlds": worlds}).encode()
+    versions = {
+        name: hashlib.sha256(content).hexdigest()[:12] for name, content in files.items() if name.endswith(".bin")
+    }
+    files["worlds.json"] = json.dumps({"versions": versions, "worlds": worlds}).encode()
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

@@ -11,11 +11,11 @@ const PRIME = 1n << 62n; // counter of the noise of priming; block n has n
 const STRETCH = 20; // ticks from one moment that is kept to the next
 const MEMORY = 128e6; // bytes of the past that are kept
 
-let version = ""; // part of each address, so that sw.js keeps no file of an older site
+let versions = {}; // of the files, part of their addresses, so that sw.js keeps none of an older site
 
 /** A response for a file of the site; an Error that names the file where there is none. */
 async function fetched(name, options) {
-  const response = await fetch(`${name}?${version}`, options).catch(() => {
+  const response = await fetch(`${name}?${versions[name] ?? ""}`, options).catch(() => {
     throw new Error(`${name} cannot be loaded: is the connection gone?`);
   });
   if (!response.ok) throw new Error(`${name} cannot be loaded (${response.status} ${response.statusText})`);
@@ -25,7 +25,7 @@ async function fetched(name, options) {
 /** What the site tells of its worlds. */
 export async function listed() {
   const list = await (await fetched("worlds.json", { cache: "no-cache" })).json();
-  ({ version } = list);
+  ({ versions } = list);
   return list.worlds;
 }
 

@@ -62,9 +62,14 @@ export class Keyboard {
     const { arrivals } = this;
     const action = this.keys.map(key => Number(this.tapped.has(key) || acts(this.held.get(key))));
     for (const [key, ticks] of this.held) this.held.set(key, ticks + 1);
+    this.forget();
+    return { action, arrivals };
+  }
+
+  /** What was pressed while nothing was played. */
+  forget() {
     this.tapped.clear();
     this.arrivals = [];
-    return { action, arrivals };
   }
 
   press(key, event) {

@@ -5,11 +5,12 @@ import { film } from "./clip.js";
 import { Keyboard } from "./input.js";
 
 const KEPT = 100; // measurements that a figure is the median of
+const OVER = "It is over: Home begins again.";
 const CLIP = 10; // seconds that a clip shows
 const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
-let worlds, world, keyboard, threads, place; // place: the seed and scene that are played
+let worlds, world, keyboard, threads, place = {}; // place: the seed and scene that are played
 const recent = []; // frames of the last seconds, as ImageData
 const wishes = []; // functions to be called in place of the next ticks
 let isOver = false, paused = false, records = false, films = false, wake = () => {};
@@ -64,11 +65,13 @@ async function fulfil(wish) {
   } catch (error) {
     if (!screen.dataset.frames) throw error;
     say(error.message); // a scene that cannot be had, or a moment that cannot be saved, ends no game
+    announce(place); // not what was wanted
   }
 }
 
 /** Have sw.js between this page and its host: from the next load on, which comes at once. */
 async function isolate() {
+  const wasThere = navigator.serviceWorker?.controller; // else it keeps nothing of what came before it
   try {
     await navigator.serviceWorker.register(new URL("sw.js", import.meta.url));
   } catch {
@@ -76,15 +79,20 @@ async function isolate() {
   }
   await navigator.serviceWorker.ready;
   const mark = `loaded ${location.pathname}`;
-  if (crossOriginIsolated || sessionStorage[mark]) return;
+  if ((wasThere && crossOriginIsolated) || sessionStorage[mark]) return;
   sessionStorage[mark] = true;
+  // a browser may come back to this page as it was left, and forgets a reload that comes too early
+  addEventListener("pageshow", () => setTimeout(() => location.reload()));
   location.reload();
   await new Promise(() => {});
 }
 
-async function begin() {
+async function begin(wanted) {
+  const first = await ask("reset", wanted);
   await finish();
-  show(await ask("reset", place), []);
+  announce(wanted);
+  keyboard.forget();
+  show(first, []);
 }
 
 async function save() {
@@ -93,11 +101,12 @@ async function save() {
 }
 
 async function load() {
-  await finish();
   const moment = await ask("load");
-  name(moment.place);
+  const isRecorded = await finish();
+  announce(moment.place);
+  keyboard.forget();
   show(moment, []);
-  say("Back at the saved moment");
+  if (!isRecorded) say("Back at the saved moment");
 }
 
 async function record() {
@@ -107,14 +116,16 @@ async function record() {
   say("Recording: R ends it");
 }
 
-/** End a recording, as whatever ends a game's course does: a session goes on from frame to frame. */
+/** End a recording, as whatever ends a game's course does: a session goes on from frame to frame. Was there one? */
 async function finish() {
-  if (!records) return;
+  if (!records) return false;
   records = false;
   const { file, frames } = await ask("finish");
-  if (frames < 2) return say("Nothing was played, so nothing is recorded");
-  const saved = download(file, "rollplay");
-  say(`${saved} holds ${frames} frames: python -m world_model.episode import ${saved}`);
+  const saved = frames > 1 && download(file, "rollplay");
+  const told = saved ? `${saved} holds ${frames} frames: python -m world_model.episode import ${saved}` :
+    "Nothing was played, so nothing is recorded";
+  say(isOver ? `${OVER} ${told}` : told);
+  return true;
 }
 
 /** Make a film while the game goes on. */
@@ -146,7 +157,7 @@ async function tick() {
   const { action, arrivals } = keyboard.sample();
   const goesBack = keyboard.rewinding, shown = await (goesBack ? ask("back") : ask("tick", { action }));
   if (!goesBack && !isOver) note("tick", shown.ms);
-  show(shown, arrivals);
+  show(shown, goesBack ? [] : arrivals);
   for (const button of document.querySelectorAll("[data-key]")) {
     const { key } = button.dataset;
     button.classList.toggle("held", keyboard.held.has(key) || (goesBack && key === "backspace"));
@@ -156,7 +167,7 @@ async function tick() {
 function show({ frame, score, over }, arrivals) {
   const picture = pen.createImageData(world.width, world.height);
   for (let from = 0, to = 0; to < picture.data.length; to++) picture.data[to] = to % 4 === 3 ? 255 : frame[from++];
-  recent.push(picture);
+  if (!(over && isOver)) recent.push(picture);
   if (recent.length > CLIP * world.fps) recent.shift();
   requestAnimationFrame(() => {
     pen.putImageData(picture, 0, 0);
@@ -166,7 +177,7 @@ function show({ frame, score, over }, arrivals) {
     screen.dataset.frames = Number(screen.dataset.frames ?? 0) + 1;
   });
   at("score").textContent = score === null ? "" : `score ${Math.round(score * 10) / 10}`;
-  if (over !== isOver) say(over ? "It is over. Home begins again." : "");
+  if (over !== isOver) say(over ? OVER : "");
   isOver = over;
 }
 
@@ -174,11 +185,6 @@ function show({ frame, score, over }, arrivals) {
 
 function say(text = "") {
   at("notice").textContent = text;
-}
-
-function fail(error) {
-  say(error.message);
-  document.body.dataset.failed = true;
 }
 
 function note(name, value) {
@@ -191,8 +197,8 @@ function median(values) {
 }
 
 function write() {
-  const recent = figures.shown.filter(when => when > performance.now() - 2000);
-  const rate = recent.length > 1 ? ((recent.length - 1) * 1000) / (recent.at(-1) - recent[0]) : 0;
+  const lately = figures.shown.filter(when => when > performance.now() - 2000);
+  const rate = lately.length > 1 ? ((lately.length - 1) * 1000) / (lately.at(-1) - lately[0]) : 0;
   at("fps").textContent = rate.toFixed(1);
   at("tick").textContent = median(figures.tick);
   at("photon").textContent = median(figures.photon);
@@ -233,36 +239,41 @@ function card({ name, about }) {
 
 /** The seed and scene that the address names; what it does not name, or names wrongly, is chosen. */
 function named() {
-  const parts = address(), seed = whole(parts.get("seed"));
-  const scene = world.scenes.includes(parts.get("scene")) ? parts.get("scene") : sceneOf(seed);
-  return { seed: String(seed), scene };
+  const parts = address();
+  return inScene(whole(parts.get("seed")), parts.get("scene"));
 }
 
 function whole(text) {
   return /^\d{1,18}$/.test(text) ? BigInt(text) : 0n;
 }
 
-/** The scene that a seed begins in, as in play.py. */
-function sceneOf(seed) {
-  return world.scenes[Number(seed % BigInt(world.scenes.length))];
+/** A seed in a scene; where there is no such scene, in that in which it begins in play.py, too. */
+function inScene(seed, scene) {
+  const own = world.scenes[Number(seed % BigInt(world.scenes.length))];
+  return { seed: String(seed), scene: world.scenes.includes(scene) ? scene : own };
 }
 
-function want(seed, scene) {
-  name({ seed: String(seed), scene });
-  soon(begin);
+/** The same again, the next one, and what the address or the fields name. */
+const again = () => begin(place);
+const next = () => begin(inScene(BigInt(place.seed) + 1n));
+const linked = () => begin(named());
+const filled = () => begin(inScene(whole(at("seed").value), at("scene").value));
+
+function want(wish) {
+  soon(wish);
   pause(false);
 }
 
 /** Write down what is played. */
-function name({ seed, scene }) {
+function announce({ seed, scene }) {
   place = { seed, scene };
   [at("seed").value, at("scene").value] = [seed, scene];
   history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, ...place })}`);
 }
 
 const commands = {
-  home: () => want(place.seed, place.scene),
-  n: () => want(BigInt(place.seed) + 1n, sceneOf(BigInt(place.seed) + 1n)),
+  home: () => want(again),
+  n: () => want(next),
   p: () => pause(!paused),
   r: () => soon(record),
   f11: clip,
@@ -305,22 +316,20 @@ function build() {
   at("card").href = `worlds/${encodeURIComponent(world.name)}/card.md`;
   at("worlds").hidden = worlds.length === 1;
   at("full").hidden = !document.fullscreenEnabled;
-  at("share").onclick = () => { share().catch(fail); at("share").blur(); };
+  at("share").onclick = () => { share().catch(error => say(error.message)); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
-  at("scene").onchange = () => { want(place.seed, at("scene").value); at("scene").blur(); };
-  at("seed").onchange = () => { want(whole(at("seed").value), place.scene); at("seed").blur(); };
+  for (const field of [at("scene"), at("seed")]) field.onchange = () => { want(filled); field.blur(); };
   at("runs").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
   addEventListener("hashchange", () => {
-    if (namedWorld() !== world) return location.reload();
-    const { seed, scene } = named();
-    want(seed, scene);
+    if (namedWorld() !== world) location.reload();
+    else want(linked);
   });
+  addEventListener("beforeunload", event => { if (records) event.preventDefault(); }); // the browser asks
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) wake(); });
   addEventListener("resize", fit);
   document.addEventListener("fullscreenchange", fit);
   setInterval(write, 500);
-  const { seed, scene } = named();
-  want(seed, scene);
+  want(linked);
   fit();
 }
 
@@ -331,4 +340,4 @@ function fit() {
   screen.style.width = `${(world.width * scale) / devicePixelRatio}px`;
 }
 
-play().catch(fail);
+play().catch(error => fail(error.message));

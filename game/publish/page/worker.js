@@ -11,7 +11,7 @@ let game;
 const shown = ({ frame, score, over }) => ({ frame, score, over });
 
 /** Under which a world's moment is saved: other sites of this host have others. */
-const place = () => `${new URL(".", location)} ${game.world.name}`;
+const slot = () => `${new URL(".", location)} ${game.world.name}`;
 
 const verbs = {
   list: async () => ({ worlds: await listed() }),
@@ -31,10 +31,10 @@ const verbs = {
     return { file: await recording.finish(), frames: recording.frames };
   },
   async save() {
-    await save(place(), { ...(await game.saved()), checkpoint: game.world.checkpoint });
+    await save(slot(), { ...(await game.saved()), checkpoint: game.world.checkpoint });
   },
   async load() {
-    const { checkpoint, ...saved } = (await load(place())) ?? {};
+    const { checkpoint, ...saved } = (await load(slot())) ?? {};
     if (!checkpoint) throw new Error("Nothing is saved here yet: F5 saves");
     if (checkpoint !== game.world.checkpoint) throw new Error("What is saved is of other weights: F5 saves anew");
     return { ...shown(game.resume(saved)), place: { seed: String(saved.seed), scene: saved.scene } };
