@@ -10,7 +10,7 @@ from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.codec import SPREAD, canvas, make_codec
 from world_model.model.head import EXACT, Conditioning
-from world_model.model.mixture_head import TOLERANCE, MixtureHead, MixtureOutputs
+from world_model.model.mixture_head import ALONE, TOLERANCE, MixtureHead, MixtureOutputs
 from world_model.training.clips import TrainingData
 from world_model.training.distributed import StepNoise
 from world_model.training.loop import _step
@@ -161,6 +161,30 @@ def test_only_a_surprise_takes_a_class_and_different_ones_take_different_classes
     futures = [torch.stack([last, last + change], 1) for change in (0.0, *torch.randn(40, *last.shape))]
     classes = [run(made, last, {"future": future})[1].classes.argmax(-1).item() for future in futures]
     assert classes[0] == 0 and 0 not in classes[1:] and len(set(classes)) > 3
+
+
+@torch.no_grad()
+def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(monkeypatch):
+    """Apart from each other both are told, and the second, too, where it still comes out wrong."""
+    made = head(SHAPE)
+    made.grid = (2, 4)
+    made.turn = (torch.arange(2)[:, None] % 2 * 2 + torch.arange(4) % 2).flatten()[:, None]
+    wide = (*SHAPE.latent_shape[:1], 2 * SHAPE.transformer.patch, 4 * SHAPE.transformer.patch)
+    futures, dice = torch.randn(1, 2, *wide), torch.full((1, 1, 8, SHAPE.head.dice), -9.0)
+    wrong = torch.tensor([[[False, True, False, True], [True, False, False, True]]]).flatten(1)[:, None]
+    for still, expected in ((False, [1, 3]), (True, [1, 3, 4, 7])):
+        answers = iter([wrong, wrong & still])
+        monkeypatch.setattr(made, "_surprising", lambda *_, answers=answers: next(answers))
+        tokens = torch.zeros(1, made.frames, 8, SHAPE.transformer.width)
+        conditioning = Conditioning(None, None, None, {"future": futures, "dice": dice})
+        classes, told = made._happened(conditioning, None, tokens)
+        assert classes[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == expected
+        assert torch.equal(classes, told)
+    dice[:] = ALONE + 0.1
+    answers = iter([wrong, wrong])
+    monkeypatch.setattr(made, "_surprising", lambda *_: next(answers))
+    classes, told = made._happened(conditioning, None, tokens)
+    assert told[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == [1, 3] and classes[0, 0, 7, 0] == 0
 
 
 def coins(count: int, length: int) -> list[Episode]:

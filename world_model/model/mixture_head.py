@@ -17,8 +17,9 @@ and picture let expect, by the Gumbel-max rule from the tick's noise. In trainin
 how the recording went on, and the prior learns to expect it: a rollout of any length then stays on the recording,
 whichever way its dice fell, and the odds are those of the recordings. The first class, no dice, is that of every token
 that the head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never
-left to chance, and no class is given up because it is rare (posterior collapse). The blocks behind in the window have
-none: what they would draw before it is known what happens first could contradict it.
+left to chance, and no class is given up because it is rare (posterior collapse). What stands in several tokens is told
+by the first of them alone, where that is enough: what need not agree cannot disagree. The blocks behind in the window
+have none: what they would draw before it is known what happens first could contradict it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ WRONG = 0.15
 without dice, one of its cells would be wrong."""
 UNTOLD = 2.0
 """A game's frame is learned without dice where its first Gumbel number is higher, in an eighth of them."""
+ALONE = 0.0
+"""Where it is higher, in more than half of the others, the frame is learned with the first of neighbouring surprises
+alone."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
@@ -126,6 +130,7 @@ class MixtureHead(nn.Module):
             nn.ReLU(), nn.Conv2d(2 * features, width, half, stride=half),
         )  # fmt: skip
         self.drawn_around = nn.Conv2d(self.classes, width, 3, padding=1, bias=False)
+        self.drawn_around.weight.data *= LOUD
         turn = torch.arange(grid[0])[:, None] % 2 * 2 + torch.arange(grid[1]) % 2
         self.register_buffer("turn", turn.flatten()[:, None], persistent=False)
         self.posterior = nn.Sequential(
@@ -172,16 +177,11 @@ class MixtureHead(nn.Module):
         expected = self._expected(tokens[:, : self.per_block], seen)
         tokens, classes_nll = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count)), None
         if "future" in extra:
-            with torch.no_grad():
-                untold = self._read(conditioning, self._decoded(seen, tokens), self.per_block)
-            classes = self._happened(untold, extra["future"])
+            classes, told = self._happened(conditioning, seen, tokens)
             classes_nll = self._classes_nll(expected, classes.detach())
-            told = classes * (extra["dice"][:, :1, :1, :1] < UNTOLD)
         else:
             classes = told = self._drawn(expected, extra["dice"])
-        code = self.code(told[..., 1:].to(tokens.dtype))
-        tokens = tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
-        outputs = self._read(conditioning, self._decoded(seen, tokens), count)
+        outputs = self._read(conditioning, self._decoded(seen, self._coded(tokens, told)), count)
         outputs = outputs._replace(classes=classes, classes_nll=classes_nll)
         return cells(self._picked(outputs), self.unfold), outputs
 
@@ -214,16 +214,40 @@ class MixtureHead(nn.Module):
             h = block(h, decisions, self.grid)
         return h
 
-    def _happened(self, untold: MixtureOutputs, future: Tensor) -> Tensor:
+    def _coded(self, tokens: Tensor, classes: Tensor) -> Tensor:
+        """Tokens [N, F, P, D], to the first block's of which the embeddings of classes [N, B, P, dice] are added."""
+        code = self.code(classes[..., 1:].to(tokens.dtype))
+        return tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
+
+    def _happened(self, conditioning: Conditioning, seen: Seen, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Classes [N, B, P, dice] of what happened, one-hot with the posterior's gradient (straight through: Bengio et
-        al., arXiv 1308.3432), from true frames [N, 1 + B, C, h, w]: those of the first block and the one before it."""
-        away = (cells(self._picked(untold), self.unfold) - future[:, 1:]).abs().mean(2)
-        surprising = F.max_pool2d((away > WRONG).to(future.dtype), 2 * self.half).flatten(2)
+        al., arXiv 1308.3432), from the true frames of the first block and the one before it; and those of them that
+        the frames are learned with. Of surprises side by side the first is told first: the others are none any more,
+        once what follows from it is drawn into their tokens. Then they need not agree, each for itself."""
+        future, chance = conditioning.extra["future"], conditioning.extra["dice"][:, :1, :1, :1]
         changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
         logits = _full(self.posterior(changes.flatten(0, 1))).flatten(2).transpose(1, 2).unflatten(0, changes.shape[:2])
-        soft, surprising = self._normalised(logits, surprising > 0).softmax(-1), surprising[..., None]
+        surprising = self._surprising(conditioning, seen, tokens)
+        soft = self._normalised(logits, surprising).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), self.classes - 1) + soft - soft.detach()
-        return torch.cat([1 - surprising, hard * surprising], -1)
+        first = surprising & self._is_first(surprising)
+        of_first = _with_none(hard, first)
+        further = ~first & self._surprising(conditioning, seen, self._coded(tokens, of_first.detach()))
+        classes = _with_none(hard, first | further)
+        told = torch.where(chance < ALONE, classes, of_first)
+        return classes, torch.where(chance < UNTOLD, told, torch.zeros_like(told))
+
+    @torch.no_grad()
+    def _surprising(self, conditioning: Conditioning, seen: Seen, tokens: Tensor) -> Tensor:
+        """Which tokens [N, B, P] of the first block come out wrong."""
+        outputs = self._read(conditioning, self._decoded(seen, tokens), self.per_block)
+        away = (cells(self._picked(outputs), self.unfold) - conditioning.extra["future"][:, 1:]).abs().mean(2)
+        return F.max_pool2d((away > WRONG).to(away.dtype), 2 * self.half).flatten(2) > 0
+
+    def _is_first(self, surprising: Tensor) -> Tensor:
+        """Which tokens [N, B, P] are drawn before all their neighbours that are ``surprising`` [N, B, P]."""
+        order = torch.where(surprising, TURNS - self.turn[:, 0], 0).unflatten(2, self.grid).float()
+        return F.max_pool2d(order, 3, 1, 1).flatten(2) == order.flatten(2)
 
     def _normalised(self, logits: Tensor, surprising: Tensor) -> Tensor:
         """Logits [.., dice - 1] by the running mean and variance of those that are ``surprising`` [..]."""
@@ -382,6 +406,12 @@ class Block(nn.Module):
 def _normed_cells(h: Tensor) -> Tensor:
     """Features h [N, width, h, w] with a mean square of 1 in each cell."""
     return h * (h.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+
+
+def _with_none(classes: Tensor, where: Tensor) -> Tensor:
+    """One-hot classes [.., dice - 1] where [..], elsewhere the first, no dice: [.., dice]."""
+    where = where[..., None].to(classes.dtype)
+    return torch.cat([1 - where, classes * where], -1)
 
 
 def _full(x: Tensor) -> Tensor:
