@@ -66,7 +66,7 @@ def package(tmp_path) -> Path:
     folder = tmp_path / "package"
     (folder / "dist").mkdir(parents=True)
     (folder / "package.json").write_text(json.dumps({"version": site.VERSION}))
-    for name in (site.SCRIPT, site.BINARY):
+    for name in site.PARTS.values():
         (folder / name).write_bytes(b"not run")
     return folder
 
@@ -343,12 +343,12 @@ def assert_alike(theirs: np.ndarray, ours: np.ndarray) -> None:
     assert np.abs(theirs.astype(int) - ours).max() <= 1
 
 
-def frames_of(browser: Browser, game: NeuralGame, actions: np.ndarray, threads: int, then: str = "") -> list:
+def frames_of(browser: Browser, game: NeuralGame, actions: np.ndarray, how: str, then: str = "") -> list:
     """What the world shows in the browser after a reset and each of the actions, and what ``then`` adds to it."""
     texts = browser.ask(
         "(async () => { const { Game, listed } = await import('./game.js');"
         f"const world = (await listed()).find(({{ name }}) => name === '{game.world}');"
-        f"const game = await Game.open(world, {threads}, () => {{}});"
+        f"const game = await Game.open(world, {how});"
         f"const shown = [await game.reset({SEED}n, game.world.scenes[{SEED}])];"
         f"for (const action of {actions.tolist()}) shown.push(await game.tick(action)); {then}"
         "return shown.map(({ frame }) => btoa(String.fromCharCode(...frame))); })().catch(error => error.stack)"
@@ -370,7 +370,7 @@ def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
         browser,
         game,
         actions,
-        1,
+        "1, () => {}",
         "game.back(); game.back(); const kept = structuredClone(await game.saved());"
         f"shown.push(await game.tick({actions[4].tolist()})); await game.reset(0n, game.world.scenes[0]);"
         f"game.resume(kept); shown.push(await game.tick({actions[4].tolist()}));",
@@ -380,6 +380,41 @@ def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
     assert any(np.abs(a.astype(int) - b).max() > 8 for a, b in zip(ours, ours[1:], strict=False)), "nothing moved"
     np.testing.assert_array_equal(theirs[-2], theirs[5], "two ticks back and one on is where it was, exactly")
     np.testing.assert_array_equal(theirs[-1], theirs[5], "from a saved moment, too")
+
+
+ON_A_GPU = """
+    (async () => {
+        Object.defineProperty(navigator, 'gpu', { configurable: true, value: {
+            requestAdapter: async () => ({ info: { isFallbackAdapter: FAULT === 'none, but a processor' } }) } });
+        const { InferenceSession } = await import('./ort.webgpu.js');
+        const create = window.create ??= InferenceSession.create.bind(InferenceSession);
+        const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));
+        InferenceSession.create = async (graph, options) => {
+            const isGpu = options.executionProviders[0] === 'webgpu';
+            if (isGpu && FAULT === 'no shader') throw new Error(FAULT);
+            const session = await create(graph, { ...options, executionProviders: ['wasm'] });
+            const run = session.run.bind(session);
+            session.run = async feeds => {
+                await sleep(isGpu ? (FAULT === 'slower') * 300 : 100);
+                const outputs = await run(feeds);
+                if (isGpu && FAULT === 'other frames' && outputs.frames) outputs.frames.data[5] += 2;
+                return outputs;
+            };
+            return session;
+        };
+        const { Game, listed } = await import('./game.js'), [world] = await listed();
+        return (await Game.open(world, 1, () => {})).runsOn;
+    })().catch(error => error.stack)"""
+"""What a game runs on where there is a GPU with a fault, which WebAssembly plays."""
+
+
+def test_a_gpu_is_taken_where_it_draws_the_same_frames_in_less_time(browser, host):
+    go(browser, f"{host}deep/site/worlds.json")
+    for fault in ("no shader", "slower", "other frames"):
+        runs_on = browser.ask(ON_A_GPU.replace("FAULT", repr(fault)))
+        assert runs_on.startswith("1 thread (GPU: ") and fault in runs_on
+    assert browser.ask(ON_A_GPU.replace("FAULT", "'none'")) == "the GPU"
+    assert browser.ask(ON_A_GPU.replace("FAULT", "'none, but a processor'")) == "1 thread"
 
 
 def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
@@ -550,7 +585,7 @@ def test_after_the_first_load_it_plays_without_its_host_and_with_threads(browser
     assert browser.ask("document.getElementById('scene').value") == "12"
     actions = np.eye(len(game.metadata["keys"]), dtype=int)[:2]
     ours = [game.reset(seed=SEED)[0], *(game.step(action)[0] for action in actions)]
-    for frame, expected in zip(frames_of(browser, game, actions, 2), ours, strict=True):
+    for frame, expected in zip(frames_of(browser, game, actions, "2, () => {}"), ours, strict=True):
         assert_alike(frame, expected)
     assert browser.ask("import('./ort.js').then(ort => ort.env.wasm.numThreads)") == 2
 

@@ -3,6 +3,7 @@
     index.html main.js input.js clip.js worker.js game.js noise.js saves.js record.js sw.js licences.txt
                                                              the page
     ort.js, ort.wasm.bin                                     onnxruntime-web
+    ort.webgpu.js, ort.webgpu.wasm.bin                       the same for browsers with a GPU, which load only this
     worlds.json                                              of each world: keys, sizes, names of the scenes
     worlds/WORLD/weights.safetensors.bin, step.onnx.bin, ... of its checkpoint
     worlds/WORLD/scenes/NAME.bin                             uint8 [n, H, W, 3]: the sink frames, then those before play
@@ -40,7 +41,13 @@ GRAPHS = ("encoder", "prime", "step", "decoder")
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """Of the package's tarball, in base64, as npm writes it. A new version needs a new one."""
-SCRIPT, BINARY = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
+PARTS = {
+    "ort.js": "dist/ort.wasm.bundle.min.mjs",
+    "ort.wasm": "dist/ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.js": "dist/ort.webgpu.bundle.min.mjs",
+    "ort.webgpu.wasm": "dist/ort-wasm-simd-threaded.asyncify.wasm",
+}
+"""The site's names of what it takes from the package."""
 DEMO_TICKS, DEMO_STEP = 160, 2
 """How many ticks a demo shows, and every which frame of them: small and fluent."""
 
@@ -130,13 +137,14 @@ def _packed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _onnxruntime(package: Path | None) -> dict[str, bytes]:
-    """The two files of onnxruntime-web that the page needs."""
+    """The files of onnxruntime-web that the page needs."""
     if package is None:
         with tempfile.TemporaryDirectory() as place:
-            script, binary = _of_tarball(_downloaded(Path(place)))
+            parts = _of_tarball(_downloaded(Path(place)))
     else:
-        script, binary = (_of_folder if package.is_dir() else _of_tarball)(package)
-    return {"ort.js": script} | _packed({"ort.wasm": binary})
+        parts = (_of_folder if package.is_dir() else _of_tarball)(package)
+    scripts = {name: content for name, content in parts.items() if name.endswith(".js")}
+    return scripts | _packed({name: content for name, content in parts.items() if name not in scripts})
 
 
 def _downloaded(place: Path) -> Path:
@@ -154,20 +162,20 @@ def _downloaded(place: Path) -> Path:
     return found[0]
 
 
-def _of_tarball(path: Path) -> list[bytes]:
+def _of_tarball(path: Path) -> dict[str, bytes]:
     if not path.is_file():
         raise PublishError(f"{path}: no such folder or tarball of {PACKAGE}")
     if base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode() != SHA512:
         raise PublishError(f"{path}: not the tarball of {PACKAGE} {VERSION}, or damaged: its SHA-512 is another")
     with tarfile.open(path) as tarball:
-        return [tarball.extractfile(f"package/{name}").read() for name in (SCRIPT, BINARY)]
+        return {name: tarball.extractfile(f"package/{part}").read() for name, part in PARTS.items()}
 
 
-def _of_folder(path: Path) -> list[bytes]:
+def _of_folder(path: Path) -> dict[str, bytes]:
     """From a folder such as node_modules/onnxruntime-web; only its version can be checked."""
     try:
         version = json.loads((path / "package.json").read_text())["version"]
-        parts = [(path / name).read_bytes() for name in (SCRIPT, BINARY)]
+        parts = {name: (path / part).read_bytes() for name, part in PARTS.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PublishError(f"{path}: no package {PACKAGE} ({error})") from error
     if version != VERSION:

@@ -1,7 +1,6 @@
 // The neural game in a browser: the loop of world_model/play/neural_game.py around the same graphs, which
 // onnxruntime-web runs. Its ticks are Moments, which are never changed: to go back is to take an older one.
 
-import * as ort from "./ort.js";
 import { normal } from "./noise.js";
 import { Recording } from "./record.js";
 
@@ -10,6 +9,10 @@ const WEIGHTS = "weights.safetensors";
 const PRIME = 1n << 62n; // counter of the noise of priming; block n has n
 const STRETCH = 20; // ticks from one moment that is kept to the next
 const MEMORY = 128e6; // bytes of the past that are kept
+const TRIAL = 5; // ticks in which the GPU shows what it can do
+const ROUNDING = 1; // levels of 255 by which its frames may differ
+
+let ort; // of onnxruntime-web, what this browser needs
 
 let versions = {}; // of the files, part of their addresses, so that sw.js keeps none of an older site
 
@@ -49,16 +52,52 @@ function forget() {
  * each of which returns what is shown: {frame: Uint8Array [H, W, 3], score (null where the world has none), over}.
  */
 export class Game {
-  static async open(world, threads, tell) {
+  /** provider: "wasm" or "webgpu"; without, the faster one of those that this browser has. */
+  static async open(world, threads, tell, provider) {
     const game = Object.assign(new Game(), { world, folder: `worlds/${encodeURIComponent(world.name)}` });
+    const isGpuThere = provider ? provider === "webgpu" : await hasGpu(), runtime = isGpuThere ? "ort.webgpu" : "ort";
     tell("loading");
     const names = [WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)].map(name => `${game.folder}/${name}`);
-    const [binary, weights, ...graphs] = await Promise.all(["ort.wasm", ...names].map(unpacked));
+    const files = Promise.all([`${runtime}.wasm`, ...names].map(unpacked));
+    ort = await import(`./${runtime}.js`);
+    const [binary, weights, ...graphs] = await files;
     Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
     tell("starting");
-    game.sessions = {};
-    for (const [index, name] of GRAPHS.entries()) game.sessions[name] = await opened(name, graphs[index], weights);
+    game.threads = `${threads} thread${threads > 1 ? "s" : ""}`;
+    const start = provider => game.#start(provider, graphs, weights);
+    await start(provider ?? "wasm");
+    if (isGpuThere && !provider) await game.#tryGpu(start, tell);
     return game;
+  }
+
+  async #start(provider, graphs, weights) {
+    this.sessions = {};
+    for (const [i, name] of GRAPHS.entries()) this.sessions[name] = await opened(name, graphs[i], weights, provider);
+    this.provider = provider;
+    this.runsOn = provider === "webgpu" ? "the GPU" : this.threads;
+  }
+
+  /** Go over to the GPU, if it draws the same frames in less time. */
+  async #tryGpu(start, tell) {
+    tell("trying the GPU");
+    const { sessions } = this, usual = await this.#trial();
+    try {
+      await start("webgpu");
+      const { frames, ms } = await this.#trial();
+      if (!frames.every((frame, i) => alike(frame, usual.frames[i]))) throw new Error("other frames");
+      if (ms >= usual.ms) throw new Error("slower");
+    } catch (error) {
+      Object.assign(this, { sessions, provider: "wasm", runsOn: `${this.threads} (GPU: ${error.message})` });
+    }
+  }
+
+  /** The first frames of the first scene, and how long they took, but for the first tick, which has much to prepare. */
+  async #trial() {
+    const frames = [(await this.reset(0n, this.world.scenes[0])).frame], action = this.world.keys.map((_, i) => +!i);
+    frames.push((await this.tick(action)).frame);
+    const began = performance.now();
+    for (let i = 0; i < TRIAL; i++) frames.push((await this.tick(action)).frame);
+    return { frames, ms: performance.now() - began };
   }
 
   /** Begin in a scene of `world.scenes`, with the noise of a seed (BigInt). */
@@ -124,7 +163,7 @@ export class Game {
       pending: { type: "uint8", data: joined(pending, Uint8Array), dims: [pending.length, height, width, 3] },
     };
     const about = { world, keys, fps, height, width, checkpoint, seed: String(seed), scene, block, score: score ?? 0,
-      runtime: `onnxruntime-web ${ort.env.versions.web}`, created: new Date().toISOString() };
+      runtime: `onnxruntime-web ${ort.env.versions.web} ${this.provider}`, created: new Date().toISOString() };
     this.recording = new Recording(about, { anchors, ...still });
     this.recording.add({ frame, reward: 0, over: false }, keys.map(() => 0));
   }
@@ -205,10 +244,20 @@ export class Game {
   }
 }
 
-async function opened(name, graph, weights) {
-  const options = { executionProviders: ["wasm"], externalData: [{ path: WEIGHTS, data: weights }] };
+/** Is there a GPU, and not a processor that plays one, which takes hundreds of times as long? */
+async function hasGpu() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
+}
+
+function alike(a, b) {
+  return a.every((level, i) => Math.abs(level - b[i]) <= ROUNDING);
+}
+
+async function opened(name, graph, weights, provider) {
+  const options = { executionProviders: [provider], externalData: [{ path: WEIGHTS, data: weights }] };
   return ort.InferenceSession.create(graph, options).catch(error => {
-    forget(); // its weights may be of another version
+    if (provider === "wasm") forget(); // its weights may be of another version
     throw new Error(`${name}.onnx cannot be run (${error.message})`);
   });
 }

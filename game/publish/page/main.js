@@ -10,7 +10,7 @@ const CLIP = 10; // seconds that a clip shows
 const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
-let worlds, world, keyboard, threads, place = {}; // place: the seed and scene that are played
+let worlds, world, keyboard, runsOn, place = {}; // place: the seed and scene that are played
 const recent = []; // frames of the last seconds, as ImageData
 const wishes = []; // functions to be called in place of the next ticks
 let isOver = false, paused = false, records = false, films = false, wake = () => {};
@@ -44,7 +44,7 @@ async function play() {
   start();
   ({ worlds } = await ask("list"));
   world = await chosen();
-  ({ threads } = await ask("open", { world }));
+  ({ runsOn } = await ask("open", { world }));
   build();
   for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
     await new Promise(resolve => setTimeout(resolve, due - performance.now()));
@@ -319,7 +319,7 @@ function build() {
   at("share").onclick = () => { share().catch(error => say(error.message)); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
   for (const field of [at("scene"), at("seed")]) field.onchange = () => { want(filled); field.blur(); };
-  at("runs").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
+  at("runs").textContent = runsOn;
   addEventListener("hashchange", () => {
     if (namedWorld() !== world) location.reload();
     else want(linked);

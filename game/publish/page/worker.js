@@ -19,7 +19,7 @@ const verbs = {
     // Half of the cores: the threads of onnxruntime-web spin while they wait, which makes other work beside them slow.
     const threads = self.crossOriginIsolated ? Math.min(THREADS, Math.ceil(navigator.hardwareConcurrency / 2)) : 1;
     game = await Game.open(world, threads, words => postMessage({ words }));
-    return { threads };
+    return { runsOn: game.runsOn };
   },
   reset: async ({ seed, scene }) => shown(await game.reset(BigInt(seed), scene)),
   tick: async ({ action }) => shown(await game.tick(action)),
