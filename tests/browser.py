@@ -40,6 +40,7 @@ class Browser:
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while (answer := json.loads(self.socket.recv(timeout=30))).get("id") != number:
             self.events.append(answer)
+        assert "result" in answer or "navigated" in str(answer) or "context" in str(answer), answer
         return answer.get("result", {})  # none, where the page goes away meanwhile
 
     def complaints(self) -> list[str]:

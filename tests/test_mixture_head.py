@@ -172,17 +172,25 @@ def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(m
     wide = (*SHAPE.latent_shape[:1], 2 * SHAPE.transformer.patch, 4 * SHAPE.transformer.patch)
     futures, dice = torch.randn(1, 2, *wide), torch.full((1, 1, 8, SHAPE.head.dice), -9.0)
     wrong = torch.tensor([[[False, True, False, True], [True, False, False, True]]]).flatten(1)[:, None]
+    asked = []
+
+    def surprising(conditioning, seen, tokens):
+        asked.append(tokens)
+        return next(answers)
+
+    monkeypatch.setattr(made, "_surprising", surprising)
     for still, expected in ((False, [1, 3]), (True, [1, 3, 4, 7])):
-        answers = iter([wrong, wrong & still])
-        monkeypatch.setattr(made, "_surprising", lambda *_, answers=answers: next(answers))
+        spoiled = torch.ones_like(wrong) & still  # by what the first says, which is no surprise of theirs
+        answers = iter([wrong, spoiled])
         tokens = torch.zeros(1, made.frames, 8, SHAPE.transformer.width)
         conditioning = Conditioning(None, None, None, {"future": futures, "dice": dice})
         classes, told = made._happened(conditioning, None, tokens)
         assert classes[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == expected
         assert torch.equal(classes, told)
+        heard = (asked[-1] - asked[-2])[0, 0].abs().sum(-1).nonzero().flatten().tolist()
+        assert heard == [1, 3], "the second time it is asked what surprises when the first are told"
     dice[:] = ALONE + 0.1
     answers = iter([wrong, wrong])
-    monkeypatch.setattr(made, "_surprising", lambda *_: next(answers))
     classes, told = made._happened(conditioning, None, tokens)
     assert told[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == [1, 3] and classes[0, 0, 7, 0] == 0
 

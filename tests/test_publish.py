@@ -319,12 +319,14 @@ def until_it_plays(browser: Browser) -> None:
     assert not browser.ask("document.body.dataset.failed"), browser.ask("document.body.innerText")
 
 
-def go_back(browser: Browser) -> None:
-    """To where the game began: it is not yet 30 ticks old."""
+def begun(browser: Browser, game: NeuralGame) -> np.ndarray:
+    """The frame that the game began with, to which it goes back: it is not yet 30 ticks old."""
     browser.key("keyDown", "Backspace", "Backspace")
     browser.ask("window.before = Number(document.getElementById('screen').dataset.frames)")
     browser.until("Number(document.getElementById('screen').dataset.frames) > window.before + 30")
+    frame = canvas(browser, game)
     browser.key("keyUp", "Backspace", "Backspace")
+    return frame
 
 
 def canvas(browser: Browser, game: NeuralGame) -> np.ndarray:
@@ -403,18 +405,24 @@ ON_A_GPU = """
             return session;
         };
         const { Game, listed } = await import('./game.js'), [world] = await listed();
-        return (await Game.open(world, 1, () => {})).runsOn;
+        const game = await Game.open(world, 1, () => {});
+        const { frame } = await game.reset(0n, world.scenes[1]);
+        return { runsOn: game.runsOn, provider: game.provider, frame: frame[5] };
     })().catch(error => error.stack)"""
 """What a game runs on where there is a GPU with a fault, which WebAssembly plays."""
 
 
 def test_a_gpu_is_taken_where_it_draws_the_same_frames_in_less_time(browser, host):
     go(browser, f"{host}deep/site/worlds.json")
-    for fault in ("no shader", "slower", "other frames"):
-        runs_on = browser.ask(ON_A_GPU.replace("FAULT", repr(fault)))
-        assert runs_on.startswith("1 thread (GPU: ") and fault in runs_on
-    assert browser.ask(ON_A_GPU.replace("FAULT", "'none'")) == "the GPU"
-    assert browser.ask(ON_A_GPU.replace("FAULT", "'none, but a processor'")) == "1 thread"
+    plain, *faulty, good = (
+        browser.ask(ON_A_GPU.replace("FAULT", repr(fault)))
+        for fault in ("none, but a processor", "no shader", "slower", "other frames", "none")
+    )
+    assert plain["runsOn"] == "1 thread" and plain["provider"] == "wasm"
+    for fault, opened in zip(("no shader", "slower", "other frames"), faulty, strict=True):
+        assert opened["runsOn"].startswith("1 thread (GPU: ") and fault in opened["runsOn"]
+        assert opened["provider"] == "wasm" and opened["frame"] == plain["frame"]
+    assert good["runsOn"] == "the GPU" and good["provider"] == "webgpu" and good["frame"] == plain["frame"]
 
 
 def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
@@ -428,8 +436,7 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     assert np.abs(canvas(browser, game).astype(int) - first).max() > 8
     browser.key("keyUp", "w", "KeyW")
     browser.until("document.querySelectorAll('.held').length === 0")
-    go_back(browser)
-    assert_alike(canvas(browser, game), first)
+    assert_alike(begun(browser, game), first)
     assert browser.ask("location.hash") == f"#world=arena&seed={SEED}&scene=12"
     browser.key("keyDown", "n", "KeyN")
     browser.until(
@@ -437,9 +444,8 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     )
     browser.ask("location.hash = '#world=arena&seed=9&scene=3'")
     browser.until("document.getElementById('seed').value === '9' && document.getElementById('scene').value === '3'")
-    go_back(browser)
-    assert_alike(canvas(browser, game), game.reset(seed=9, options={"scene": "3"})[0])
-    assert np.abs(canvas(browser, game).astype(int) - first).max() > 8
+    assert_alike(begun(browser, game), game.reset(seed=9, options={"scene": "3"})[0])
+    assert np.abs(game.reset(seed=9, options={"scene": "3"})[0].astype(int) - first).max() > 8
     side = browser.ask("document.getElementById('screen').getBoundingClientRect().width * devicePixelRatio")
     assert side >= game.config.world.width and side % game.config.world.width == 0
     assert browser.complaints() == []

@@ -4,7 +4,7 @@
                                                              the page
     ort.js, ort.wasm.bin                                     onnxruntime-web
     ort.webgpu.js, ort.webgpu.wasm.bin                       the same for browsers with a GPU, which load only this
-    worlds.json                                              of each world: keys, sizes, names of the scenes
+    worlds.json                                              of each world: keys, sizes, scenes; versions of the files
     worlds/WORLD/weights.safetensors.bin, step.onnx.bin, ... of its checkpoint
     worlds/WORLD/scenes/NAME.bin                             uint8 [n, H, W, 3]: the sink frames, then those before play
     worlds/WORLD/demo.webp                                   some seconds of the neural game, as an animated picture

@@ -18,7 +18,7 @@ let versions = {}; // of the files, part of their addresses, so that sw.js keeps
 
 /** A response for a file of the site; an Error that names the file where there is none. */
 async function fetched(name, options) {
-  const response = await fetch(`${name}?${versions[name] ?? ""}`, options).catch(() => {
+  const response = await fetch(`${name}?${versions[decodeURIComponent(name)] ?? ""}`, options).catch(() => {
     throw new Error(`${name} cannot be loaded: is the connection gone?`);
   });
   if (!response.ok) throw new Error(`${name} cannot be loaded (${response.status} ${response.statusText})`);
@@ -55,18 +55,18 @@ export class Game {
   /** provider: "wasm" or "webgpu"; without, the faster one of those that this browser has. */
   static async open(world, threads, tell, provider) {
     const game = Object.assign(new Game(), { world, folder: `worlds/${encodeURIComponent(world.name)}` });
-    const isGpuThere = provider ? provider === "webgpu" : await hasGpu(), runtime = isGpuThere ? "ort.webgpu" : "ort";
+    const isGpuThere = provider ? provider === "webgpu" : await hasGpu();
     tell("loading");
     const names = [WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)].map(name => `${game.folder}/${name}`);
-    const files = Promise.all([`${runtime}.wasm`, ...names].map(unpacked));
-    ort = await import(`./${runtime}.js`);
-    const [binary, weights, ...graphs] = await files;
-    Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
+    const files = Promise.all(names.map(unpacked));
+    const isForGpu = isGpuThere && (await load("ort.webgpu", threads).then(() => true, () => false));
+    if (!isForGpu) await load("ort", threads);
+    const [weights, ...graphs] = await files;
     tell("starting");
     game.threads = `${threads} thread${threads > 1 ? "s" : ""}`;
     const start = provider => game.#start(provider, graphs, weights);
     await start(provider ?? "wasm");
-    if (isGpuThere && !provider) await game.#tryGpu(start, tell);
+    if (isForGpu && !provider) await game.#tryGpu(start, tell);
     return game;
   }
 
@@ -80,14 +80,18 @@ export class Game {
   /** Go over to the GPU, if it draws the same frames in less time. */
   async #tryGpu(start, tell) {
     tell("trying the GPU");
-    const { sessions } = this, usual = await this.#trial();
+    const { sessions } = this;
     try {
+      const usual = await this.#trial();
       await start("webgpu");
       const { frames, ms } = await this.#trial();
       if (!frames.every((frame, i) => alike(frame, usual.frames[i]))) throw new Error("other frames");
       if (ms >= usual.ms) throw new Error("slower");
+      await released(sessions);
     } catch (error) {
-      Object.assign(this, { sessions, provider: "wasm", runsOn: `${this.threads} (GPU: ${error.message})` });
+      if (this.sessions !== sessions) await released(this.sessions);
+      const why = String(error?.message ?? error).slice(0, 80);
+      Object.assign(this, { sessions, provider: "wasm", runsOn: `${this.threads} (GPU: ${why})` });
     }
   }
 
@@ -106,19 +110,19 @@ export class Game {
     const pictures = await unpacked(`${this.folder}/scenes/${encodeURIComponent(scene)}`);
     const shape = [pictures.length / (height * width * 3), height, width, 3];
     const places = [sinks, height, width, 3];
-    this.anchors = { type: "uint8", data: pictures.slice(0, volume(places)), dims: places };
+    const anchors = { type: "uint8", data: pictures.slice(0, volume(places)), dims: places };
     const { latents } = await this.#run("encoder", { frames: new ort.Tensor("uint8", pictures, shape) });
     const past = (recents + 1) * block[0], size = latents.size / shape[0];
     const frames = Array.from({ length: past }, (_, i) => Math.max(shape[0] - past + i, sinks))
       .map(i => latents.data.subarray(i * size, (i + 1) * size));
-    Object.assign(this, { seed, scene });
     const outputs = await this.#run("prime", {
       sinks: floats(latents.data.slice(0, sinks * size), [1, sinks, ...block.slice(1)]),
       frames: floats(joined(frames), [1, recents + 1, ...block]),
       actions: floats(new Float32Array((recents + 1) * keys.length), [1, recents + 1, keys.length]),
-      noise: this.#noise(PRIME),
+      noise: this.#noise(seed, PRIME),
     });
     const state = changed({}, outputs), shown = await this.#decoded(state.clean), none = keys.map(() => 0);
+    Object.assign(this, { seed, scene, anchors });
     return this.#begin({ state, frame: shown.at(-1), pending: [], block: 0, held: none, tapped: none, over: false,
       score: state.outcome ? 0 : null });
   }
@@ -152,7 +156,7 @@ export class Game {
     return { ...this.now, state: Object.fromEntries(plain), seed, scene, anchors };
   }
 
-  /** Record from the moment shown on; `recording.finish` ends it, before time goes any other way than by `tick`. */
+  /** Record from the moment shown on; `recording.finish` ends it: before the tick that follows when time went any other way. */
   async record() {
     const { keys, fps, height, width, name: world, checkpoint } = this.world;
     const { state, frame, pending, block, held, tapped, score, seed, scene, anchors } = await this.saved();
@@ -178,7 +182,6 @@ export class Game {
 
   #begin(moment) {
     this.past = [{ moment, ticks: [] }];
-    this.#coming = null;
     return (this.now = moment);
   }
 
@@ -209,7 +212,7 @@ export class Game {
   /** The next block is generated under all keys that were down since the last one. */
   async #block(moment) {
     const action = floats(Float32Array.from(moment.tapped), [1, moment.tapped.length]);
-    const outputs = await this.#run("step", { ...moment.state, action, noise: this.#noise(BigInt(moment.block)) });
+    const outputs = await this.#run("step", { ...moment.state, action, noise: this.#noise(this.seed, BigInt(moment.block)) });
     const pending = await this.#decoded(outputs.latent);
     return { ...moment, state: changed(moment.state, outputs), pending, block: moment.block + 1,
       held: moment.tapped, tapped: moment.tapped.map(() => 0) };
@@ -222,12 +225,11 @@ export class Game {
     return Array.from({ length: frames.dims[0] }, (_, i) => frames.data.slice(i * size, (i + 1) * size));
   }
 
-  #coming = null;
-
-  /** Noise [1, K, B, C, h, w] of the seed and a counter. */
-  #noise(counter) {
-    const shape = [1, this.world.window, ...this.world.block];
-    const data = this.#coming?.counter === counter ? this.#coming.data : normal(this.seed, counter, volume(shape));
+  /** Noise [1, K, B, C, h, w] of a seed and a counter. */
+  #noise(seed, counter) {
+    const shape = [1, this.world.window, ...this.world.block], { coming } = this;
+    const isReady = coming?.counter === counter && coming.seed === seed;
+    const data = isReady ? coming.data : normal(seed, counter, volume(shape));
     return floats(data, shape);
   }
 
@@ -235,13 +237,24 @@ export class Game {
   prepare() {
     if (!this.now) return;
     const counter = BigInt(this.now.block);
-    this.#coming = { counter, data: this.#noise(counter).data };
+    this.coming = { seed: this.seed, counter, data: this.#noise(this.seed, counter).data };
   }
 
   async #run(graph, values) {
     const session = this.sessions[graph];
     return session.run(Object.fromEntries(session.inputNames.map(name => [name, values[name]])));
   }
+}
+
+/** Have onnxruntime-web here, in one of its two builds. */
+async function load(build, threads) {
+  const [runtime, binary] = await Promise.all([import(`./${build}.js`), unpacked(`${build}.wasm`)]);
+  Object.assign(runtime.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
+  ort = runtime;
+}
+
+async function released(sessions) {
+  await Promise.all(Object.values(sessions).map(session => session.release()));
 }
 
 /** Is there a GPU, and not a processor that plays one, which takes hundreds of times as long? */

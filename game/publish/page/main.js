@@ -10,7 +10,8 @@ const CLIP = 10; // seconds that a clip shows
 const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
 const figures = { tick: [], photon: [], shown: [] };
-let worlds, world, keyboard, runsOn, place = {}; // place: the seed and scene that are played
+let worlds, world, keyboard, runsOn;
+let place = {}, wanted = {}; // the seed and scene that are played, and that are to be played next
 const recent = []; // frames of the last seconds, as ImageData
 const wishes = []; // functions to be called in place of the next ticks
 let isOver = false, paused = false, records = false, films = false, wake = () => {};
@@ -65,7 +66,7 @@ async function fulfil(wish) {
   } catch (error) {
     if (!screen.dataset.frames) throw error;
     say(error.message); // a scene that cannot be had, or a moment that cannot be saved, ends no game
-    announce(place); // not what was wanted
+    if (!wishes.includes(go)) announce(wanted = place);
   }
 }
 
@@ -87,12 +88,14 @@ async function isolate() {
   await new Promise(() => {});
 }
 
-async function begin(wanted) {
-  const first = await ask("reset", wanted);
-  await finish();
-  announce(wanted);
+/** Begin where it is wanted. */
+async function go() {
+  const target = wanted, first = await ask("reset", target);
   keyboard.forget();
   show(first, []);
+  await finish();
+  place = target;
+  if (!wishes.includes(go)) announce(place);
 }
 
 async function save() {
@@ -102,11 +105,17 @@ async function save() {
 
 async function load() {
   const moment = await ask("load");
-  const isRecorded = await finish();
-  announce(moment.place);
   keyboard.forget();
   show(moment, []);
-  if (!isRecorded) say("Back at the saved moment");
+  if (!(await finish())) say("Back at the saved moment");
+  place = moment.place;
+  if (!wishes.includes(go)) announce(wanted = place);
+}
+
+/** To another world, or to the choice of one. */
+async function leave() {
+  await finish();
+  location.reload();
 }
 
 async function record() {
@@ -184,7 +193,7 @@ function show({ frame, score, over }, arrivals) {
 // ---------------------------------------------------------------- words and figures
 
 function say(text = "") {
-  at("notice").textContent = text;
+  if (!document.body.dataset.failed) at("notice").textContent = text;
 }
 
 function note(name, value) {
@@ -253,27 +262,21 @@ function inScene(seed, scene) {
   return { seed: String(seed), scene: world.scenes.includes(scene) ? scene : own };
 }
 
-/** The same again, the next one, and what the address or the fields name. */
-const again = () => begin(place);
-const next = () => begin(inScene(BigInt(place.seed) + 1n));
-const linked = () => begin(named());
-const filled = () => begin(inScene(whole(at("seed").value), at("scene").value));
-
-function want(wish) {
-  soon(wish);
+function want(target) {
+  announce(wanted = target);
+  soon(go);
   pause(false);
 }
 
-/** Write down what is played. */
+/** Write down what is played, or will be in a moment. */
 function announce({ seed, scene }) {
-  place = { seed, scene };
   [at("seed").value, at("scene").value] = [seed, scene];
-  history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, ...place })}`);
+  history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, seed, scene })}`);
 }
 
 const commands = {
-  home: () => want(again),
-  n: () => want(next),
+  home: () => want(wanted),
+  n: () => want(inScene(BigInt(wanted.seed) + 1n)),
   p: () => pause(!paused),
   r: () => soon(record),
   f11: clip,
@@ -318,18 +321,23 @@ function build() {
   at("full").hidden = !document.fullscreenEnabled;
   at("share").onclick = () => { share().catch(error => say(error.message)); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
-  for (const field of [at("scene"), at("seed")]) field.onchange = () => { want(filled); field.blur(); };
+  for (const field of [at("scene"), at("seed")]) {
+    field.onchange = () => { want(inScene(whole(at("seed").value), at("scene").value)); field.blur(); };
+  }
   at("runs").textContent = runsOn;
   addEventListener("hashchange", () => {
-    if (namedWorld() !== world) location.reload();
-    else want(linked);
+    if (namedWorld() === world) want(named());
+    else soon(leave);
   });
-  addEventListener("beforeunload", event => { if (records) event.preventDefault(); }); // the browser asks
+  addEventListener("beforeunload", event => { // the browser asks; older ones for the value only
+    if (records) event.preventDefault();
+    if (records) event.returnValue = true;
+  });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) wake(); });
   addEventListener("resize", fit);
   document.addEventListener("fullscreenchange", fit);
   setInterval(write, 500);
-  want(linked);
+  want(named());
   fit();
 }
 
@@ -340,4 +348,7 @@ function fit() {
   screen.style.width = `${(world.width * scale) / devicePixelRatio}px`;
 }
 
-play().catch(error => fail(error.message));
+play().catch(async error => {
+  fail(error.message);
+  await finish(); // what is recorded is not lost with the game
+});
