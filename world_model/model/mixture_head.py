@@ -232,7 +232,9 @@ class MixtureHead(nn.Module):
         hard = F.one_hot(soft.argmax(-1), self.classes - 1) + soft - soft.detach()
         first = surprising & self._is_first(surprising)
         of_first = _with_none(hard, first)
-        further = surprising & ~first & self._surprising(conditioning, seen, self._coded(tokens, of_first.detach()))
+        further = surprising & ~first
+        if further.any():  # where few things surprise, most batches need not be decoded once more
+            further = further & self._surprising(conditioning, seen, self._coded(tokens, of_first.detach()))
         classes = _with_none(hard, first | further)
         told = torch.where(chance < ALONE, classes, of_first)
         return classes, torch.where(chance < UNTOLD, told, torch.zeros_like(told))

@@ -156,7 +156,7 @@ export class Game {
     return { ...this.now, state: Object.fromEntries(plain), seed, scene, anchors };
   }
 
-  /** Record from the moment shown on; `recording.finish` ends it: before the tick that follows when time went any other way. */
+  /** Record from the moment shown on; after `back`, `reset` or `resume`, `recording.finish` must come before a tick. */
   async record() {
     const { keys, fps, height, width, name: world, checkpoint } = this.world;
     const { state, frame, pending, block, held, tapped, score, seed, scene, anchors } = await this.saved();
@@ -212,7 +212,8 @@ export class Game {
   /** The next block is generated under all keys that were down since the last one. */
   async #block(moment) {
     const action = floats(Float32Array.from(moment.tapped), [1, moment.tapped.length]);
-    const outputs = await this.#run("step", { ...moment.state, action, noise: this.#noise(this.seed, BigInt(moment.block)) });
+    const noise = this.#noise(this.seed, BigInt(moment.block));
+    const outputs = await this.#run("step", { ...moment.state, action, noise });
     const pending = await this.#decoded(outputs.latent);
     return { ...moment, state: changed(moment.state, outputs), pending, block: moment.block + 1,
       held: moment.tapped, tapped: moment.tapped.map(() => 0) };
