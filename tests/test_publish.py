@@ -48,7 +48,8 @@ def game(exported) -> NeuralGame:
 @pytest.fixture(scope="session")
 def wild(tmp_path_factory) -> NeuralGame:
     """A world with a mixture head, which predicts rewards and ends and draws its chance from the tick's noise."""
-    folder, shape = tmp_path_factory.mktemp("wild"), toy.load("tiny_mixture")
+    folder = tmp_path_factory.mktemp("wild")
+    shape = toy.load("tiny_mixture").model_copy(update={"name": "the wild"})  # addresses write it otherwise
     toy.save(folder, shape)
     toy.add_scenes(folder, shape)
     with pytest.MonkeyPatch.context() as patch:  # the graphs that a page needs; the others take as long again
@@ -57,7 +58,7 @@ def wild(tmp_path_factory) -> NeuralGame:
         export.export(folder)
     for name in set(GRAPHS) - set(site.GRAPHS):
         (folder / f"{name}.onnx").touch()
-    return NeuralGame("wild", folder, "onnx", "cpu")
+    return NeuralGame("the wild", folder, "onnx", "cpu")
 
 
 @pytest.fixture
@@ -457,7 +458,7 @@ def test_a_person_chooses_a_world_and_another(browser, host, wild):
     assert browser.ask("document.getElementById('stage').getBoundingClientRect().width") == 0
     browser.ask("document.querySelectorAll('#list a')[1].click()")
     until_it_plays(browser)
-    assert browser.ask("location.hash") == "#world=wild&seed=0&scene=3"
+    assert browser.ask("location.hash") == "#world=the+wild&seed=0&scene=3"
     assert "score" in browser.ask("document.getElementById('score').textContent")
     assert canvas(browser, wild).any()
     browser.ask("document.getElementById('worlds').click()")
@@ -532,13 +533,30 @@ def test_what_was_recorded_replays_and_trains(recorded, game, tmp_path):
     assert clips.take(np.zeros(1))[1].shape[:2] == (1, 4)
 
 
+def test_a_game_that_fails_leaves_its_recording(browser, host, tmp_path):
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    go(browser, f"{host}deep/site/#world=arena&seed=7")
+    until_it_plays(browser)
+    browser.key("keyDown", "r", "KeyR")
+    browser.until("(frames => frames > window.since + 6 || (window.since ??= frames, false))"
+                  "(Number(document.getElementById('screen').dataset.frames))")  # fmt: skip
+    browser.ask("(post => Worker.prototype.postMessage = function ({ verb, ...rest }) {"
+                "post.call(this, { verb: verb === 'tick' ? 'reset' : verb, ...rest }); })"
+                "(Worker.prototype.postMessage)")  # fmt: skip
+    browser.until("document.body.dataset.failed")
+    episodes(["import", str(downloaded(tmp_path, "rollplay")), "--into", str(tmp_path / "sessions")])
+    (found,) = find_sessions(tmp_path / "sessions")
+    session = Session.open(found)
+    assert len(session) > 6 and session.check() == []
+
+
 def test_a_gamepad_plays(browser, host):
     def held(axes: list[float], *buttons: int) -> None:
         pad = {"axes": axes, "buttons": [{"pressed": i in buttons} for i in range(16)]}
         browser.ask(f"navigator.getGamepads = () => [null, {json.dumps(pad)}]")
 
     keys = "[...document.querySelectorAll('.held')].map(button => button.dataset.key).join()"
-    go(browser, f"{host}deep/site/#world=wild&seed=2")
+    go(browser, f"{host}deep/site/#world=the%20wild&seed=2")
     until_it_plays(browser)
     held([0.9, -0.2], 0)
     browser.until(f"{keys} === 'd,space'")
@@ -610,7 +628,7 @@ def test_only_the_sites_own_files_are_kept_and_new_ones_are_seen(browser, publis
         arena = json.loads((deep / "worlds.json").read_text())["versions"]["worlds/arena/step.onnx.bin"]
         kept = [url.removeprefix(at) for url in browser.ask(KEPT)]
         assert f"worlds/arena/step.onnx.bin?{arena}" in kept and "main.js" in kept
-        assert not any(url.startswith(("blog", "worlds/wild/step")) for url in kept)
+        assert not any(url.startswith(("blog", "worlds/the%20wild/step")) for url in kept)
         for name in ("index.html", "worlds.json"):
             (deep / name).write_text((deep / name).read_text().replace("neural game", "new").replace(arena, "ab12"))
         browser.call("Page.reload")
