@@ -425,10 +425,13 @@ def _match(source: Tensor, goal: Tensor) -> Tensor:
     """Likelihood of goal [N, F, colours, unfold^2, h, w] under sources [N, F, sources, colours, unfold^2, h, w], all of
     whose sizes may be 1: [N, F, sources, unfold^2, h, w]. Summed over colours one by one: the differences of all would
     take three times the memory."""
-    away = (source[:, :, :, 0] - goal[:, :, None, 0]).abs_()
-    for c in range(1, goal.shape[2]):
-        away += (source[:, :, :, c] - goal[:, :, None, c]).abs_()
-    return away.div_(goal.shape[2]).sub_(EXACT).clamp_(min=0).mul_(-1 / TOLERANCE).exp_()
+    matches = []
+    for one in source.split(1, 2):  # source by source, so that what is reckoned with stays in a processor's cache
+        away = (one[:, :, :, 0] - goal[:, :, None, 0]).abs_()
+        for c in range(1, goal.shape[2]):
+            away += (one[:, :, :, c] - goal[:, :, None, c]).abs_()
+        matches.append(away.div_(goal.shape[2]).sub_(EXACT).clamp_(min=0).mul_(-1 / TOLERANCE).exp_())
+    return torch.cat(matches, 2)
 
 
 def _chosen(choices: Tensor, index: Tensor) -> Tensor:
