@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     serve = "a web page instead of a window; who opens it first plays, others watch (port 8000; 0: any that is free)"
     how.add_argument("--serve", nargs="?", const=8000, type=int, metavar="PORT", help=serve)
     host = "with --serve: the address to listen on; this machine alone unless told otherwise (127.0.0.1)"
-    how.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    how.add_argument("--host", metavar="ADDRESS", help=host)
     alone = p.add_argument_group("without a person")
     alone.add_argument("--headless", action="store_true", help="no window")
     alone.add_argument("--bot", metavar="NAME", help="mix, random ... (a wrong one lists them), or FILE.py:CLASS")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import gzip
+import hashlib
 import http.server
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -108,8 +111,9 @@ def test_what_cannot_be_published_is_said_in_a_line(exported, package, tmp_path,
     (full / "mine.txt").write_text("mine")
     of_toy, into = ("--checkpoint", exported, "--publish"), tmp_path / "site"
     assert "not empty" in told(capsys, *of_toy, full, "--onnxruntime-web", package)
-    assert "not empty" in told(capsys, *of_toy, full / "mine.txt", "--onnxruntime-web", package)
+    assert "no folder" in told(capsys, *of_toy, full / "mine.txt", "--onnxruntime-web", package)
     assert "step.onnx" in told(capsys, "--checkpoint", ungraphed, "--publish", into)
+    assert "--host goes" in told(capsys, *of_toy, into, "--host", "::")
     assert "leave" in told(capsys, "--engine", "--checkpoint", exported, "--publish", into)
     assert "only --world" in told(capsys, *of_toy, into, "--headless", "--bot", "mix", "--frames", "5")
     for how in (
@@ -127,6 +131,21 @@ def test_what_cannot_be_published_is_said_in_a_line(exported, package, tmp_path,
     (package / "package.json").write_text('{"version": "1.0.0"}')
     assert "1.0.0" in told(capsys, *of_toy, into, "--onnxruntime-web", package)
     assert not into.exists()
+
+
+def test_a_full_disk_leaves_nothing_that_blocks_another_try(game, package, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name == "encoder.onnx.bin":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(site.PublishError, match=r"encoder.*No space left"):
+        patch.setattr(Path, "write_bytes", full)
+        site.publish([game], tmp_path / "site", package)
+    assert not list((tmp_path / "site").iterdir())
+    assert site.publish([game], tmp_path / "site", package)
 
 
 def test_without_npm_or_a_network_it_says_what_to_do(game, tmp_path, monkeypatch):
@@ -376,7 +395,7 @@ def test_frames_are_pythons_under_the_same_keys(browser, host, world, request):
         "1, () => {}",
         "game.back(); game.back(); const kept = structuredClone(await game.saved());"
         f"shown.push(await game.tick({actions[4].tolist()})); await game.reset(0n, game.world.scenes[0]);"
-        f"game.resume(kept); shown.push(await game.tick({actions[4].tolist()}));",
+        f"await game.resume(kept); shown.push(await game.tick({actions[4].tolist()}));",
     )
     for frame, expected in zip(theirs, [*ours, ours[5], ours[5]], strict=True):
         assert_alike(frame, expected)
@@ -443,6 +462,10 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     browser.until(
         "location.hash === '#world=arena&seed=2&scene=100' && document.getElementById('scene').value === '100'"
     )
+    browser.ask("(scene => { scene.value = '12'; scene.onchange(); })(document.getElementById('scene'))")
+    browser.until("location.hash === '#world=arena&seed=2&scene=12'")
+    browser.key("keyDown", "n", "KeyN")  # the next place, wherever one is
+    browser.until("location.hash === '#world=arena&seed=3&scene=100'")
     browser.ask("location.hash = '#world=arena&seed=9&scene=3'")
     browser.until("document.getElementById('seed').value === '9' && document.getElementById('scene').value === '3'")
     assert_alike(begun(browser, game), game.reset(seed=9, options={"scene": "3"})[0])
@@ -450,6 +473,41 @@ def test_a_person_plays_goes_back_and_goes_on(browser, host, game):
     side = browser.ask("document.getElementById('screen').getBoundingClientRect().width * devicePixelRatio")
     assert side >= game.config.world.width and side % game.config.world.width == 0
     assert browser.complaints() == []
+
+
+def test_fields_and_pause_keep_no_keys_from_the_game(browser, host):
+    go(browser, f"{host}deep/site/#world=the%20wild&seed=4&scene=3")
+    until_it_plays(browser)
+    notice = "document.getElementById('notice').textContent"
+    browser.ask("document.getElementById('scene').focus()")
+    browser.key("keyDown", "w", "KeyW")
+    browser.until("document.querySelectorAll('.held').length === 1")
+    browser.key("keyUp", "w", "KeyW")
+    browser.ask("(seed => { seed.focus(); seed.value = '4d'; seed.onchange(); })(document.getElementById('seed'))")
+    assert "4d" in browser.ask(notice) and browser.ask("document.getElementById('seed').value") == "4"
+    browser.key("keyDown", "Escape", "Escape")
+    assert browser.ask("document.activeElement === document.body")
+    browser.key("keyDown", "p", "KeyP")
+    browser.key("keyDown", "F5", "F5")
+    browser.until(f"{notice}.includes('Saved') && {notice}.includes('Paused')")
+    browser.key("keyDown", "d", "KeyD")
+    browser.key("keyUp", "d", "KeyD")
+    browser.ask("window.before = Number(document.getElementById('screen').dataset.frames)")
+    browser.key("keyDown", "p", "KeyP")
+    browser.until("Number(document.getElementById('screen').dataset.frames) > window.before + 4")
+    assert not browser.ask("document.querySelector('[data-key=d].held')")
+    assert browser.ask(f"!{notice}.includes('Paused')")
+    assert browser.complaints() == []
+
+
+def test_another_address_is_followed_while_a_world_loads(browser, host):
+    go(browser, f"{host}deep/site/#world=arena")
+    browser.until("document.getElementById('list').children.length === 2")
+    browser.ask("location.hash = ''")
+    browser.until("document.readyState === 'complete' && document.activeElement.hash === '#world=arena'")
+    assert browser.ask("document.getElementById('stage').getBoundingClientRect().width") == 0
+    browser.ask("location.hash = '#world=nowhere'")
+    browser.until("document.getElementById('choose').textContent.includes('no world “nowhere”')")
 
 
 def test_a_person_chooses_a_world_and_another(browser, host, wild):
@@ -487,6 +545,14 @@ def test_a_saved_moment_outlives_the_page_but_not_its_weights(browser, host, gam
                 "await save(key, { ...(await load(key)), checkpoint: 'of others' }); })")  # fmt: skip
     browser.key("keyDown", "F9", "F9")
     browser.until("document.getElementById('notice').textContent.includes('other weights')")
+    browser.key("keyDown", "F5", "F5")
+    browser.until("document.getElementById('notice').textContent.includes('Saved')")
+    browser.ask("import('./saves.js').then(async ({ load, save }) => { const key = new URL('.', location) + ' arena';"
+                "const saved = await load(key); delete saved.state.keys; await save(key, saved); })")  # fmt: skip
+    browser.key("keyDown", "F9", "F9")
+    browser.until("document.getElementById('notice').textContent.includes('damaged')")
+    browser.key("keyDown", "p", "KeyP")
+    browser.until("!document.getElementById('notice').textContent.includes('Paused')")
     assert browser.complaints() == []
 
 
@@ -629,12 +695,15 @@ def test_only_the_sites_own_files_are_kept_and_new_ones_are_seen(browser, publis
         kept = [url.removeprefix(at) for url in browser.ask(KEPT)]
         assert f"worlds/arena/step.onnx.bin?{arena}" in kept and "main.js" in kept
         assert not any(url.startswith(("blog", "worlds/the%20wild/step")) for url in kept)
+        step = deep / "worlds" / "arena" / "step.onnx.bin"
+        step.write_bytes(gzip.compress(gzip.decompress(step.read_bytes()), mtime=1))
+        new = hashlib.sha256(step.read_bytes()).hexdigest()[:12]
         for name in ("index.html", "worlds.json"):
-            (deep / name).write_text((deep / name).read_text().replace("neural game", "new").replace(arena, "ab12"))
+            (deep / name).write_text((deep / name).read_text().replace("Neural games", "New games").replace(arena, new))
         browser.call("Page.reload")
-        browser.until("document.body.innerText.includes('A new: a network')")
+        browser.until("document.getElementById('menu')?.textContent.includes('New games')")
         until_it_plays(browser)
-        browser.until(f"{KEPT}.then(all => all.some(url => url.endsWith('step.onnx.bin?ab12')))")
+        browser.until(f"{KEPT}.then(all => all.some(url => url.endsWith('step.onnx.bin?{new}')))")
         assert not any(url.endswith(f"?{arena}") for url in browser.ask(KEPT)), "an older version stays"
         assert browser.complaints() == []
 
@@ -670,6 +739,10 @@ def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):
         ("worlds/arena/step.onnx.bin", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-9])),
         ("worlds/arena/weights.safetensors.bin", "damaged", lambda path: path.write_bytes(flipped(path.read_bytes()))),
         ("worlds/arena/scenes/3.bin", "404", Path.unlink),
+        ("worlds/arena/prime.onnx.bin", "damaged", lambda path: path.write_bytes(gzip.compress(b"of another world"))),
+        ("worlds.json", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("ort.js", "damaged", lambda path: path.write_bytes(path.read_bytes()[:9999])),
+        ("clip.js", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-9])),
         ("game.js", "script", Path.unlink),
         ("input.js", "script", Path.unlink),
     ):
@@ -680,6 +753,9 @@ def test_a_file_that_is_damaged_or_missing_is_named(browser, host, published):
         browser.until("document.body.dataset.failed")
         notice = browser.ask("document.getElementById('notice').textContent")
         assert (name in notice or word == "script") and word in notice, notice
+    shutil.copy(published / "deep" / "site" / "input.js", folder)
+    browser.ask("document.getElementById('again').click()")
+    until_it_plays(browser)
 
 
 def flipped(content: bytes) -> bytes:

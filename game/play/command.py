@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import gymnasium
@@ -73,6 +74,7 @@ def check(flags: Namespace) -> None:
         and (flags.headless or flags.serve is not None),
         "--serve is for a person: leave out --headless and --verify": flags.serve is not None
         and (flags.headless or flags.verify),
+        "--host goes with --serve": flags.host and flags.serve is None,
         "--serve must be a port, from 0 to 65535": flags.serve is not None and not 0 <= flags.serve < 2**16,
         "--publish writes a neural game's site and plays nothing: only --world, --checkpoint and --onnxruntime-web go "
         "with it": flags.publish and _plays(flags),
@@ -213,7 +215,9 @@ def _publish(flags: Namespace) -> int:
         size = site.publish(games, flags.publish, flags.onnxruntime_web)
     except site.PublishError as error:
         raise PlayError(f"--publish {error}") from error
-    print(f"{flags.publish}: {size / 1e6:.1f} MB; try it: python -m http.server --directory {flags.publish}")
+    print(
+        f"{flags.publish}: {size / 1e6:.1f} MB; try it: python -m http.server --directory {quote(str(flags.publish))}"
+    )
     return 0
 
 
@@ -371,7 +375,7 @@ def _page(flags: Namespace, source: gymnasium.Env, stack: ExitStack) -> Screen:
     except ImportError as error:
         raise PlayError(f'--serve needs {error.name}: pip install -e ".[serve]"') from error
     also = _for_the_person(flags)["stands_for"]
-    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host, flags.serve, also)
+    page = Page(tuple(source.metadata["keys"]), flags.world, flags.host or "127.0.0.1", flags.serve, also)
     stack.callback(lambda: print(f"key to photon in the page: {page.latency()}"))
     stack.callback(page.close)
     print(f"play at {page.address}   (Ctrl-C ends it)", flush=True)

@@ -4,7 +4,8 @@
                                                              the page
     ort.js, ort.wasm.bin                                     onnxruntime-web
     ort.webgpu.js, ort.webgpu.wasm.bin                       the same for browsers with a GPU, which load only this
-    worlds.json                                              of each world: keys, sizes, scenes; versions of the files
+    worlds.json                                              of each world: keys, sizes, scenes; of each .bin file: the
+                                                             first 12 digits of its SHA-256, and its size
     worlds/WORLD/weights.safetensors.bin, step.onnx.bin, ... of its checkpoint
     worlds/WORLD/scenes/NAME.bin                             uint8 [n, H, W, 3]: the sink frames, then those before play
     worlds/WORLD/demo.webp                                   some seconds of the neural game, as an animated picture
@@ -62,21 +63,30 @@ def publish(games: Sequence[NeuralGame], folder: Path, package: Path | None = No
     package: a folder or tarball of onnxruntime-web; without, npm brings it, from its cache where that has it. Raises
     PublishError, WorldError for scenes that do not fit, and OSError.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_dir() and any(folder.iterdir()):
         raise PublishError(f"{folder}: is there already and not empty; name a new folder")
     files = _page() | _onnxruntime(package)
+    try:  # before the work
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PublishError(f"{folder}: no folder can be there ({error.strerror})") from error
     worlds = []
     for game in games:
         told, parts = _world(game)
         worlds.append(told)
         files |= {f"worlds/{game.world}/{name}": content for name, content in parts.items()}
-    versions = {
-        name: hashlib.sha256(content).hexdigest()[:12] for name, content in files.items() if name.endswith(".bin")
-    }
-    files["worlds.json"] = json.dumps({"versions": versions, "worlds": worlds}).encode()
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+    packed = {name: content for name, content in files.items() if name.endswith(".bin")}
+    versions = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in packed.items()}
+    sizes = {name: len(content) for name, content in packed.items()}
+    files["worlds.json"] = json.dumps({"versions": versions, "sizes": sizes, "worlds": worlds}).encode()
+    try:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        for part in folder.iterdir():  # all that is in it is of this site
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        raise PublishError(f"{folder / name}: cannot be written ({error.strerror}); nothing is left there") from error
     return sum(map(len, files.values()))
 
 

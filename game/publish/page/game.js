@@ -15,6 +15,7 @@ const ROUNDING = 1; // levels of 255 by which its frames may differ
 let ort; // of onnxruntime-web, what this browser needs
 
 let versions = {}; // of the files, part of their addresses, so that sw.js keeps none of an older site
+let sizes = {}; // and their bytes
 
 /** A response for a file of the site; an Error that names the file where there is none. */
 async function fetched(name, options) {
@@ -27,19 +28,33 @@ async function fetched(name, options) {
 
 /** What the site tells of its worlds. */
 export async function listed() {
-  const list = await (await fetched("worlds.json", { cache: "no-cache" })).json();
-  ({ versions } = list);
+  const list = await (await fetched("worlds.json", { cache: "no-cache" })).json().catch(() => {
+    throw new Error("worlds.json is damaged: publish it again, or copy it again");
+  });
+  ({ versions, sizes } = list);
   return list.worlds;
 }
 
-/** The bytes of NAME.bin, which is NAME gzipped: gzip tells whether they are whole. */
-async function unpacked(name) {
-  const packed = await (await fetched(`${name}.bin`)).blob();
-  const stream = packed.stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer().then(bytes => new Uint8Array(bytes), () => {
+/** The bytes of NAME.bin, which is NAME gzipped. came: told of every part how many bytes it has. */
+async function unpacked(name, came = () => {}) {
+  const counted = new TransformStream({ transform(part, out) { came(part.length); out.enqueue(part); } });
+  const { body } = await fetched(`${name}.bin`);
+  const packed = await new Response(body.pipeThrough(counted)).arrayBuffer();
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  try {
+    if (!(await isWhole(`${name}.bin`, packed))) throw new Error("of another version");
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  } catch {
     forget();
     throw new Error(`${name}.bin is damaged or not whole: publish it again, or copy it again`);
-  });
+  }
+}
+
+/** Is it what was published? Where a browser does not reckon hashes, at an address that is not secure, gzip must tell. */
+async function isWhole(name, bytes) {
+  if (!globalThis.crypto?.subtle) return true;
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return [...hash].map(byte => byte.toString(16).padStart(2, "0")).join("").startsWith(versions[decodeURIComponent(name)]);
 }
 
 /** Have sw.js load everything again: it would give the same bytes for ever. */
@@ -58,9 +73,10 @@ export class Game {
     const isGpuThere = provider ? provider === "webgpu" : await hasGpu();
     tell("loading");
     const names = [WEIGHTS, ...GRAPHS.map(name => `${name}.onnx`)].map(name => `${game.folder}/${name}`);
-    const files = Promise.all(names.map(unpacked));
-    const isForGpu = isGpuThere && (await load("ort.webgpu", threads).then(() => true, () => false));
-    if (!isForGpu) await load("ort", threads);
+    const builds = isGpuThere ? ["ort.webgpu", "ort"] : ["ort"], came = progress([...names, `${builds[0]}.wasm`], tell);
+    const files = Promise.all(names.map(name => unpacked(name, came)));
+    const isForGpu = isGpuThere && (await load("ort.webgpu", threads, came).then(() => true, () => false));
+    if (!isForGpu) await load("ort", threads, came);
     const [weights, ...graphs] = await files;
     tell("starting");
     game.threads = `${threads} thread${threads > 1 ? "s" : ""}`;
@@ -172,8 +188,15 @@ export class Game {
     this.recording.add({ frame, reward: 0, over: false }, keys.map(() => 0));
   }
 
-  /** Go on from a result of `saved`; the past begins there. */
-  resume({ seed, scene, anchors, ...moment }) {
+  /** Go on from a result of `saved`; the past begins there. An Error where it is none of this world's. */
+  async resume({ seed, scene, anchors, ...moment }) {
+    const own = await this.saved();
+    const isAlike = (a, b) => a?.data?.length === b.data.length && String(a.dims) === String(b.dims) && a.type === b.type;
+    const fits = typeof seed === "bigint" && typeof scene === "string" && isAlike(anchors, own.anchors) &&
+      ["frame", "held", "tapped"].every(part => moment[part]?.length === own[part].length) &&
+      Number.isInteger(moment.block) && Object.entries(own.state).every(([name, tensor]) => isAlike(moment.state?.[name], tensor)) &&
+      Object.values(moment.state).every(({ data }) => !data.some(Number.isNaN));
+    if (!fits) throw new Error("What is saved is damaged: F5 saves anew");
     const tensors = Object.entries(moment.state).map(([name, { type, data, dims }]) =>
       [name, new ort.Tensor(type, data, dims)]);
     Object.assign(this, { seed, scene, anchors });
@@ -247,9 +270,22 @@ export class Game {
   }
 }
 
+/** What takes the bytes of files as they come, and tells how far that is, in whole percents. */
+function progress(names, tell) {
+  const all = names.reduce((sum, name) => sum + sizes[`${decodeURIComponent(name)}.bin`], 0);
+  let came = 0, told = 0;
+  return bytes => {
+    const percent = Math.min(100, Math.floor((100 * (came += bytes)) / all));
+    if (percent > told) tell(`loading: ${told = percent} % of ${(all / 1e6).toFixed(1)} MB`);
+  };
+}
+
 /** Have onnxruntime-web here, in one of its two builds. */
-async function load(build, threads) {
-  const [runtime, binary] = await Promise.all([import(`./${build}.js`), unpacked(`${build}.wasm`)]);
+async function load(build, threads, came) {
+  const script = import(`./${build}.js`).catch(error => {
+    throw new Error(`${build}.js cannot be loaded, or is damaged (${error.message})`);
+  });
+  const [runtime, binary] = await Promise.all([script, unpacked(`${build}.wasm`, came)]);
   Object.assign(runtime.env.wasm, { wasmBinary: binary.buffer, numThreads: threads });
   ort = runtime;
 }

@@ -37,7 +37,7 @@ export class Keyboard {
     const arrows = Object.entries(ARROWS).filter(([, key]) => keys.includes(key));
     this.standsFor = { ...(keys.some(key => key in ARROWS) ? {} : Object.fromEntries(arrows)), ...stands_for };
     addEventListener("keydown", event => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
       const key = this.#meant(event.code);
       if (this.press(key, event) || command(key, event.repeat)) event.preventDefault();
     });

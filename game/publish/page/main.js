@@ -5,7 +5,9 @@ import { film } from "./clip.js";
 import { Keyboard } from "./input.js";
 
 const KEPT = 100; // measurements that a figure is the median of
-const OVER = "It is over: Home begins again.";
+const OVER = "It is over: Home begins again.", PAUSED = "Paused: P goes on.", RECORDING = "Recording: R ends it.";
+const STAYS = 20_000; // milliseconds for which words stay that are of a moment
+const SEEDS = 10n ** 18n; // as many as have a place in the field
 const CLIP = 10; // seconds that a clip shows
 const at = id => document.getElementById(id);
 const screen = at("screen"), pen = screen.getContext("2d");
@@ -14,7 +16,8 @@ let worlds, world, keyboard, runsOn;
 let place = {}, wanted = {}; // the seed and scene that are played, and that are to be played next
 const recent = []; // frames of the last seconds, as ImageData
 const wishes = []; // functions to be called in place of the next ticks
-let isOver = false, paused = false, records = false, films = false, wake = () => {};
+let isOver = false, paused = false, records = false, filming = null, wake = () => {};
+let words = "", fades; // said lately
 
 // ---------------------------------------------------------------- the game's thread
 
@@ -45,12 +48,16 @@ async function play() {
   start();
   ({ worlds } = await ask("list"));
   world = await chosen();
+  addEventListener("hashchange", follow);
   ({ runsOn } = await ask("open", { world }));
   build();
   for (let due = performance.now(); ; due = Math.max(due + 1000 / world.fps, performance.now())) {
     await new Promise(resolve => setTimeout(resolve, due - performance.now()));
     if (wishes.length) await fulfil(wishes.shift());
-    else if (paused || document.hidden) await new Promise(resolve => { wake = resolve; });
+    else if (paused || document.hidden) {
+      await new Promise(resolve => { wake = resolve; });
+      keyboard.forget();
+    }
     else await tick();
   }
 }
@@ -112,9 +119,18 @@ async function load() {
   if (!wishes.includes(go)) announce(wanted = place);
 }
 
+/** To what the address names now. */
+function follow() {
+  const isOther = namedWorld() !== world;
+  if (document.body.dataset.failed || (isOther && !keyboard)) location.reload();
+  else if (isOther) soon(leave);
+  else if (keyboard) want(named()); // while it loads, it comes to that by itself
+}
+
 /** To another world, or to the choice of one. */
 async function leave() {
   await finish();
+  await filming;
   location.reload();
 }
 
@@ -122,7 +138,7 @@ async function record() {
   if (records) return finish();
   await ask("record");
   records = true;
-  say("Recording: R ends it");
+  say();
 }
 
 /** End a recording, as whatever ends a game's course does: a session goes on from frame to frame. Was there one? */
@@ -131,24 +147,18 @@ async function finish() {
   records = false;
   const { file, frames } = await ask("finish");
   const saved = frames > 1 && download(file, "rollplay");
-  const told = saved ? `${saved} holds ${frames} frames: python -m world_model.episode import ${saved}` :
-    "Nothing was played, so nothing is recorded";
-  say(isOver ? `${OVER} ${told}` : told);
+  say(saved ? `${saved} holds ${frames} frames: python -m world_model.episode import ${saved}` :
+    "Nothing was played, so nothing is recorded");
   return true;
 }
 
 /** Make a film while the game goes on. */
 async function clip() {
-  if (films) return;
-  films = true;
-  try {
-    say(`A film of the last ${(recent.length / world.fps).toFixed(1)} s is being made, which takes as long`);
-    const made = await film([...recent], world.fps);
-    say(`The film is ${download(made, made.type.split(/[/;]/)[1])}`);
-  } catch (error) {
-    say(error.message);
-  }
-  films = false;
+  if (filming || !recent.length) return;
+  say(`A film of the last ${(recent.length / world.fps).toFixed(1)} s is being made, which takes as long`);
+  filming = film([...recent], world.fps).then(made => `The film is ${download(made, made.type.split(/[/;]/)[1])}`);
+  say(await filming.catch(error => error.message));
+  filming = null;
 }
 
 /** Have the browser keep a file; its name. */
@@ -186,14 +196,18 @@ function show({ frame, score, over }, arrivals) {
     screen.dataset.frames = Number(screen.dataset.frames ?? 0) + 1;
   });
   at("score").textContent = score === null ? "" : `score ${Math.round(score * 10) / 10}`;
-  if (over !== isOver) say(over ? OVER : "");
-  isOver = over;
+  if (over !== isOver) isOver = over, say();
 }
 
 // ---------------------------------------------------------------- words and figures
 
+/** What happened, and for as long as it lasts what is so. */
 function say(text = "") {
-  if (!document.body.dataset.failed) at("notice").textContent = text;
+  words = text;
+  clearTimeout(fades);
+  if (keyboard && text) fades = setTimeout(say, STAYS);
+  const lasting = [[isOver, OVER], [paused, PAUSED], [records, RECORDING]].filter(([is]) => is).map(([, words]) => words);
+  if (!document.body.dataset.failed) at("notice").textContent = [words, ...lasting].filter(Boolean).join(" · ");
 }
 
 function note(name, value) {
@@ -230,6 +244,8 @@ async function chosen() {
   at("menu").hidden = namedWorld() !== null;
   at("list").append(...worlds.map(card));
   while (namedWorld() === null) {
+    const name = address().get("world");
+    if (name) at("choose").textContent = `There is no world “${name}” here. Choose one of these.`;
     at("list").firstChild.focus();
     await new Promise(resolve => addEventListener("hashchange", resolve, { once: true }));
   }
@@ -256,6 +272,10 @@ function whole(text) {
   return /^\d{1,18}$/.test(text) ? BigInt(text) : 0n;
 }
 
+function after(scene) {
+  return world.scenes[(world.scenes.indexOf(scene) + 1) % world.scenes.length];
+}
+
 /** A seed in a scene; where there is no such scene, in that in which it begins in play.py, too. */
 function inScene(seed, scene) {
   const own = world.scenes[Number(seed % BigInt(world.scenes.length))];
@@ -276,7 +296,7 @@ function announce({ seed, scene }) {
 
 const commands = {
   home: () => want(wanted),
-  n: () => want(inScene(BigInt(wanted.seed) + 1n)),
+  n: () => want(inScene((BigInt(wanted.seed) + 1n) % SEEDS, after(wanted.scene))),
   p: () => pause(!paused),
   r: () => soon(record),
   f11: clip,
@@ -287,7 +307,7 @@ const commands = {
 
 function pause(is) {
   paused = is;
-  say(paused ? "Paused: P goes on" : "");
+  say();
   if (!paused) wake();
 }
 
@@ -300,6 +320,7 @@ async function share() {
 
 function build() {
   document.title = at("title").textContent = world.name;
+  at("about").textContent = world.about;
   Object.assign(screen, { width: world.width, height: world.height });
   keyboard = new Keyboard(world.keys, (key, repeats) => {
     if (key in commands && !repeats) commands[key]();
@@ -321,21 +342,28 @@ function build() {
   at("full").hidden = !document.fullscreenEnabled;
   at("share").onclick = () => { share().catch(error => say(error.message)); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
-  for (const field of [at("scene"), at("seed")]) {
-    field.onchange = () => { want(inScene(whole(at("seed").value), at("scene").value)); field.blur(); };
-  }
+  at("scene").onchange = () => want(inScene(BigInt(wanted.seed), at("scene").value));
+  at("seed").onchange = () => {
+    const { value } = at("seed");
+    at("seed").value = wanted.seed;
+    if (!/^\d+$/.test(value)) say(`A seed is a whole number, and not “${value}”`);
+    else if (value !== wanted.seed) want({ ...wanted, seed: String(BigInt(value)) });
+  };
+  at("seed").onkeydown = ({ key }) => {
+    if (key === "Escape") at("seed").value = wanted.seed;
+    if (key === "Escape" || key === "Enter") at("seed").blur();
+  };
   at("runs").textContent = runsOn;
-  addEventListener("hashchange", () => {
-    if (namedWorld() === world) want(named());
-    else soon(leave);
-  });
   addEventListener("beforeunload", event => { // the browser asks; older ones for the value only
     if (records) event.preventDefault();
     if (records) event.returnValue = true;
   });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) wake(); });
   addEventListener("resize", fit);
-  document.addEventListener("fullscreenchange", fit);
+  document.addEventListener("fullscreenchange", () => {
+    (document.fullscreenElement ? at("stage") : at("told")).append(at("score"), at("notice"));
+    fit();
+  });
   setInterval(write, 500);
   want(named());
   fit();
@@ -350,5 +378,6 @@ function fit() {
 
 play().catch(async error => {
   fail(error.message);
+  at("worlds").hidden = !(worlds?.length > 1);
   await finish(); // what is recorded is not lost with the game
 });
