@@ -83,9 +83,12 @@ def publish(games: Sequence[NeuralGame], folder: Path, package: Path | None = No
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-    except OSError as error:
-        for part in folder.iterdir():  # all that is in it is of this site
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    except BaseException as error:  # of a Ctrl-C, too
+        for written in files:
+            (folder / written).unlink(missing_ok=True)
+        shutil.rmtree(folder / "worlds", ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise PublishError(f"{folder / name}: cannot be written ({error.strerror}); nothing is left there") from error
     return sum(map(len, files.values()))
 

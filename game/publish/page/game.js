@@ -31,22 +31,24 @@ export async function listed() {
   const list = await (await fetched("worlds.json", { cache: "no-cache" })).json().catch(() => {
     throw new Error("worlds.json is damaged: publish it again, or copy it again");
   });
-  ({ versions, sizes } = list);
+  ({ versions, sizes = {} } = list);
   return list.worlds;
 }
 
 /** The bytes of NAME.bin, which is NAME gzipped. came: told of every part how many bytes it has. */
 async function unpacked(name, came = () => {}) {
   const counted = new TransformStream({ transform(part, out) { came(part.length); out.enqueue(part); } });
-  const { body } = await fetched(`${name}.bin`);
-  const packed = await new Response(body.pipeThrough(counted)).arrayBuffer();
+  const { body } = await fetched(`${name}.bin`, { cache: "no-cache" });
+  const packed = await new Response(body.pipeThrough(counted)).arrayBuffer().catch(() => {
+    throw new Error(`${name}.bin cannot be loaded: is the connection gone?`);
+  });
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   try {
-    if (!(await isWhole(`${name}.bin`, packed))) throw new Error("of another version");
+    if (!(await isWhole(`${name}.bin`, packed))) throw new Error("its hash is another");
     return new Uint8Array(await new Response(stream).arrayBuffer());
   } catch {
     forget();
-    throw new Error(`${name}.bin is damaged or not whole: publish it again, or copy it again`);
+    throw new Error(`${name}.bin is damaged, or newer than this page: load the page again, or else publish it again`);
   }
 }
 
@@ -189,12 +191,12 @@ export class Game {
   }
 
   /** Go on from a result of `saved`; the past begins there. An Error where it is none of this world's. */
-  async resume({ seed, scene, anchors, ...moment }) {
-    const own = await this.saved();
+  resume({ seed, scene, anchors, ...moment }) {
+    const own = { ...this.past.at(-1).moment, anchors: this.anchors };
     const isAlike = (a, b) => a?.data?.length === b.data.length && String(a.dims) === String(b.dims) && a.type === b.type;
     const fits = typeof seed === "bigint" && typeof scene === "string" && isAlike(anchors, own.anchors) &&
       ["frame", "held", "tapped"].every(part => moment[part]?.length === own[part].length) &&
-      Number.isInteger(moment.block) && Object.entries(own.state).every(([name, tensor]) => isAlike(moment.state?.[name], tensor)) &&
+      Number.isInteger(moment.block) && Array.isArray(moment.pending) && Object.entries(own.state).every(([name, tensor]) => isAlike(moment.state?.[name], tensor)) &&
       Object.values(moment.state).every(({ data }) => !data.some(Number.isNaN));
     if (!fits) throw new Error("What is saved is damaged: F5 saves anew");
     const tensors = Object.entries(moment.state).map(([name, { type, data, dims }]) =>
@@ -276,7 +278,7 @@ function progress(names, tell) {
   let came = 0, told = 0;
   return bytes => {
     const percent = Math.min(100, Math.floor((100 * (came += bytes)) / all));
-    if (percent > told) tell(`loading: ${told = percent} % of ${(all / 1e6).toFixed(1)} MB`);
+    if (percent >= told + 5) tell(`loading: ${told = percent} % of ${(all / 1e6).toFixed(1)} MB`);
   };
 }
 

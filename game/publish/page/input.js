@@ -38,6 +38,7 @@ export class Keyboard {
     this.standsFor = { ...(keys.some(key => key in ARROWS) ? {} : Object.fromEntries(arrows)), ...stands_for };
     addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
+      if (event.target.matches("select") && /^(Arrow|Space|Enter|Home|End)/.test(event.code)) return; // they choose
       const key = this.#meant(event.code);
       if (this.press(key, event) || command(key, event.repeat)) event.preventDefault();
     });

@@ -130,6 +130,7 @@ function follow() {
 /** To another world, or to the choice of one. */
 async function leave() {
   await finish();
+  if (filming) say("It goes on when the film is made");
   await filming;
   location.reload();
 }
@@ -156,8 +157,9 @@ async function finish() {
 async function clip() {
   if (filming || !recent.length) return;
   say(`A film of the last ${(recent.length / world.fps).toFixed(1)} s is being made, which takes as long`);
-  filming = film([...recent], world.fps).then(made => `The film is ${download(made, made.type.split(/[/;]/)[1])}`);
-  say(await filming.catch(error => error.message));
+  const kept = made => `The film is ${download(made, made.type.split(/[/;]/)[1])}`;
+  filming = film([...recent], world.fps).then(kept).catch(error => error.message);
+  say(await filming);
   filming = null;
 }
 
@@ -245,7 +247,7 @@ async function chosen() {
   at("list").append(...worlds.map(card));
   while (namedWorld() === null) {
     const name = address().get("world");
-    if (name) at("choose").textContent = `There is no world “${name}” here. Choose one of these.`;
+    at("choose").textContent = name ? `There is no world “${name}” here. Choose one of these.` : "Choose one.";
     at("list").firstChild.focus();
     await new Promise(resolve => addEventListener("hashchange", resolve, { once: true }));
   }
@@ -291,6 +293,7 @@ function want(target) {
 /** Write down what is played, or will be in a moment. */
 function announce({ seed, scene }) {
   [at("seed").value, at("scene").value] = [seed, scene];
+  if (namedWorld() !== world) return; // a person is on the way to another one
   history.replaceState(null, "", `#${new URLSearchParams({ world: world.name, seed, scene })}`);
 }
 
@@ -323,6 +326,7 @@ function build() {
   at("about").textContent = world.about;
   Object.assign(screen, { width: world.width, height: world.height });
   keyboard = new Keyboard(world.keys, (key, repeats) => {
+    if (document.body.dataset.failed) return false;
     if (key in commands && !repeats) commands[key]();
     return key in commands;
   }, world);
@@ -342,17 +346,19 @@ function build() {
   at("full").hidden = !document.fullscreenEnabled;
   at("share").onclick = () => { share().catch(error => say(error.message)); at("share").blur(); };
   at("scene").append(...world.scenes.map(scene => new Option(scene)));
-  at("scene").onchange = () => want(inScene(BigInt(wanted.seed), at("scene").value));
+  at("scene").onchange = () => { want(inScene(BigInt(wanted.seed), at("scene").value)); at("scene").blur(); };
   at("seed").onchange = () => {
     const { value } = at("seed");
     at("seed").value = wanted.seed;
     if (!/^\d+$/.test(value)) say(`A seed is a whole number, and not “${value}”`);
     else if (value !== wanted.seed) want({ ...wanted, seed: String(BigInt(value)) });
   };
-  at("seed").onkeydown = ({ key }) => {
-    if (key === "Escape") at("seed").value = wanted.seed;
-    if (key === "Escape" || key === "Enter") at("seed").blur();
-  };
+  for (const field of [at("scene"), at("seed")]) {
+    field.onkeyup = ({ key }) => {
+      if (key === "Escape") [at("seed").value, at("scene").value] = [wanted.seed, wanted.scene];
+      if (key === "Escape" || key === "Enter") field.blur(); // the keys are the game's again
+    };
+  }
   at("runs").textContent = runsOn;
   addEventListener("beforeunload", event => { // the browser asks; older ones for the value only
     if (records) event.preventDefault();

@@ -37,7 +37,7 @@ const verbs = {
     const { checkpoint, ...saved } = (await load(slot())) ?? {};
     if (!checkpoint) throw new Error("Nothing is saved here yet: F5 saves");
     if (checkpoint !== game.world.checkpoint) throw new Error("What is saved is of other weights: F5 saves anew");
-    return { ...shown(await game.resume(saved)), place: { seed: String(saved.seed), scene: saved.scene } };
+    return { ...shown(game.resume(saved)), place: { seed: String(saved.seed), scene: saved.scene } };
   },
 };
 
