@@ -195,6 +195,49 @@ def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(m
     assert told[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == [1, 3] and classes[0, 0, 7, 0] == 0
 
 
+@torch.no_grad()
+def test_an_unused_class_joins_the_one_that_stands_for_too_much():
+    """And from then on both have some of its surprises, and each may come to mean another."""
+    made = head()
+    classes, surprises = made.classes - 1, 512
+    changes = torch.randn(surprises, 1, 2 * SMALL.latent_shape[0], *SMALL.latent_shape[1:])
+    all_of_them = torch.ones(surprises, 1, 1, dtype=torch.bool)
+
+    def chosen() -> torch.Tensor:
+        logits = made.posterior(changes.flatten(0, 1)).flatten(2).transpose(1, 2)[:, None]
+        for _ in range(300):
+            soft = made._normalised(logits, all_of_them)
+        return soft.argmax(-1).flatten()
+
+    before = chosen()
+    counts = torch.full((classes,), 40.0)
+    counts[5] = 0
+    for wrong, expected in ((counts * 0.9, 0), (counts * 0, 0), (torch.eye(classes)[2] * 40, 1)):
+        made.shares[:] = torch.stack([counts, wrong]) / counts.sum()
+        made.share_classes(torch.stack([counts, wrong]))
+        assert (float(made.shares[0, 5]) > 0.01) == expected
+    after = chosen()[before == 2]
+    assert len(after) > 30 and (after == 2).float().mean() > 0.2 and (after == 5).float().mean() > 0.2
+    assert not torch.equal(made.code.weight[:, 5], made.code.weight[:, 2])
+
+
+@torch.no_grad()
+def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_wrong():
+    made, last = always(head(), 0), torch.randn(1, *SMALL.latent_shape)
+    future = torch.stack([last, torch.randn_like(last)], 1)
+    x0, outputs = run(made, last, {"future": future, "dice": torch.full((1, 1, 1, made.classes), -9.0)})
+    which = outputs.told[0, 0, 0, 1:].argmax()
+    for true, wrong in ((future[:, 1:], 1), (x0[:, :1], 0)):
+        counts = made.class_counts(outputs, x0[:, :1], true)
+        assert counts[0].sum() == counts[0, which] == 1 and counts[1].sum() == counts[1, which] == wrong
+
+
+def test_weights_from_before_the_shares_were_counted_still_load():
+    made = head()
+    weights = {name: value for name, value in made.state_dict().items() if name != "shares"}
+    assert "shares" in made.state_dict() and not made.load_state_dict(weights).missing_keys
+
+
 def coins(count: int, length: int) -> list[Episode]:
     """A bright square stands left or, three times as often, right: thrown anew at every tick."""
     episodes, rng = [], np.random.default_rng(0)

@@ -18,8 +18,9 @@ how the recording went on, and the prior learns to expect it: a rollout of any l
 whichever way its dice fell, and the odds are those of the recordings. The first class, no dice, is that of every token
 that the head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never
 left to chance, and no class is given up because it is rare (posterior collapse). What stands in several tokens is told
-by the first of them alone, where that is enough: what need not agree cannot disagree. The blocks behind in the window
-have none: what they would draw before it is known what happens first could contradict it.
+by the first of them alone, where that is enough: what need not agree cannot disagree. A class that goes unused joins
+the one whose tokens come out wrong most often, though they are told (``share_classes``). The blocks behind in the
+window have none: what they would draw before it is known what happens first could contradict it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,16 @@ SLOW = 0.02
 normalised: so all classes are used from the first step on, and none so surely that no gradient is left."""
 SHARP = 5.0
 """Deviation of the normalised logits."""
+LATELY = 0.01
+"""Weight of a step's surprises in the running shares of the classes."""
+UNUSED = 0.1
+"""A class is unused where it has less than this of what it would have if all had as much."""
+AMISS = 0.01
+"""A class stands for too much where more than this share of all surprises are its own and come out wrong..."""
+LEARNED = 0.2
+"""... and less than this share of them all, else it is the network that has still to learn."""
+KEPT = 0.2
+"""What an unused class keeps of itself when it joins another: so the two can part."""
 GAIN = 30.0
 """Root mean square of the features that weigh the sources. Without bound it grows until the weights are 0 and 1, which
 no gradient changes any more; at 1 they are learned too slowly."""
@@ -92,6 +103,7 @@ class MixtureOutputs(NamedTuple):
     sinks: Tensor  # [N, S, C, h, w]
     classes: Tensor | None  # [N, B, P, dice]: of the first block, one-hot
     classes_nll: Tensor | None  # [N, B]: under the prior; in training
+    told: Tensor | None  # [N, B, P, dice]: the classes that the pictures were made with, one-hot
     outcome_logits: Tensor | None  # [N, F, rewards + 1]: of the rewards, and of the end
     outcome: Tensor | None  # [N, 2]: reward and probability of the end, of the first frame
 
@@ -141,6 +153,7 @@ class MixtureHead(nn.Module):
         self.posterior[0].weight.data[:, channels:] *= QUIET
         self.register_buffer("logit_mean", torch.zeros(self.classes - 1))
         self.register_buffer("logit_variance", torch.ones(self.classes - 1))
+        self.register_buffer("shares", torch.ones(2, self.classes - 1) / (self.classes - 1))
         self.code = nn.Linear(self.classes - 1, width, bias=False)
         self.code.weight.data *= LOUD
         self.rewards = size.rewards
@@ -182,7 +195,7 @@ class MixtureHead(nn.Module):
         else:
             classes = told = self._drawn(expected, extra["dice"])
         outputs = self._read(conditioning, self._decoded(seen, self._coded(tokens, told)), count)
-        outputs = outputs._replace(classes=classes, classes_nll=classes_nll)
+        outputs = outputs._replace(classes=classes, classes_nll=classes_nll, told=told)
         return cells(self._picked(outputs), self.unfold), outputs
 
     def _read(self, conditioning: Conditioning, h: Tensor, count: int) -> MixtureOutputs:
@@ -198,7 +211,7 @@ class MixtureHead(nn.Module):
             outcome = self._outcome(outcome_logits[:, : self.per_block])
         return MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
-            conditioning.last[:, 0], conditioning.sinks, None, None,
+            conditioning.last[:, 0], conditioning.sinks, None, None, None,
             outcome_logits, outcome,
         )  # fmt: skip
 
@@ -243,8 +256,41 @@ class MixtureHead(nn.Module):
     def _surprising(self, conditioning: Conditioning, seen: Seen, tokens: Tensor) -> Tensor:
         """Which tokens [N, B, P] of the first block come out wrong."""
         outputs = self._read(conditioning, self._decoded(seen, tokens), self.per_block)
-        away = (cells(self._picked(outputs), self.unfold) - conditioning.extra["future"][:, 1:]).abs().mean(2)
+        return self._wrong(cells(self._picked(outputs), self.unfold), conditioning.extra["future"][:, 1:])
+
+    def _wrong(self, x0: Tensor, true: Tensor) -> Tensor:
+        """Which tokens [N, B, P] of frames x0 [N, B, C, h, w] differ from the true ones."""
+        away = (x0 - true).abs().mean(2)
         return F.max_pool2d((away > WRONG).to(away.dtype), 2 * self.half).flatten(2) > 0
+
+    @torch.no_grad()
+    def class_counts(self, outputs: MixtureOutputs, x0: Tensor, true: Tensor) -> Tensor:
+        """How many of the told surprises of frames x0 [N, B, C, h, w] each class has, and how many of these differ from
+        true [N, B, C, h, w] all the same: [2, dice - 1]."""
+        told, wrong = outputs.told[..., 1:].float(), self._wrong(x0, true)[..., None].float()
+        return torch.stack([told, told * wrong]).sum((1, 2, 3))
+
+    @torch.no_grad()
+    def share_classes(self, counts: Tensor) -> None:
+        """Take what ``class_counts`` counted, and have an unused class join the one of which most comes out wrong:
+        rare surprises, such as two things in one token, get one class together, which can draw none of them, while
+        others are never used (codebook collapse; random restarts: Dhariwal et al., arXiv 2005.00341)."""
+        if not counts[0].sum():
+            return
+        self.shares.lerp_(counts / counts[0].sum(), LATELY)
+        (used, wrong), least, worst = self.shares, self.shares[0].argmin(), self.shares[1].argmax()
+        if used[least] * len(used) > UNUSED or wrong[worst] < AMISS or wrong.sum() > LEARNED:
+            return
+        around = self.drawn_around.weight.transpose(0, 1)
+        weights = self.code.weight.T, self.posterior[-1].weight, self.prior.weight[1:], self.prior.bias[1:], around[1:]
+        for part in (*weights, self.logit_mean, self.logit_variance):
+            part.data[least] = torch.lerp(part[worst], part[least], KEPT)  # past autograd, which has seen them already
+        self.shares[:, worst] /= 2
+        self.shares[:, least] = self.shares[:, worst]
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
+        state.setdefault(f"{prefix}shares", self.shares)  # weights from before there were any
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def _is_first(self, surprising: Tensor) -> Tensor:
         """Which tokens [N, B, P] are drawn before all their neighbours that are ``surprising`` [N, B, P]."""

@@ -118,6 +118,8 @@ class StudentRolloutTraining(TransformerStage):
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
             choice = choice * odds * fair
+            counts = self.model.local.class_counts(outputs, x0[:, 0], true[:, 0])
+            self.model.local.share_classes(self.distributed.gather(counts[None]).sum(0))
         if outcomes is not None:
             choice = choice + self.model.local.outcome_nll(outputs, *outcomes) * odds
         nll = (elements + choice).unflatten(1, true.shape[1:3])
