@@ -42,9 +42,9 @@ async function unpacked(name, came = () => {}) {
   const packed = await new Response(body.pipeThrough(counted)).arrayBuffer().catch(() => {
     throw new Error(`${name}.bin cannot be loaded: is the connection gone?`);
   });
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   try {
     if (!(await isWhole(`${name}.bin`, packed))) throw new Error("its hash is another");
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   } catch {
     forget();
@@ -193,10 +193,11 @@ export class Game {
   /** Go on from a result of `saved`; the past begins there. An Error where it is none of this world's. */
   resume({ seed, scene, anchors, ...moment }) {
     const own = { ...this.past.at(-1).moment, anchors: this.anchors };
-    const isAlike = (a, b) => a?.data?.length === b.data.length && String(a.dims) === String(b.dims) && a.type === b.type;
-    const fits = typeof seed === "bigint" && typeof scene === "string" && isAlike(anchors, own.anchors) &&
+    const isLike = (a, b) => a?.type === b.type && String(a.dims) === String(b.dims) && a.data?.length === b.data.length;
+    const fits = typeof seed === "bigint" && typeof scene === "string" && isLike(anchors, own.anchors) &&
+      Number.isInteger(moment.block) && Array.isArray(moment.pending) &&
       ["frame", "held", "tapped"].every(part => moment[part]?.length === own[part].length) &&
-      Number.isInteger(moment.block) && Array.isArray(moment.pending) && Object.entries(own.state).every(([name, tensor]) => isAlike(moment.state?.[name], tensor)) &&
+      Object.entries(own.state).every(([name, tensor]) => isLike(moment.state?.[name], tensor)) &&
       Object.values(moment.state).every(({ data }) => !data.some(Number.isNaN));
     if (!fits) throw new Error("What is saved is damaged: F5 saves anew");
     const tensors = Object.entries(moment.state).map(([name, { type, data, dims }]) =>
