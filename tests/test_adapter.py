@@ -114,6 +114,21 @@ class Mine(Saved):
         return frame, reward, action == 1, *rest
 
 
+class Old(Dot):
+    """... as Gym once had them, whose steps gave four things."""
+
+    def step(self, action):
+        frame, reward, *ends, info = super().step(action)
+        return frame, reward, any(ends), info
+
+
+class Unpaid(Dot):
+    """... which forgot its reward."""
+
+    def step(self, action):
+        return super().step(action)[0], None, False, False, {}
+
+
 class Bare(Dot):
     """... which draws nothing."""
 
@@ -122,10 +137,10 @@ class Bare(Dot):
 
 @pytest.fixture(scope="module", autouse=True)
 def games():
-    for kind in (Dot, Saved, Mine, Keyed, Bare):
+    for kind in (Dot, Saved, Mine, Keyed, Old, Unpaid, Bare):
         gymnasium.register(f"tests/{kind.__name__}-v0", kind)
     yield
-    for kind in (Dot, Saved, Mine, Keyed, Bare):
+    for kind in (Dot, Saved, Mine, Keyed, Old, Unpaid, Bare):
         del gymnasium.registry[f"tests/{kind.__name__}-v0"]
 
 
@@ -403,7 +418,7 @@ def test_without_a_seed_episodes_differ_and_say_theirs():
     "choices, words",
     [
         ({"env": "tests/Nothing-v0"}, "no such game"),
-        ({"module": "no_such_module"}, "no_such_module is not installed"),
+        ({"module": "no_such_module"}, "no no_such_module.py beside train.py, nor on PYTHONPATH"),
         ({"unheard": 1}, "unexpected keyword argument 'unheard'"),
         ({"picture": "nowhere", "shows": "dict"}, "world.game.picture 'nowhere' is not there"),
         ({"picture": "hour", "shows": "dict"}, "a picture is uint8"),
@@ -424,13 +439,25 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 def test_a_game_that_fails_leaves_its_recording_whole(tmp_path):
     recorder = Recorder(open_game(world_of(fails_at=9)), tmp_path, world="dot", clock=None)
     recorder.reset(seed=3)
-    with pytest.raises(GameError, match="tests/Dot-v0 failed: the dot is lost"):
+    told = r"tests/Dot-v0 failed: RuntimeError: the dot is lost \(.*test_adapter.py:\d+\)"
+    with pytest.raises(GameError, match=told):
         for _ in range(9):
             recorder.step(np.array([1, 0]))
     recorder.close()
     session = Session.open(recorder.path)
     assert not session.check() and len(session) == 9
     assert (session.meta.env, session.meta.source, session.meta.seed) == ("tests/Dot-v0", "tests/Dot-v0", 3)
+
+
+@pytest.mark.parametrize("env, words", [("tests/Old-v0", "five things"), ("tests/Unpaid-v0", "reward None")])
+def test_a_game_that_does_not_step_as_gymnasiums_do_is_refused_before_and_while_it_is_a_world(env, words, tmp_path):
+    with pytest.raises(GameError, match=f"{env} failed: step .*{words}"):
+        new_world(env, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    game = open_game(world_of(env=env))
+    game.reset(seed=0)
+    with pytest.raises(GameError, match=words):
+        game.step(np.array([1, 0]))
 
 
 # ---------------------------------------------------------------- a world

@@ -10,7 +10,7 @@ from script import Short
 
 from game.record.collect import collect
 from game.worlds.sources import real_game
-from world_model.config import CONFIGS, Config, load
+from world_model.config import CONFIGS, Config, Game, load
 from world_model.episode import EpisodeError, Session, find_sessions
 
 
@@ -78,6 +78,15 @@ def test_another_data_set_in_the_folder_is_refused(tmp_path, config, other):
     with pytest.raises(EpisodeError, match="000000-seed0: is another session .*another folder"):
         make(config, tmp_path, sessions=2, **other)
     assert len(find_sessions(tmp_path)) == 1
+
+
+def test_sessions_under_another_table_of_actions_are_not_taken_for_these(tmp_path, config):
+    """What keys mean is no word of the file names: training would leave them out."""
+    worlds = (config.world.model_copy(update={"game": Game(actions=table)}) for table in ({"w": 1}, {"w": 2}))
+    before, after = (config.model_copy(update={"world": world}) for world in worlds)
+    make(before, tmp_path, sessions=1, make_env=lambda _: real_game(config))
+    with pytest.raises(EpisodeError, match="000000-seed0: .*another world.game.actions.*another folder"):
+        make(after, tmp_path, sessions=2)
 
 
 def test_a_folder_of_something_else_is_not_deleted(tmp_path, config):

@@ -105,13 +105,13 @@ def test_the_json_holds_measures_baselines_and_what_was_skipped(evaluation, tmp_
 
 
 def test_a_world_is_measured_from_end_to_end(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(SUITES, "quick", replace(TINY, rooms=1))
+    monkeypatch.setitem(SUITES, "quick", replace(TINY, rooms=1, trained_rooms=3))
     choices = Namespace(
         world=None, checkpoint=trained, suite="quick", rooms=2, runtime="auto", device="cpu", report=tmp_path
     )
     report, gathered = command.measured(choices, Console(quiet=True))
     assert all(map(held_out_seed, report.rooms["measures"])) and len(report.rooms["measures"]) == 2
-    assert not any(map(held_out_seed, report.rooms["trained"]))
+    assert not any(map(held_out_seed, report.rooms["trained"])) and len(report.rooms["trained"]) == 2
     for group, measures in report.groups.items():
         assert set(EXPECTED) <= set(measures) | set(report.skipped[group])
         assert all(np.isfinite(m.value) and m.low <= m.value + 1e-9 for m in measures.values()), group

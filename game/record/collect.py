@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import cv2
@@ -24,6 +24,7 @@ from game.worlds.bots import make_bot
 from game.worlds.sources import is_over, real_game
 from world_model.config import Config
 from world_model.episode import END, META, EpisodeError, Session
+from world_model.episode.dataset import other_settings
 
 FRAMES_ASKED = "frames_asked"  # key of the provenance; an episode may end with fewer
 
@@ -101,6 +102,10 @@ def _run(jobs: list[Job], workers: int):
             yield future.result()
     except BrokenProcessPool as error:
         raise EpisodeError("a recording process was killed (out of memory?); run again to go on") from error
+    except KeyboardInterrupt:
+        for process in active_children():  # a slow game's session lasts minutes, and begins anew anyway
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -162,6 +167,9 @@ def _is_finished(job: Job) -> bool:
         wanted = (job.config.name, job.bot, job.frames, world.height, world.width, world.keys)
         if recorded != wanted:
             which = f"{_words(recorded)}; asked for: {_words(wanted)}"
+            raise EpisodeError(f"{session.path}: is another session ({which}); record into another folder")
+        if meta.config is not None and (other := other_settings(meta.config.game, world.game)):
+            which = f"with another world.game.{' and '.join(other)}"
             raise EpisodeError(f"{session.path}: is another session ({which}); record into another folder")
     ticks = sum(len(session) - 1 for session in sessions)
     return ticks == job.frames - 1 and not any(session.damage for session in sessions)

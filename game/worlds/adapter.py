@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+import traceback
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -80,7 +81,7 @@ class Adapted(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
-        observation, info = self._ask(self._game.reset, seed=self._seed, options=options)
+        observation, info = self._ask(_begun, self._game, seed=self._seed, options=options)
         idle = self._controls.action(np.zeros(len(self._world.keys)))
         if self._settings.wait and idle is not None:
             observation, _, ends, info = self._steps(idle, self._settings.wait)
@@ -105,8 +106,8 @@ class Adapted(gymnasium.Env):
         how it ended, the last info."""
         reward = 0.0
         for _ in range(count):
-            observation, gained, *ends, info = self._ask(self._game.step, chosen)
-            reward += float(gained)
+            observation, gained, *ends, info = self._ask(_stepped, self._game, chosen)
+            reward += gained
             if any(ends):
                 break
         return observation, reward, ends, info
@@ -228,6 +229,9 @@ def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
         load_plugins(env_id)
         return gymnasium.make(env_id, disable_env_checker=True, **options, **settings.kwargs)
     except ModuleNotFoundError as error:
+        if settings.module and f"{settings.module}.".startswith(f"{error.name}."):
+            why = f"no {error.name}.py beside train.py, nor on PYTHONPATH, nor a package of that name"
+            raise GameError(f"world.env {env_id!r}: {why}") from error
         install = package if start else error.name
         raise GameError(f"world.env {env_id!r}: {error.name} is not installed: pip install {install}") from error
     except gymnasium.error.UnregisteredEnv as error:
@@ -238,7 +242,33 @@ def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{error or type(error).__name__}".split())
+    """What went wrong in anybody's code, and where: its last line that is not ours."""
+    said = " ".join(str(error).split())
+    if isinstance(error, GameError | gymnasium.error.Error):  # written to be read
+        return said
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}{said and ': '}{said} ({last.filename}:{last.lineno})"
+
+
+def _begun(game: gymnasium.Env, **options) -> tuple[Any, dict]:
+    """``game.reset``: observation and info. GameError where it gives something else."""
+    answer = game.reset(**options)
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise GameError("reset has to return two things, observation and info, as since Gym 0.26")
+    return answer
+
+
+def _stepped(game: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool, dict]:
+    """``game.step``: observation, reward, terminated, truncated, info. GameError where it gives something else."""
+    answer = game.step(action)
+    if not (isinstance(answer, tuple) and len(answer) == 5):
+        raise GameError("step has to return five things, observation, reward, terminated, truncated and info, as since "
+                        "Gym 0.26")  # fmt: skip
+    observation, reward, *ends, info = answer
+    try:
+        return observation, float(reward), *map(bool, ends), info
+    except TypeError:
+        raise GameError(f"step returned the reward {reward!r}, which is no number") from None
 
 
 # ---------------------------------------------------------------- pictures
@@ -306,10 +336,12 @@ def shrunk(picture: np.ndarray, settings: Game) -> np.ndarray:
 
 
 def seen_size(game: gymnasium.Env, env_id: str, where: str) -> tuple[int, int]:
-    """Height and width of what a game shows at the start of an episode. GameError where that is no picture."""
+    """Height and width of what a game shows at the start of an episode. GameError where that is no picture, or it
+    cannot be stepped."""
     try:
-        observation, _ = game.reset(seed=0)
+        observation, _ = _begun(game, seed=0)
         picture = _look(game, observation, where)
+        _stepped(game, game.action_space.sample())
     except Exception as error:  # anybody's code
         raise GameError(f"{env_id} failed: {_line(error)}") from error
     return _checked(picture, env_id).shape[:2]
@@ -320,10 +352,10 @@ def settles(game: gymnasium.Env, env_id: str, where: str, idle: Any) -> int:
     set, a camera zooms in. 0 where the episode ends before that is known. GameError where the game fails."""
     pictures, ends = [], [False]
     try:
-        observation, _ = game.reset(seed=0)
+        observation, _ = _begun(game, seed=0)
         while len(pictures) <= 2 * SETTLES and not any(ends):
             pictures.append(_look(game, observation, where).astype(np.float32))
-            observation, _, *ends, _ = game.step(idle)
+            observation, _, *ends, _ = _stepped(game, idle)
     except Exception as error:  # anybody's code
         raise GameError(f"{env_id} failed: {_line(error)}") from error
     changes = np.array([np.abs(after - before).mean() for before, after in pairwise(pictures)])

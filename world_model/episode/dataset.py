@@ -42,8 +42,9 @@ class DatasetSplit:
     def open(cls, folder: Path, config: Config, generated: bool = False) -> DatasetSplit:
         """Raises DataError when nothing in the folder can be used, saying what was found instead."""
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder. Record one: python play.py --engine --bot mix --headless "
-                            f"--sessions 500 --record {folder}")  # fmt: skip
+            bot = "random" if config.world.game else "mix"  # which knows our own games only
+            record = f"python play.py --engine --config configs/{config.name}.yaml --record {folder} --bot {bot}"
+            raise DataError(f"{folder}: no such folder. Record one: {record} --headless --sessions 500")
         sessions, skipped = [], []
         for path in find_sessions(folder):
             try:
@@ -97,13 +98,13 @@ def _check_fits(session: Session, config: Config, generated: bool) -> None:
         raise DataError(f"keys are {' '.join(meta.keys)}, the configuration wants {' '.join(world.keys)}")
     if meta.fps != world.fps:
         raise DataError(f"recorded at {meta.fps} frames a second, the configuration wants {world.fps}")
-    if meta.config is not None and (other := _other_settings(meta.config.game, world.game)):
+    if meta.config is not None and (other := other_settings(meta.config.game, world.game)):
         raise DataError(f"recorded with another world.game.{' and '.join(other)} than the configuration has")
     if len(session) < 2:
         raise DataError("has fewer than two frames")
 
 
-def _other_settings(recorded: Game | None, wanted: Game | None) -> list[str]:
+def other_settings(recorded: Game | None, wanted: Game | None) -> list[str]:
     """What of ``world.game`` is not as it was, and makes other pictures of a game, or other sense of its keys."""
     before, now = ((game or Game()).model_dump(exclude={"wait"}) for game in (recorded, wanted))
     return [name for name in before if before[name] != now[name]]

@@ -115,7 +115,11 @@ def parsed() -> argparse.Namespace:
         "full: also ten and sixty minutes, for a GPU or a night (default: quick)",
     )
     parser.add_argument(
-        "--rooms", type=_count, metavar="N", help="held-out rooms, instead of the suite's; more are surer, and slower"
+        "--rooms",
+        type=_count,
+        metavar="N",
+        help="held-out rooms, instead of the suite's, and no more than so many that it was trained on; "
+        "more are surer, and slower",
     )
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -165,7 +169,8 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
         reports.need_plots()
     neural, real, teacher = opened(arguments)
     suite = SUITES[arguments.suite]
-    suite = replace(suite, rooms=arguments.rooms or suite.rooms)
+    count = arguments.rooms or suite.rooms
+    suite = replace(suite, rooms=count, trained_rooms=min(count, suite.trained_rooms))
     rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
     rooms = {name: seeds for name, seeds in rooms.items() if seeds}
     if not rooms:
