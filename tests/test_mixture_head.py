@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import toy
 
 from world_model.config import Config
@@ -205,8 +206,9 @@ def test_an_unused_class_joins_the_one_that_stands_for_too_much():
 
     def chosen() -> torch.Tensor:
         logits = made.posterior(changes.flatten(0, 1)).flatten(2).transpose(1, 2)[:, None]
-        for _ in range(300):
-            soft = made._normalised(logits, all_of_them)
+        with torch.enable_grad():  # else its statistics stand still
+            for _ in range(300):
+                soft = made._normalised(logits, all_of_them)
         return soft.argmax(-1).flatten()
 
     before = chosen()
@@ -232,10 +234,14 @@ def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_
         assert counts[0].sum() == counts[0, which] == 1 and counts[1].sum() == counts[1, which] == wrong
 
 
-def test_weights_from_before_the_shares_were_counted_still_load():
-    made = head()
-    weights = {name: value for name, value in made.state_dict().items() if name != "shares"}
-    assert "shares" in made.state_dict() and not made.load_state_dict(weights).missing_keys
+@torch.no_grad()
+def test_weights_from_before_shares_and_agreement_load_and_draw_as_they_did():
+    made, older = head(), head()
+    weights = {n: value for n, value in older.state_dict().items() if n != "shares" and not n.startswith("agreed.")}
+    assert len(weights) == len(made.state_dict()) - 5 and not made.load_state_dict(weights).missing_keys
+    expected, drawn = torch.randn(2, 1, 1, SMALL.transformer.width), torch.zeros(2, 1, 1, made.classes)
+    odds = F.linear(F.relu(expected), older.prior.weight, older.prior.bias).log_softmax(-1)
+    assert made._prior(expected, drawn).allclose(odds, atol=1e-5)
 
 
 def coins(count: int, length: int) -> list[Episode]:
@@ -312,6 +318,21 @@ def test_what_is_not_foreseen_teaches_odds_but_not_where_a_game_goes_on_from_wro
     stage.loss(second)[0].backward()
     learned = stage.model.local.prior.weight.grad.any()
     assert stage.strayed.any() and bool(learned) == (not wrong)
+
+
+def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():
+    data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(9, 30), [])
+    stage = StudentRolloutTraining(toy.with_settings(data, "student_rollout", prior_share=0.2), None)
+    head, parts = stage.model.local, ("expected", "prior", "foreseen", "drawn_around", "agreed")
+    for step, progress, last in ((0, 0.79, False), (1, 0.81, True), (2, 0.82, True)):
+        before = torch.stack([head.logit_mean, *head.shares]).clone()
+        stage.loss(StepNoise(toy.CPU, step, 0, stage.settings.batch, progress))[0].backward()
+        learned = {name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert any(name.startswith("local.prior.") for name in learned)
+        assert all(name.split(".")[1] in parts for name in learned) == last
+        assert torch.equal(torch.stack([head.logit_mean, *head.shares]), before) == last, "classes stand still"
+        stage.model.zero_grad()
+    assert [round(stage.phase(progress), 3) for progress in (0.0, 0.4, 0.7999, 0.8, 0.9, 1.0)] == [0, 0.5, 1, 0, 0.5, 1]
 
 
 @torch.no_grad()

@@ -314,6 +314,7 @@ class StudentRolloutStage(Stage):
     stray_cells: int = Field(gt=0, description="a game restarts when more cells than this are wrong")
     first_stray_cells: int | None = Field(None, gt=0, description="the same at the beginning; grows as the length does")
     event_share: float = Field(0.5, ge=0, le=1, description="share that starts before an event: see StartSampler")
+    prior_share: float = Field(0.0, ge=0, lt=1, description="last share of the steps, in which the prior alone learns")
 
     @model_validator(mode="after")
     def _no_game_is_twice_in_a_batch(self):
@@ -397,6 +398,9 @@ class Config(Strict):
                 f"training.{needing[0]}: a world with a head is trained by student_rollout alone, because the sources "
                 "that a head picks let no gradient through"
             )
+        rollout = self.training.student_rollout
+        if rollout and rollout.prior_share and not isinstance(self.head, MixtureSize):
+            raise ValueError("training.student_rollout.prior_share: only a head of kind mixture has a prior")
         if self.head is None and self.training.student_rollout:
             raise ValueError(
                 "training.student_rollout: trains a head, and this world has none. Add a head, or train by teacher, "

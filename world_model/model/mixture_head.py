@@ -143,6 +143,9 @@ class MixtureHead(nn.Module):
         )  # fmt: skip
         self.drawn_around = nn.Conv2d(self.classes, width, 3, padding=1, bias=False)
         self.drawn_around.weight.data *= LOUD
+        self.agreed = Block(width, 0)
+        nn.init.zeros_(self.agreed.second.weight)
+        nn.init.zeros_(self.agreed.second.bias)
         turn = torch.arange(grid[0])[:, None] % 2 * 2 + torch.arange(grid[1]) % 2
         self.register_buffer("turn", turn.flatten()[:, None], persistent=False)
         self.posterior = nn.Sequential(
@@ -187,13 +190,14 @@ class MixtureHead(nn.Module):
     def forward(self, conditioning: Conditioning, tokens: Tensor, seen: Seen) -> tuple[Tensor, MixtureOutputs]:
         """tokens [N, F, P, D] of the trunk -> x0 [N, F, C, h, w] and the outputs."""
         count, extra = tokens.shape[1], conditioning.extra
-        expected = self._expected(tokens[:, : self.per_block], seen)
+        shown = tokens[:, : self.per_block]
         tokens, classes_nll = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count)), None
         if "future" in extra:
             classes, told = self._happened(conditioning, seen, tokens)
-            classes_nll = self._classes_nll(expected, classes.detach())
+            with torch.enable_grad():
+                classes_nll = self._classes_nll(self._expected(shown, seen), classes.detach())
         else:
-            classes = told = self._drawn(expected, extra["dice"])
+            classes = told = self._drawn(self._expected(shown, seen), extra["dice"])
         outputs = self._read(conditioning, self._decoded(seen, self._coded(tokens, told)), count)
         outputs = outputs._replace(classes=classes, classes_nll=classes_nll, told=told)
         return cells(self._picked(outputs), self.unfold), outputs
@@ -289,7 +293,9 @@ class MixtureHead(nn.Module):
         self.shares[:, least] = self.shares[:, worst]
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
-        state.setdefault(f"{prefix}shares", self.shares)  # weights from before there were any
+        for name, value in self.state_dict().items():  # weights from before there were any
+            if name.split(".")[0] in ("shares", "agreed"):
+                state.setdefault(prefix + name, value)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def _is_first(self, surprising: Tensor) -> Tensor:
@@ -299,7 +305,7 @@ class MixtureHead(nn.Module):
 
     def _normalised(self, logits: Tensor, surprising: Tensor) -> Tensor:
         """Logits [.., dice - 1] by the running mean and variance of those that are ``surprising`` [..]."""
-        if surprising.any():
+        if surprising.any() and torch.is_grad_enabled():
             of_surprises = logits.detach()[surprising]
             self.logit_mean.lerp_(of_surprises.mean(0), SLOW)
             self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
@@ -313,10 +319,14 @@ class MixtureHead(nn.Module):
 
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
         """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes
-        [N, B, P, dice] that are drawn already, elsewhere zeros."""
-        around = self.drawn_around(drawn.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid).to(expected.dtype))
-        around = around.flatten(2).transpose(1, 2).unflatten(0, expected.shape[:2])
-        return _full(self.prior(F.relu(expected + around))).log_softmax(-1)
+        [N, B, P, dice] that are drawn already, elsewhere zeros. Each token sees what its neighbours expected and what
+        of it was drawn: what left one of them and is not yet drawn in another has to come here."""
+        shape, (expected, drawn) = (
+            expected.shape[:2],
+            (x.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid) for x in (expected, drawn.to(expected.dtype))),
+        )
+        h = self.agreed(expected + self.drawn_around(drawn))
+        return _full(self.prior(F.relu(h.flatten(2).transpose(1, 2).unflatten(0, shape)))).log_softmax(-1)
 
     def _drawn(self, expected: Tensor, dice: Tensor) -> Tensor:
         """One-hot classes [N, B, P, dice], drawn from the prior by the Gumbel-max rule."""

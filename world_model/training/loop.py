@@ -175,7 +175,8 @@ def _update(
         raise TrainingError(
             f"{stage.name}: the gradient is not finite at step {step}; lower its learning rate and give another --out"
         )
-    rate = rate_at(progress, step // update.every, stage.settings.warmup)
+    rate = rate_at(stage.phase(progress) if hasattr(stage, "phase") else progress, step // update.every,
+                   stage.settings.warmup)  # fmt: skip
     for optimizer in update.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate

@@ -95,6 +95,15 @@ class StudentRolloutTraining(TransformerStage):
         self.flops = tick_flops(model, self.config) * self.settings.batch / self.distributed.processes
         self.set_model(model, self.loss, muon=True)
 
+    def phase(self, progress: float) -> float:
+        """The share that is done of what comes before the prior learns alone, or of that."""
+        share = self.settings.prior_share
+        return (progress + share - 1) / share if self._is_settled(progress) else progress / (1 - share)
+
+    def _is_settled(self, progress: float) -> bool:
+        """Whether the prior learns alone."""
+        return self.settings.prior_share > 0 and progress >= 1 - self.settings.prior_share
+
     def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
         grown = min(1.0, step_noise.progress / self.settings.grow)
@@ -110,7 +119,9 @@ class StudentRolloutTraining(TransformerStage):
                 state = rolling.replace_sinks(self.model, self.rolling, state, state["sinks"])
             held = still_held(actions, actions[:, :1])
             extra = self._extra(games, poses)
-            moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
+            settled = self._is_settled(step_noise.progress)
+            with torch.set_grad_enabled(not settled):  # the prior has its gradient all the same
+                moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         weights = held * self._recorded(games)  # before the games go on
         weights[:, 1:] *= LATER
         odds, fair = self._tensor(self.odds[games])[:, None], self._tensor(self.fair[games])[:, None]
@@ -118,8 +129,9 @@ class StudentRolloutTraining(TransformerStage):
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
             choice = choice * odds * fair
-            counts = self.model.local.class_counts(outputs, x0[:, 0], true[:, 0])
-            self.model.local.share_classes(self.distributed.gather(counts[None]).sum(0))
+            if not settled:
+                counts = self.model.local.class_counts(outputs, x0[:, 0], true[:, 0])
+                self.model.local.share_classes(self.distributed.gather(counts[None]).sum(0))
         if outcomes is not None:
             choice = choice + self.model.local.outcome_nll(outputs, *outcomes) * odds
         nll = (elements + choice).unflatten(1, true.shape[1:3])
