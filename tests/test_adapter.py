@@ -356,12 +356,14 @@ def test_a_moment_goes_on_exactly(env):
         source.set_state({name: np.zeros(()) for name in state})
 
 
-def test_the_score_is_of_this_episode_and_of_this_moment(tmp_path, monkeypatch):
-    """Also after going back, to a saved moment, and into another future: half a point for each pixel the dot went."""
+@pytest.mark.parametrize("env", ["tests/Saved-v0", "tests/Dot-v0"])
+def test_the_score_is_of_this_episode_and_of_this_moment(env, tmp_path, monkeypatch):
+    """Also after going back, to a saved moment, and into another future: half a point for each pixel the dot went. The
+    second can only be copied, and no file holds it."""
     monkeypatch.chdir(tmp_path)
     plan = {2: down("f5"), 7: down("backspace"), 10: [Event("up", "backspace")], 13: down("f9"), 16: down("b"),
             20: down("return"), 24: down("escape")}  # fmt: skip
-    screen = loop(open_game(world_of(env="tests/Saved-v0")), plan)
+    screen = loop(open_game(world_of(env=env)), plan)
     went = [dot_in(frame)[0][1] - PLACE[1] - (32 - WIDTH) // 2 for frame in screen.shown]
     assert [hud.score for hud in screen.huds] == [pixels / 2 for pixels in went]
     assert sum(after < before for before, after in pairwise(went)) >= 3 and screen.huds[-1].beside is not None
@@ -447,6 +449,13 @@ def test_a_game_that_fails_leaves_its_recording_whole(tmp_path):
     session = Session.open(recorder.path)
     assert not session.check() and len(session) == 9
     assert (session.meta.env, session.meta.source, session.meta.seed) == ("tests/Dot-v0", "tests/Dot-v0", 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*unversioned")
+def test_an_id_without_its_version_gets_it_and_a_wrong_one_is_said_even_where_the_file_is_there(tmp_path):
+    assert "dot.yaml: tests/Dot-v0," in new_world("tests/Dot", folder=tmp_path)
+    with pytest.raises(GameError, match="no such game"):
+        new_world("tests/Dot-v9", "dot", tmp_path)
 
 
 @pytest.mark.parametrize("env, words", [("tests/Old-v0", "five things"), ("tests/Unpaid-v0", "reward None")])

@@ -294,6 +294,13 @@ def test_palette_and_rewards_are_counted_where_something_changes():
     assert SPREAD == 2.0  # the palette is in latent units
 
 
+def test_what_changes_only_in_frames_that_are_not_looked_at_is_found_all_the_same():
+    made, episodes = head(), coins(1, 12)
+    episodes[0].latents[:6] = -1.0
+    count_outputs(made, episodes)
+    assert {tuple(colour) for colour in made.palette.tolist()} == {(-1.0,) * 3, (1.0,) * 3}
+
+
 def test_the_last_frame_of_a_recording_is_learned():
     """With it an episode ends: what is shown then comes nowhere else."""
     stage = StudentRolloutTraining(TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 12), []), None)

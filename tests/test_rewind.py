@@ -212,6 +212,8 @@ def test_saving_where_nothing_can_be_written_is_reported(tmp_path):
 
 def test_a_game_without_states_has_no_past(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    huds = play(Counter(), {3: down("backspace"), 8: down("escape")}).huds
+    assert not huds[2].notice and "not go back" in huds[6].notice
     screen = play(Counter(), {3: down("backspace", "f5"), 5: down("f9"), 8: down("escape")})
     assert not list(tmp_path.iterdir()) and "saved" in screen.huds[4].notice and "loaded" in screen.huds[-1].notice
     assert [frame[0, 0, 0] for frame in screen.shown] == list(range(len(screen.shown)))

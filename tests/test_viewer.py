@@ -78,6 +78,7 @@ def test_it_plays_with_its_keys_and_stops_at_the_end(session):
         (["end", "home"], 0),
         (["end", "space"], 2),  # plays from the start
         (["space"], 0),
+        (["space", "f1", "f1"], 0),  # which shows the keys and plays nothing
     ],
 )
 def test_keys_step_and_jump(session, keys, end):

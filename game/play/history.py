@@ -11,7 +11,7 @@ from game.play.branch import Branch
 from game.play.keyboard import Event
 from game.play.reference_game import ReferenceGame
 from game.play.rewind import BUDGET, RewindBuffer
-from game.play.saves import SAVES, SaveError, load, save
+from game.play.saves import SAVES, SaveError, State, is_same, load, save
 from game.worlds.sources import optional
 
 
@@ -27,6 +27,7 @@ class History:
         self._rewind_buffer = RewindBuffer(source, BUDGET if can_rewind else 0)
         self.reference: ReferenceGame | None = None
         self.branch: Branch | None = None
+        self._saved: State = {}
 
     @property
     def can_rewind(self) -> bool:
@@ -87,14 +88,18 @@ class History:
 
     def save(self) -> Path:
         self._need_states()
-        save(self._file, self._source.unwrapped.get_state(), optional(self._source, "provenance", {}))
+        self._saved = self._source.unwrapped.get_state()
+        save(self._file, self._saved, optional(self._source, "provenance", {}))
         return self._file
 
     def load(self) -> None:
         """Set the source to the saved moment."""
         self._need_states()
         try:
-            self._source.unwrapped.set_state(load(self._file, optional(self._source, "provenance", {})))
+            state = load(self._file, optional(self._source, "provenance", {}))
+            if is_same(state, self._saved):  # a game that can only be copied is in memory and in no file
+                state = self._saved
+            self._source.unwrapped.set_state(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # not a state of this source
             raise SaveError(str(error)) from error
         self.change()
@@ -128,7 +133,7 @@ class History:
     @property
     def _file(self) -> Path:
         kind = optional(self._source, "provenance", {}).get("source", "game")
-        return SAVES / f"{self._title or 'game'}-{kind}.safetensors"
+        return SAVES / f"{self._title or 'game'}-{kind.replace('/', '-')}.safetensors"
 
     def _need_states(self) -> None:
         if not hasattr(self._source.unwrapped, "get_state"):

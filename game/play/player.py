@@ -146,6 +146,8 @@ class Player:
                 elif self.keyboard.rewinding and self._history.can_rewind:
                     self._go_back()
                 elif self._running:
+                    if self.keyboard.rewinding and now() > self._notice_ends:
+                        self.say("This game cannot be copied, and so not go back")
                     self._go_forward()
                     self._tick()
         return self.ledger

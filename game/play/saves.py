@@ -35,6 +35,10 @@ def save(path: Path, state: State, provenance: dict) -> None:
         raise SaveError(f"{path}: cannot be written ({error})") from error
 
 
+def is_same(state: State, other: State) -> bool:
+    return state.keys() == other.keys() and all(np.array_equal(state[name], other[name]) for name in state)
+
+
 def load(path: Path, provenance: dict) -> State:
     """The state in a file. SaveError where there is none, or a damaged one, or one of another game or other weights."""
     try:

@@ -44,7 +44,7 @@ class Viewer:
             "escape": self._leave,
             "space": self._pause,
             "p": self._pause,
-            "f1": self._pause,
+            "f1": lambda: self._jump(self.at),  # the keys are told of while it stands still
             "j": self._to_damage,
         }
         self._steps = {"left": -1, "right": 1, "page up": -session.meta.fps, "page down": session.meta.fps}

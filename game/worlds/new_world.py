@@ -98,10 +98,9 @@ def new_world(env: str, name: str | None = None, folder: Path = configuration.CO
     name = name or re.sub(r"[^a-z0-9]+", "_", re.sub(r"-v\d+$", "", env.rpartition("/")[2]).lower())
     if not re.fullmatch(r"[\w-]+", name):
         raise GameError(f"--name {name!r}: a world's name is of letters, digits, _ and -")
-    path = folder / f"{name}.yaml"
+    path, said = folder / f"{name}.yaml", _said(env, module) | {"name": name}
     if path.exists():
         raise configuration.ConfigError(f"{path}: is there already; give another name with --name, or delete it")
-    said = _said(env, module) | {"env": env, "name": name}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(YAML.format(**said))
     try:
@@ -110,7 +109,7 @@ def new_world(env: str, name: str | None = None, folder: Path = configuration.CO
         path.unlink()
         raise
     where = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return NEXT.format(path=where, env=env, name=name, width=world.width, height=world.height, fps=world.fps,
+    return NEXT.format(path=where, env=said["env"], name=name, width=world.width, height=world.height, fps=world.fps,
                        keys=" ".join(world.keys))  # fmt: skip
 
 
@@ -132,6 +131,7 @@ def _said(env: str, module: str) -> dict[str, str | int]:
     sides = [-(-side // GRID) * GRID for side in shown]
     tables = (actions,) if isinstance(actions, dict) else actions
     return pace | {
+        "env": game.spec.id,  # with its version, if that was left out
         "module": f"\n    module: {module}   # registers the id" if module else "",
         "height": sides[0], "width": sides[1], "grid": GRID, "tokens": sides[0] * sides[1] // GRID**2,
         "keys": json.dumps(keys),

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from world_model.evaluate.evaluation_context import EvaluationContext, Measures, Pair, PairedRollout
 from world_model.evaluate.metrics import Measure, psnr
@@ -116,7 +116,8 @@ def show(report: Report, console: Console) -> None:
 
 
 def _table(titles: list[str], rows: list[tuple[str, list[str]]]) -> Table:
-    table = Table("measure", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(Column("measure", no_wrap=True, min_width=max(len(name) for name, _ in rows)), box=box.SIMPLE_HEAD,
+                  pad_edge=False)  # fmt: skip
     for title in titles:
         table.add_column(title, justify="right")
     for name, cells in rows:

@@ -392,7 +392,8 @@ def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     """Put into a new head what is counted in recordings: the palette, the colours that are most frequent where a frame
     differs from the one before it; the rewards; and weights of rewards and end, higher for what is rare."""
     # where most changes, another place or light came, whose colours would be most of them; or the camera always moves
-    counts = _changing_colours(episodes, head.unfold, EVENT) or _changing_colours(episodes, head.unfold, 1.0)
+    choices = [(every, most) for every in (PALETTE_EVERY, 1) for most in (EVENT, 1.0)]
+    counts = next(filter(None, (_changing_colours(episodes, head.unfold, *choice) for choice in choices)), None)
     if not counts:
         raise DataError("in no recording does anything change: nothing can be learned from them")
     head.palette.copy_(torch.from_numpy(_most_frequent(counts, len(head.palette), episodes[0].latents.dtype)))
@@ -408,11 +409,12 @@ def count_outputs(head: MixtureHead, episodes: list[Episode]) -> None:
     head.outcome_weights.copy_(torch.from_numpy(np.minimum(weights, RAREST)))
 
 
-def _changing_colours(episodes: list[Episode], unfold: int, most: float) -> dict[bytes, int]:
-    """How often each colour stands where a frame differs from the one before, in no more than ``most`` of itself."""
+def _changing_colours(episodes: list[Episode], unfold: int, every: int, most: float) -> dict[bytes, int]:
+    """How often each colour stands where a frame, one of ``every``, differs from the one before, in no more than
+    ``most`` of itself."""
     counts: dict[bytes, int] = {}
     for episode in episodes[:PALETTE_EPISODES]:
-        at = np.arange(1, len(episode.latents), PALETTE_EVERY)
+        at = np.arange(1, len(episode.latents), every)
         changed = episode.latents[at] != episode.latents[at - 1]
         changed[changed.mean((1, 2, 3)) > most] = False
         _add_colours(counts, episode.latents[at], changed, unfold)
