@@ -20,8 +20,8 @@ examples
   python train.py --new-world ALE/Breakout-v5                                    a world of somebody else's game
   python play.py --checkpoint runs/keep                                          play what came out
 
-Recordings are made by play.py --engine --config configs/keep.yaml --record FOLDER: yours; a bot's with --bot mix
---headless besides, or --bot random for a game that is not ours.
+Recordings are made by play.py --engine --config configs/keep.yaml --record FOLDER: yours; with --bot mix --headless
+besides, a bot's.
 
 stages, in this order, of which a world has those under "training:" in its YAML
   autoencoder      frames to latents and back; a world with codec.kind patches has none

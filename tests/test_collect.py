@@ -1,7 +1,9 @@
 """Data sets made by bots: deterministic whatever the number of processes, resumable, never mixed."""
 
+import multiprocessing
 import os
 import shutil
+import time
 
 import gymnasium
 import numpy as np
@@ -38,6 +40,20 @@ def test_two_processes_record_the_bytes_that_one_records(tmp_path, config):
     assert (made.made, made.skipped, made.frames) == (3, 0, 90)
     assert make(config, tmp_path / "two", workers=2).frames == 90
     assert everything(tmp_path / "one") == everything(tmp_path / "two")
+
+
+def test_ctrl_c_waits_for_no_session(tmp_path, config, monkeypatch):
+    """Which in a slow game lasts minutes."""
+
+    def interrupted(futures):
+        while not any(future.running() for future in futures):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("game.record.collect.as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(config, tmp_path, workers=2, sessions=2, frames=10**9)
+    assert not multiprocessing.active_children()
 
 
 def test_every_session_is_what_its_seed_says(tmp_path, config):

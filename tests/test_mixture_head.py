@@ -235,13 +235,17 @@ def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_
 
 
 @torch.no_grad()
-def test_weights_from_before_shares_and_agreement_load_and_draw_as_they_did():
-    made, older = head(), head()
-    weights = {n: value for n, value in older.state_dict().items() if n != "shares" and not n.startswith("agreed.")}
+def test_weights_from_before_shares_and_neighbours_load_and_draw_as_they_did():
+    made, older = (MixtureHead(SHAPE, (2, 4)) for _ in range(2))
+    weights = {n: value for n, value in older.state_dict().items() if n != "shares" and not n.startswith("neighbours.")}
     assert len(weights) == len(made.state_dict()) - 5 and not made.load_state_dict(weights).missing_keys
-    expected, drawn = torch.randn(2, 1, 1, SMALL.transformer.width), torch.zeros(2, 1, 1, made.classes)
-    odds = F.linear(F.relu(expected), older.prior.weight, older.prior.bias).log_softmax(-1)
+    expected = torch.randn(3, 1, 8, SHAPE.transformer.width)
+    drawn = F.one_hot(torch.randint(made.classes, (3, 1, 8)), made.classes).float()
+    around = older.drawn_around(drawn[:, 0].transpose(1, 2).unflatten(2, (2, 4))).flatten(2).transpose(1, 2)[:, None]
+    odds = F.linear(F.relu(expected + around), older.prior.weight, older.prior.bias).log_softmax(-1)
     assert made._prior(expected, drawn).allclose(odds, atol=1e-5)
+    made.neighbours.second.weight.normal_()
+    assert not made._prior(expected, drawn).allclose(odds, atol=1e-2)
 
 
 def coins(count: int, length: int) -> list[Episode]:
@@ -330,13 +334,14 @@ def test_what_is_not_foreseen_teaches_odds_but_not_where_a_game_goes_on_from_wro
 def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():
     data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(9, 30), [])
     stage = StudentRolloutTraining(toy.with_settings(data, "student_rollout", prior_share=0.2), None)
-    head, parts = stage.model.local, ("expected", "prior", "foreseen", "drawn_around", "agreed")
+    head = stage.model.local
+    parts = tuple(f"local.{name}." for name in ("expected", "prior", "foreseen", "drawn_around", "neighbours"))
     for step, progress, last in ((0, 0.79, False), (1, 0.81, True), (2, 0.82, True)):
         before = torch.stack([head.logit_mean, *head.shares]).clone()
         stage.loss(StepNoise(toy.CPU, step, 0, stage.settings.batch, progress))[0].backward()
         learned = {name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()}
         assert any(name.startswith("local.prior.") for name in learned)
-        assert all(name.split(".")[1] in parts for name in learned) == last
+        assert all(name.startswith(parts) for name in learned) == last
         assert torch.equal(torch.stack([head.logit_mean, *head.shares]), before) == last, "classes stand still"
         stage.model.zero_grad()
     assert [round(stage.phase(progress), 3) for progress in (0.0, 0.4, 0.7999, 0.8, 0.9, 1.0)] == [0, 0.5, 1, 0, 0.5, 1]

@@ -87,14 +87,15 @@ class History:
         return events if self.branch is None else self.branch.listen(events)
 
     def save(self) -> Path:
-        self._need_states()
-        self._saved = self._source.unwrapped.get_state()
-        save(self._file, self._saved, optional(self._source, "provenance", {}))
+        self.need_states()
+        state = self._source.unwrapped.get_state()
+        save(self._file, state, optional(self._source, "provenance", {}))
+        self._saved = state
         return self._file
 
     def load(self) -> None:
         """Set the source to the saved moment."""
-        self._need_states()
+        self.need_states()
         try:
             state = load(self._file, optional(self._source, "provenance", {}))
             if is_same(state, self._saved):  # a game that can only be copied is in memory and in no file
@@ -111,7 +112,7 @@ class History:
 
     def next_branch(self) -> str:
         """Open a branch; or steer it with the arrows; or, once it is steered, close it. Words for the player."""
-        self._need_states()
+        self.need_states()
         if self.branch is None:
             self.branch, self.reference = Branch(self._source, self._keys), None
             steers = "; B: the arrows steer the second" if self.branch.can_be_steered else ""
@@ -135,8 +136,9 @@ class History:
         kind = optional(self._source, "provenance", {}).get("source", "game")
         return SAVES / f"{self._title or 'game'}-{kind.replace('/', '-')}.safetensors"
 
-    def _need_states(self) -> None:
+    def need_states(self) -> None:
+        """SaveError, in words for the player, where no moment can be kept."""
         if not hasattr(self._source.unwrapped, "get_state"):
-            raise SaveError("This game cannot be copied, and so not be saved, loaded or branched")
+            raise SaveError("This game cannot be copied, and so not go back, be saved, loaded or branched")
         if not self.can_rewind:
-            raise SaveError("Only a game that a person plays can be saved, loaded and branched")
+            raise SaveError("Only a game that a person plays can go back, be saved, loaded and branched")

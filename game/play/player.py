@@ -147,7 +147,7 @@ class Player:
                     self._go_back()
                 elif self._running:
                     if self.keyboard.rewinding and now() > self._notice_ends:
-                        self.say("This game cannot be copied, and so not go back")
+                        self._try(self._history.need_states)
                     self._go_forward()
                     self._tick()
         return self.ledger

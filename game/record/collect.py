@@ -102,7 +102,7 @@ def _run(jobs: list[Job], workers: int):
             yield future.result()
     except BrokenProcessPool as error:
         raise EpisodeError("a recording process was killed (out of memory?); run again to go on") from error
-    except KeyboardInterrupt:
+    except BaseException:
         for process in active_children():  # a slow game's session lasts minutes, and begins anew anyway
             process.terminate()
         raise

@@ -230,7 +230,8 @@ def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
         return gymnasium.make(env_id, disable_env_checker=True, **options, **settings.kwargs)
     except ModuleNotFoundError as error:
         if settings.module and f"{settings.module}.".startswith(f"{error.name}."):
-            why = f"no {error.name}.py beside train.py, nor on PYTHONPATH, nor a package of that name"
+            file = f"{error.name.replace('.', '/')}.py"
+            why = f"no {file} beside train.py, nor on PYTHONPATH, nor a package of that name"
             raise GameError(f"world.env {env_id!r}: {why}") from error
         install = package if start else error.name
         raise GameError(f"world.env {env_id!r}: {error.name} is not installed: pip install {install}") from error
@@ -242,18 +243,20 @@ def _made(env_id: str, settings: Game, **options) -> gymnasium.Env:
 
 
 def _line(error: Exception) -> str:
-    """What went wrong in anybody's code, and where: its last line that is not ours."""
-    said = " ".join(str(error).split())
+    """What went wrong in anybody's code, and where: the last line outside of installed packages and this file."""
+    said, name = " ".join(str(error).split()), type(error).__name__
     if isinstance(error, GameError | gymnasium.error.Error):  # written to be read
-        return said
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}{said and ': '}{said} ({last.filename}:{last.lineno})"
+        return said or name
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename.endswith(".py")]
+    theirs = [line for line in lines if "site-packages" not in line.filename and line.filename != __file__]
+    last = (theirs or lines)[-1]
+    return f"{name}{said and ': '}{said} ({last.filename}:{last.lineno})"
 
 
 def _begun(game: gymnasium.Env, **options) -> tuple[Any, dict]:
     """``game.reset``: observation and info. GameError where it gives something else."""
     answer = game.reset(**options)
-    if not (isinstance(answer, tuple) and len(answer) == 2):
+    if not (isinstance(answer, tuple | list) and len(answer) == 2):
         raise GameError("reset has to return two things, observation and info, as since Gym 0.26")
     return answer
 
@@ -261,14 +264,15 @@ def _begun(game: gymnasium.Env, **options) -> tuple[Any, dict]:
 def _stepped(game: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool, dict]:
     """``game.step``: observation, reward, terminated, truncated, info. GameError where it gives something else."""
     answer = game.step(action)
-    if not (isinstance(answer, tuple) and len(answer) == 5):
+    if not (isinstance(answer, tuple | list) and len(answer) == 5):
         raise GameError("step has to return five things, observation, reward, terminated, truncated and info, as since "
                         "Gym 0.26")  # fmt: skip
     observation, reward, *ends, info = answer
     try:
-        return observation, float(reward), *map(bool, ends), info
-    except TypeError:
+        reward = float(reward)
+    except (TypeError, ValueError):
         raise GameError(f"step returned the reward {reward!r}, which is no number") from None
+    return observation, reward, *map(bool, ends), info
 
 
 # ---------------------------------------------------------------- pictures
@@ -335,13 +339,13 @@ def shrunk(picture: np.ndarray, settings: Game) -> np.ndarray:
     return np.broadcast_to(np.atleast_3d(picture), (*picture.shape[:2], 3))
 
 
-def seen_size(game: gymnasium.Env, env_id: str, where: str) -> tuple[int, int]:
+def seen_size(game: gymnasium.Env, env_id: str, where: str, action: Any) -> tuple[int, int]:
     """Height and width of what a game shows at the start of an episode. GameError where that is no picture, or it
-    cannot be stepped."""
+    cannot be stepped by an action."""
     try:
         observation, _ = _begun(game, seed=0)
         picture = _look(game, observation, where)
-        _stepped(game, game.action_space.sample())
+        _stepped(game.unwrapped, action)  # wrappers take apart what it returns before we can look at it
     except Exception as error:  # anybody's code
         raise GameError(f"{env_id} failed: {_line(error)}") from error
     return _checked(picture, env_id).shape[:2]

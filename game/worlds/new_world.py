@@ -118,9 +118,9 @@ def _said(env: str, module: str) -> dict[str, str | int]:
     game, picture = opened(env, Game(module=module or None))
     try:
         keys, actions = suggested(game)
-        height, width = seen_size(game, env, picture)
-        words = meanings(game, actions)
-        idle = Controls(game.action_space, actions, keys).action(np.zeros(len(keys)))
+        controls, words = Controls(game.action_space, actions, keys), meanings(game, actions)
+        idle, pressed = (controls.action(bits) for bits in (np.zeros(len(keys)), np.eye(len(keys))[0]))
+        height, width = seen_size(game, env, picture, idle if pressed is None else pressed)
         pace = _pace(game) | _wait(game, env, picture, idle)
     except ValueError as error:
         raise GameError(f"{env}: its actions: {error}" if not isinstance(error, GameError) else str(error)) from error

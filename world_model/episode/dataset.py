@@ -42,8 +42,7 @@ class DatasetSplit:
     def open(cls, folder: Path, config: Config, generated: bool = False) -> DatasetSplit:
         """Raises DataError when nothing in the folder can be used, saying what was found instead."""
         if not folder.is_dir():
-            bot = "random" if config.world.game else "mix"  # which knows our own games only
-            record = f"python play.py --engine --config configs/{config.name}.yaml --record {folder} --bot {bot}"
+            record = f"python play.py --engine --config configs/{config.name}.yaml --record {folder} --bot mix"
             raise DataError(f"{folder}: no such folder. Record one: {record} --headless --sessions 500")
         sessions, skipped = [], []
         for path in find_sessions(folder):

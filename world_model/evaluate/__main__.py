@@ -118,8 +118,8 @@ def parsed() -> argparse.Namespace:
         "--rooms",
         type=_count,
         metavar="N",
-        help="held-out rooms, instead of the suite's, and no more than so many that it was trained on; "
-        "more are surer, and slower",
+        help="held-out rooms to measure, and at most as many of those trained on (default: the suite's); more are "
+        "surer, and slower",
     )
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

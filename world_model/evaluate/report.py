@@ -116,8 +116,8 @@ def show(report: Report, console: Console) -> None:
 
 
 def _table(titles: list[str], rows: list[tuple[str, list[str]]]) -> Table:
-    table = Table(Column("measure", no_wrap=True, min_width=max(len(name) for name, _ in rows)), box=box.SIMPLE_HEAD,
-                  pad_edge=False)  # fmt: skip
+    widest = max((len(name) for name, _ in rows), default=0)
+    table = Table(Column("measure", no_wrap=True, min_width=widest), box=box.SIMPLE_HEAD, pad_edge=False)
     for title in titles:
         table.add_column(title, justify="right")
     for name, cells in rows:

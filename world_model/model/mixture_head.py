@@ -143,9 +143,9 @@ class MixtureHead(nn.Module):
         )  # fmt: skip
         self.drawn_around = nn.Conv2d(self.classes, width, 3, padding=1, bias=False)
         self.drawn_around.weight.data *= LOUD
-        self.agreed = Block(width, 0)
-        nn.init.zeros_(self.agreed.second.weight)
-        nn.init.zeros_(self.agreed.second.bias)
+        self.neighbours = Block(width, 0)
+        nn.init.zeros_(self.neighbours.second.weight)
+        nn.init.zeros_(self.neighbours.second.bias)
         turn = torch.arange(grid[0])[:, None] % 2 * 2 + torch.arange(grid[1]) % 2
         self.register_buffer("turn", turn.flatten()[:, None], persistent=False)
         self.posterior = nn.Sequential(
@@ -294,7 +294,7 @@ class MixtureHead(nn.Module):
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
         for name, value in self.state_dict().items():  # weights from before there were any
-            if name.split(".")[0] in ("shares", "agreed"):
+            if name.split(".")[0] in ("shares", "neighbours"):
                 state.setdefault(prefix + name, value)
         super()._load_from_state_dict(state, prefix, *rest)
 
@@ -325,7 +325,7 @@ class MixtureHead(nn.Module):
             expected.shape[:2],
             (x.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid) for x in (expected, drawn.to(expected.dtype))),
         )
-        h = self.agreed(expected + self.drawn_around(drawn))
+        h = self.neighbours(expected + self.drawn_around(drawn))
         return _full(self.prior(F.relu(h.flatten(2).transpose(1, 2).unflatten(0, shape)))).log_softmax(-1)
 
     def _drawn(self, expected: Tensor, dice: Tensor) -> Tensor:

@@ -60,7 +60,9 @@ def resume(stage: TrainingStage, path: Path, distributed: DistributedContext) ->
         if extra := state.get("state"):
             stage.restore({n: part.chunk(distributed.processes)[distributed.rank] for n, part in extra.items()})
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise TrainingError(f"{path}: is not a checkpoint of this {stage.name}. {FORGET}") from error
+        raise TrainingError(
+            f"{path}: is not a checkpoint of this {stage.name}, or another version's. {FORGET}"
+        ) from error
     if distributed.first:
         distributed.console.print(f"{stage.name}: resumed at step {state['step']:,}")
     return state["step"]

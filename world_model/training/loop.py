@@ -187,7 +187,7 @@ def _update(
 
 def rate_at(progress: float, step: int, warmup: int) -> float:
     """Factor of the learning rate: a linear warm-up over the first steps, then constant, then a linear fall over the
-    last third of the training, to 2 %."""
+    last third of the phase, to 2 %."""
     rise = min(1.0, (step + 1) / max(warmup, 1))
     return rise * max(0.02, min(1.0, 3 * (1 - progress)))
 

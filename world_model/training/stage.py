@@ -37,8 +37,7 @@ class TrainingStage(Protocol):
     settings: Stage
     updates: dict[str, Update]  # the first is of the network that ships
     average: nn.Module  # EMA of that network
-    # phase(progress), optional: what is done of the phase in which that share of the stage is done; the learning rate
-    # falls at the end of each
+    # phase(progress), optional: progress, 0 to 1, within the stage's phase; the learning rate falls in each
     # flops, optional: floating-point operations of a step on this process
     # state() and restore(tensors), optional: what a checkpoint holds besides weights, tensors by name, whose first
     # dimension is this process's part of what all processes hold, in the order of their ranks

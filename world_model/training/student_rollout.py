@@ -115,11 +115,11 @@ class StudentRolloutTraining(TransformerStage):
         state = {name: value[_at(name, games)] for name, value in self.pool.items()}
         with self.distributed.precision():
             noise = step_noise.normal(*true.shape[1:])
-            if step_noise.step % SINKS_EVERY == SINKS_EVERY - 1:
+            settled = self._is_settled(step_noise.progress)
+            if step_noise.step % SINKS_EVERY == SINKS_EVERY - 1 and not settled:
                 state = rolling.replace_sinks(self.model, self.rolling, state, state["sinks"])
             held = still_held(actions, actions[:, :1])
             extra = self._extra(games, poses)
-            settled = self._is_settled(step_noise.progress)
             with torch.set_grad_enabled(not settled):  # the prior has its gradient all the same
                 moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         weights = held * self._recorded(games)  # before the games go on
