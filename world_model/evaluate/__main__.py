@@ -118,8 +118,8 @@ def parsed() -> argparse.Namespace:
         "--rooms",
         type=_count,
         metavar="N",
-        help="held-out rooms to measure, and at most as many of those trained on (default: the suite's); more are "
-        "surer, and slower",
+        help="held-out rooms to measure (default: the suite's); where they are few, so are the rooms of training and "
+        "those to be told apart. More are surer, and slower",
     )
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnx", "torch"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -170,7 +170,8 @@ def measured(arguments: argparse.Namespace, console: Console) -> tuple[reports.R
     neural, real, teacher = opened(arguments)
     suite = SUITES[arguments.suite]
     count = arguments.rooms or suite.rooms
-    suite = replace(suite, rooms=count, trained_rooms=min(count, suite.trained_rooms))
+    fewer = {"trained_rooms": min(count, suite.trained_rooms), "identity_rooms": min(4 * count, suite.identity_rooms)}
+    suite = replace(suite, rooms=count, **fewer)
     rooms = {"measures": rooms_of(neural, True, suite.rooms), "trained": rooms_of(neural, False, suite.trained_rooms)}
     rooms = {name: seeds for name, seeds in rooms.items() if seeds}
     if not rooms:

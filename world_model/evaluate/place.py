@@ -35,7 +35,7 @@ LEAST_LIGHT = 3.0
 
 
 def room_identity(context: EvaluationContext) -> Measures:
-    """The share of windows, at the end of the rollout and later, whose likeliest of 16 rooms is their own.
+    """The share of windows, at the end of the rollout and later, whose likeliest of ``identity_rooms`` is their own.
 
     A room's model is the histogram of colours in real rollouts there under other keys. One frame may show nothing but
     a bare wall, so all frames of a window are classified together. ``@real`` is the share of the real game's windows,
