@@ -236,7 +236,7 @@ def test_a_neural_session_is_made_again_bit_for_bit(neural_session, exported):
 
 def test_a_session_of_weights_that_do_not_ship_asks_where_they_are(neural_session, tmp_path, monkeypatch):
     monkeypatch.setattr("world_model.config.WORLDS", tmp_path)
-    assert "add --checkpoint and the folder of those" in refused("--replay", neural_session, "--verify")
+    assert "Those that you have: --checkpoint runs/" in refused("--replay", neural_session, "--verify")
 
 
 def test_a_changed_recording_is_noticed(neural_session, exported, tmp_path):

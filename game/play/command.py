@@ -315,9 +315,6 @@ def _source_of(session: Session, flags: Namespace) -> gymnasium.Env:
     if meta.source == "neural":
         if flags.engine or flags.config:
             raise PlayError(f"{session.path}: recorded from a neural game: leave out --engine and --config")
-        if not flags.checkpoint and not (configuration.WORLDS / meta.world / WEIGHTS).is_file():
-            raise PlayError(f"{session.path}: {meta.world!r} ships with no weights; add --checkpoint and the folder of "
-                            f"those that it was played with, such as runs/{meta.world}")  # fmt: skip
         recorded = meta.provenance
         runtime = flags.runtime if flags.runtime != "auto" else recorded.get("runtime", "auto")
         device = flags.device if flags.device != "auto" else recorded.get("device", "auto")

@@ -165,11 +165,10 @@ def _is_finished(job: Job) -> bool:
         meta = session.meta
         recorded = (meta.world, meta.player, meta.provenance.get(FRAMES_ASKED), meta.height, meta.width, meta.keys)
         wanted = (job.config.name, job.bot, job.frames, world.height, world.width, world.keys)
-        if recorded != wanted:
-            which = f"{_words(recorded)}; asked for: {_words(wanted)}"
-            raise EpisodeError(f"{session.path}: is another session ({which}); record into another folder")
+        which = f"{_words(recorded)}; asked for: {_words(wanted)}" if recorded != wanted else ""
         if meta.config is not None and (other := other_settings(meta.config.game, world.game)):
             which = f"with another world.game.{' and '.join(other)}"
+        if which:
             raise EpisodeError(f"{session.path}: is another session ({which}); record into another folder")
     ticks = sum(len(session) - 1 for session in sessions)
     return ticks == job.frames - 1 and not any(session.damage for session in sessions)

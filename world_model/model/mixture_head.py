@@ -304,7 +304,8 @@ class MixtureHead(nn.Module):
         return F.max_pool2d(order, 3, 1, 1).flatten(2) == order.flatten(2)
 
     def _normalised(self, logits: Tensor, surprising: Tensor) -> Tensor:
-        """Logits [.., dice - 1] by the running mean and variance of those that are ``surprising`` [..]."""
+        """Logits [.., dice - 1] by the running mean and variance of those that are ``surprising`` [..], which
+        stand still where nothing but the prior learns."""
         if surprising.any() and torch.is_grad_enabled():
             of_surprises = logits.detach()[surprising]
             self.logit_mean.lerp_(of_surprises.mean(0), SLOW)
@@ -321,12 +322,10 @@ class MixtureHead(nn.Module):
         """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes
         [N, B, P, dice] that are drawn already, elsewhere zeros. Each token sees what its neighbours expected and what
         of it was drawn: what left one of them and is not yet drawn in another has to come here."""
-        shape, (expected, drawn) = (
-            expected.shape[:2],
-            (x.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid) for x in (expected, drawn.to(expected.dtype))),
-        )
-        h = self.neighbours(expected + self.drawn_around(drawn))
-        return _full(self.prior(F.relu(h.flatten(2).transpose(1, 2).unflatten(0, shape)))).log_softmax(-1)
+        grids = (x.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid) for x in (expected, drawn.to(expected.dtype)))
+        mine, classes = grids
+        h = self.neighbours(mine + self.drawn_around(classes)).flatten(2).transpose(1, 2)
+        return _full(self.prior(F.relu(h.unflatten(0, expected.shape[:2])))).log_softmax(-1)
 
     def _drawn(self, expected: Tensor, dice: Tensor) -> Tensor:
         """One-hot classes [N, B, P, dice], drawn from the prior by the Gumbel-max rule."""

@@ -421,9 +421,8 @@ def _shipped(world: str) -> Path:
     yaml = configuration.CONFIGS / f"{world}.yaml"
     if yaml.is_file():
         raise WorldError(
-            f"world {world!r} has no weights yet ({folder / WEIGHTS}). "
-            f"Train them: python train.py --config configs/{world}.yaml --data DIR; then --checkpoint runs/{world} "
-            "instead of --world"
+            f"world {world!r} ships with no weights ({folder / WEIGHTS}). Those that you have: --checkpoint "
+            f"runs/{world}, without --world. To make some: python train.py --config configs/{world}.yaml --data DIR"
         )
     shipped = {path.parent.name for path in configuration.WORLDS.glob(f"*/{WEIGHTS}")}
     known = shipped | {path.stem for path in configuration.CONFIGS.glob("*.yaml")}
