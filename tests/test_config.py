@@ -47,6 +47,7 @@ def test_every_world_loads_and_travels_as_json(path):
         ("tiny", "training.student_init.clip_blocks", 9, "clip_blocks 9 must be at least 10"),  # 6 recents, 1 shown, 3
         ("tiny_keep", "training.student_rollout.pool", 5, "pool 5 must be at least batch 6"),
         ("tiny_keep", "head.leap", 3, "head.leap 3 must be at least 4"),
+        ("tiny_keep", "training.student_rollout.prior_share", 0.2, "only a head of kind mixture has a prior"),
         ("tiny_keep", "head", None, "training.student_rollout: trains a head, and this world has none"),
         ("tiny_keep", "head.kind", ["view"], "head"),
         ("tiny_mixture", "transformer.patch", 1, "transformer.patch must be even"),
