@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 def played(folder, runtime, keys) -> np.ndarray:
     """Frames of a game on ``runtime`` under keys [T, k]."""
-    game = NeuralGame(runtime.config.name, folder, "torch", "cpu")
+    game = NeuralGame(runtime.config.name, folder, "torch", "cpu", endless=True)
     game.runtime, game.config = runtime, runtime.config
     game.reset(seed=3)
     return np.stack([game.step(key)[0] for key in keys])

@@ -1,9 +1,10 @@
 """The mixture head: exact copies, who sees what, and chance with the recordings' odds."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import toy
 
 from world_model.config import Config
@@ -130,29 +131,49 @@ def test_dice_are_new_in_every_tick_and_have_the_priors_odds():
     after, _ = rolling.step(student, roll, state, torch.zeros(many, 6), torch.randn_like(noise))
     assert not torch.equal(after["dice"], state["dice"])
     prior = torch.tensor([0.4, 0.3, 0.1, 0.08, 0.05, 0.04, 0.02, 0.01])
-    made = student.local
-    made.prior.weight.zero_()
-    made.prior.bias.copy_(prior.log())
+    made = with_odds(student.local, prior[1:], prior[0])
     drawn = made._drawn(torch.zeros(many, 1, 1, SMALL.transformer.width), after["dice"])
     deviation = (prior * (1 - prior) / many).sqrt()
     assert ((drawn.mean((0, 1, 2)) - prior).abs() < 4 * deviation).all()
 
 
+def with_odds(made: MixtureHead, classes: torch.Tensor, no_more: float) -> MixtureHead:
+    """Of each token's ``classes`` [dice - 1] and of no more draws, before anything is drawn."""
+    for part in (made.prior, made.no_more):
+        part.weight.zero_()
+    made.prior.bias.copy_(torch.as_tensor(classes).log())
+    made.no_more.bias.fill_(math.log(no_more))
+    return made
+
+
 @torch.no_grad()
-def test_a_token_draws_what_fits_its_neighbours():
-    """A thing that stands in four tokens is drawn in all of them or in none, and its nll is that of one coin."""
-    grid, many = (2, 2), 400
-    made = MixtureHead(SHAPE, grid)
-    made.prior.weight.zero_(), made.prior.bias.zero_()
+def test_what_may_happen_anywhere_but_once_is_drawn_once():
+    """A thing that comes in half of the ticks, to any of four tokens; the nll is that of which it was, of five."""
+    many, one = 2000, torch.eye(SHAPE.head.dice - 1)[0]
+    made = with_odds(MixtureHead(SHAPE, (2, 2)), one + 1e-12, 4.0)
     made.drawn_around.weight.zero_()
-    made.drawn_around.weight[0, 0], made.drawn_around.weight[1, 1] = 1.0, 1.0  # features 0 and 1: none, a thing near by
-    made.prior.weight[0, 0], made.prior.weight[1, 1] = 40.0, 40.0
-    made.prior.bias[2:] = -40.0
-    expected = torch.zeros(many, 1, 4, SHAPE.transformer.width)
-    dice = made._gumbel(torch.randn(many, 1, *SHAPE.latent_shape))[:, :, :4]
+    made.drawn_around.weight[0] = 1.0  # feature 0: something is drawn near by
+    made.no_more.weight[0, 0] = 80.0
+    expected, dice = torch.zeros(many, 1, 4, SHAPE.transformer.width), torch.rand(many, 1, 6)
     drawn = made._drawn(expected, dice)
-    assert (drawn == drawn[:, :, :1]).all() and 0.4 < float(drawn[..., 1].mean()) < 0.6
-    assert made._classes_nll(expected, drawn).mean() == pytest.approx(np.log(2), 1e-4)
+    often = drawn[..., 1].sum((1, 2))
+    assert set(often.tolist()) == {0.0, 1.0} and often.mean() == pytest.approx(0.5, abs=0.05)
+    assert drawn[..., 1].mean((0, 1)).tolist() == pytest.approx([0.125] * 4, abs=0.03)
+    nll = made._classes_nll(expected, drawn, dice)[:, 0]
+    assert nll[often == 0].tolist() == pytest.approx([np.log(2)] * int((often == 0).sum()), abs=1e-4)
+    assert nll[often == 1].tolist() == pytest.approx([np.log(8)] * int(often.sum()), abs=1e-4)
+
+
+@torch.no_grad()
+def test_the_nll_of_two_that_always_happen_is_none_in_whatever_order_they_are_drawn():
+    many = 3000
+    made = with_odds(MixtureHead(SHAPE, (1, 2)), torch.eye(SHAPE.head.dice - 1)[0] + 1e-12, 1e-12)
+    both = torch.eye(SHAPE.head.dice)[1].expand(many, 1, 2, -1)
+    dice = torch.rand(many, 1, 4)
+    dice[:, 0, 1] = (torch.arange(many) + 0.5) / many
+    expected = torch.zeros(*both.shape[:3], SHAPE.transformer.width)
+    assert made._classes_nll(expected, both, dice).mean() == pytest.approx(0, abs=1e-3)
+    assert torch.equal(made._drawn(expected, dice), both)
 
 
 @torch.no_grad()
@@ -169,9 +190,9 @@ def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(m
     """Apart from each other both are told, and the second, too, where it still comes out wrong."""
     made = head(SHAPE)
     made.grid = (2, 4)
-    made.turn = (torch.arange(2)[:, None] % 2 * 2 + torch.arange(4) % 2).flatten()[:, None]
+    made.order = (4 - torch.arange(2)[:, None] % 2 * 2 - torch.arange(4) % 2).flatten()
     wide = (*SHAPE.latent_shape[:1], 2 * SHAPE.transformer.patch, 4 * SHAPE.transformer.patch)
-    futures, dice = torch.randn(1, 2, *wide), torch.full((1, 1, 8, SHAPE.head.dice), -9.0)
+    futures, dice = torch.randn(1, 2, *wide), torch.full((1, 1, 10), 0.9)
     wrong = torch.tensor([[[False, True, False, True], [True, False, False, True]]]).flatten(1)[:, None]
     asked = []
 
@@ -190,7 +211,7 @@ def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(m
         assert torch.equal(classes, told)
         heard = (asked[-1] - asked[-2])[0, 0].abs().sum(-1).nonzero().flatten().tolist()
         assert heard == [1, 3], "the second time it is asked what surprises when the first are told"
-    dice[:] = ALONE + 0.1
+    dice[:] = ALONE - 0.1
     answers = iter([wrong, wrong])
     classes, told = made._happened(conditioning, None, tokens)
     assert told[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == [1, 3] and classes[0, 0, 7, 0] == 0
@@ -227,25 +248,11 @@ def test_an_unused_class_joins_the_one_that_stands_for_too_much():
 def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_wrong():
     made, last = always(head(), 0), torch.randn(1, *SMALL.latent_shape)
     future = torch.stack([last, torch.randn_like(last)], 1)
-    x0, outputs = run(made, last, {"future": future, "dice": torch.full((1, 1, 1, made.classes), -9.0)})
+    x0, outputs = run(made, last, {"future": future, "dice": torch.full((1, 1, 3), 0.9)})
     which = outputs.told[0, 0, 0, 1:].argmax()
     for true, wrong in ((future[:, 1:], 1), (x0[:, :1], 0)):
         counts = made.class_counts(outputs, x0[:, :1], true)
         assert counts[0].sum() == counts[0, which] == 1 and counts[1].sum() == counts[1, which] == wrong
-
-
-@torch.no_grad()
-def test_weights_from_before_shares_and_neighbours_load_and_draw_as_they_did():
-    made, older = (MixtureHead(SHAPE, (2, 4)) for _ in range(2))
-    weights = {n: value for n, value in older.state_dict().items() if n != "shares" and not n.startswith("neighbours.")}
-    assert len(weights) == len(made.state_dict()) - 5 and not made.load_state_dict(weights).missing_keys
-    expected = torch.randn(3, 1, 8, SHAPE.transformer.width)
-    drawn = F.one_hot(torch.randint(made.classes, (3, 1, 8)), made.classes).float()
-    around = older.drawn_around(drawn[:, 0].transpose(1, 2).unflatten(2, (2, 4))).flatten(2).transpose(1, 2)[:, None]
-    odds = F.linear(F.relu(expected + around), older.prior.weight, older.prior.bias).log_softmax(-1)
-    assert made._prior(expected, drawn).allclose(odds, atol=1e-5)
-    made.neighbours.second.weight.normal_()
-    assert not made._prior(expected, drawn).allclose(odds, atol=1e-2)
 
 
 def coins(count: int, length: int) -> list[Episode]:
@@ -335,7 +342,9 @@ def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():
     data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(9, 30), [])
     stage = StudentRolloutTraining(toy.with_settings(data, "student_rollout", prior_share=0.2), None)
     head = stage.model.local
-    parts = tuple(f"local.{name}." for name in ("expected", "prior", "foreseen", "drawn_around", "neighbours"))
+    parts = tuple(
+        f"local.{name}." for name in ("expected", "prior", "no_more", "foreseen", "drawn_around", "neighbours")
+    )
     for step, progress, last in ((0, 0.79, False), (1, 0.81, True), (2, 0.82, True)):
         before = torch.stack([head.logit_mean, *head.shares]).clone()
         stage.loss(StepNoise(toy.CPU, step, 0, stage.settings.batch, progress))[0].backward()

@@ -215,7 +215,7 @@ class MixtureSize(Head):
     @property
     def state_shapes(self) -> dict[str, tuple[int | None, ...]]:
         outcome = {"outcome": (2,)} if self.rewards else {}
-        return {"previous": (None, None, None), "dice": (None, None, self.dice)} | outcome
+        return {"previous": (None, None, None), "dice": (None, None)} | outcome
 
 
 def _kind_of_head(data: object) -> str:
@@ -374,9 +374,6 @@ class Config(Strict):
         if isinstance(self.head, MixtureSize) and self.transformer.patch % 2:
             raise ValueError("transformer.patch must be even for head.kind mixture: half of its network works on cells "
                              "twice as large")  # fmt: skip
-        numbers = self.codec.channels * self.transformer.patch**2
-        if isinstance(self.head, MixtureSize) and self.head.dice > numbers:
-            raise ValueError(f"head.dice {self.head.dice} must be at most {numbers}, the numbers of a token's noise")
         return self
 
     @model_validator(mode="after")

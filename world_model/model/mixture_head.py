@@ -12,25 +12,31 @@ colour. Training minimises the negative log-likelihood (nll) of the true frame u
 source of largest weight, so copies stay exact.
 
 Chance is a discrete latent (van den Oord et al., arXiv 1711.00937; Hafner et al., 2010.02193): each token of the block
-that is shown has one of ``dice`` classes, which the convolutions see. In play it is drawn from the *prior*, what tokens
-and picture let expect, by the Gumbel-max rule from the tick's noise. In training it is the *posterior*'s, which sees
-how the recording went on, and the prior learns to expect it: a rollout of any length then stays on the recording,
-whichever way its dice fell, and the odds are those of the recordings. The first class, no dice, is that of every token
-that the head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never
-left to chance, and no class is given up because it is rare (posterior collapse). What stands in several tokens is told
-by the first of them alone, where that is enough: what need not agree cannot disagree. A class that goes unused joins
-the one whose tokens come out wrong most often, though they are told (``share_classes``). The blocks behind in the
-window have none: what they would draw before it is known what happens first could contradict it.
+that is shown has one of ``dice`` classes, which the convolutions see. In training it is the *posterior*'s, which sees
+how the recording went on: a rollout of any length then stays on the recording, whichever way its dice fell. The first
+class, no dice, is that of every token that the head foresees without them: only a surprise takes another, so that what
+follows from keys and pictures is never left to chance, and no class is given up because it is rare (posterior
+collapse). What stands in several tokens is told by the first of them alone, where that is enough: what need not agree
+cannot disagree. A class that goes unused joins the one whose tokens come out wrong most often, though they are told
+(``share_classes``). The blocks behind in the window have none: what they would draw before it is known what happens
+first could contradict it.
+
+In play classes are drawn from the *prior*, what tokens and picture let expect, with the recordings' odds: one token
+after the other in any order (Uria et al., arXiv 1310.1757; Hoogeboom et al., 2110.02037), and each draw chooses in the
+whole frame which token is next, and its class, or that there are no more. So what may happen anywhere but once happens
+once, and a tick in which nothing is left to chance costs one look.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
 
 from world_model.config import Config
 from world_model.model.codec import SPREAD, canvas, cells
@@ -39,11 +45,9 @@ from world_model.model.head import EXACT, SPRITE, Conditioning, convolution, nor
 WRONG = 0.15
 """A cell is wrong when its elements differ by more than this on average, in latent units. A token is a surprise when,
 without dice, one of its cells would be wrong."""
-UNTOLD = 2.0
-"""A game's frame is learned without dice where its first Gumbel number is higher, in an eighth of them."""
-ALONE = 0.0
-"""Where it is higher, in more than half of the others, the frame is learned with the first of neighbouring surprises
-alone."""
+UNTOLD, ALONE = 0.12, 0.63
+"""Share of the frames that are learned without dice, and of these and those that are learned with the first of
+neighbouring surprises alone."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
@@ -70,12 +74,12 @@ no gradient changes any more; at 1 they are learned too slowly."""
 FEW = 2.0
 """Nll, over ``SPRITE``, from which on a frame's grows as its logarithm only: one frame in which everything changes
 would be most of a batch's gradient."""
-TURNS = 4
-"""Turns in which the tokens draw: of four neighbours each has its own, and sees what the ones before it drew."""
+PREFIXES = 2
+"""Of each frame's draws, how many are learned in a step: one among the first, one among the last."""
 LOUD = 8.0
 """Factor of the classes' first embeddings: beside the tokens they must be heard from the first step on."""
-LEAST = 1e-6
-"""Least uniform number that becomes a Gumbel one."""
+NEVER = -1e9
+"""Logit of what cannot be drawn."""
 LEAST_LIKELY = 1e-30
 """Least likelihood of an element that has a logarithm."""
 NARROW = 32
@@ -136,18 +140,20 @@ class MixtureHead(nn.Module):
         self.per_frame = (self.sources + self.colours) * self.unfold**2 + self.places
         self.out = nn.Conv2d(features, self.frames * self.per_frame, 1)
         self.out.weight.data *= 0.1
-        self.expected, self.prior = nn.Linear(width, width), nn.Linear(width, self.classes)
+        self.expected, self.prior = nn.Linear(width, width), nn.Linear(width, self.classes - 1)
+        self.no_more = nn.Linear(2 * width, 1)
+        self.no_more.bias.data.fill_(math.log(self.per_block * grid[0] * grid[1] * (self.classes - 1)))
         self.foreseen = nn.Sequential(
             nn.ReLU(), convolution(2 * features, 2 * features),
             nn.ReLU(), nn.Conv2d(2 * features, width, half, stride=half),
         )  # fmt: skip
-        self.drawn_around = nn.Conv2d(self.classes, width, 3, padding=1, bias=False)
+        self.drawn_around = nn.Conv2d(self.classes - 1, width, 3, padding=1, bias=False)
         self.drawn_around.weight.data *= LOUD
         self.neighbours = Block(width, 0)
         nn.init.zeros_(self.neighbours.second.weight)
         nn.init.zeros_(self.neighbours.second.bias)
-        turn = torch.arange(grid[0])[:, None] % 2 * 2 + torch.arange(grid[1]) % 2
-        self.register_buffer("turn", turn.flatten()[:, None], persistent=False)
+        order = 4 - torch.arange(grid[0])[:, None] % 2 * 2 - torch.arange(grid[1]) % 2  # neighbours differ
+        self.register_buffer("order", order.flatten(), persistent=False)
         self.posterior = nn.Sequential(
             nn.Conv2d(2 * channels, features, 3, padding=1, bias=False), nn.ReLU(),
             nn.Conv2d(features, features, 3, stride=2, padding=1, bias=False), nn.ReLU(),
@@ -195,7 +201,7 @@ class MixtureHead(nn.Module):
         if "future" in extra:
             classes, told = self._happened(conditioning, seen, tokens)
             with torch.enable_grad():
-                classes_nll = self._classes_nll(self._expected(shown, seen), classes.detach())
+                classes_nll = self._classes_nll(self._expected(shown, seen), classes.detach(), extra["dice"])
         else:
             classes = told = self._drawn(self._expected(shown, seen), extra["dice"])
         outputs = self._read(conditioning, self._decoded(seen, self._coded(tokens, told)), count)
@@ -241,7 +247,7 @@ class MixtureHead(nn.Module):
         al., arXiv 1308.3432), from the true frames of the first block and the one before it; and those of them that
         the frames are learned with. Of surprises side by side the first is told first: the others are none any more,
         once what follows from it is drawn into their tokens. Then they need not agree, each for itself."""
-        future, chance = conditioning.extra["future"], conditioning.extra["dice"][:, :1, :1, :1]
+        future, chance = conditioning.extra["future"], conditioning.extra["dice"][:, :1, :1, None]
         changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
         logits = _full(self.posterior(changes.flatten(0, 1))).flatten(2).transpose(1, 2).unflatten(0, changes.shape[:2])
         surprising = self._surprising(conditioning, seen, tokens)
@@ -253,8 +259,8 @@ class MixtureHead(nn.Module):
         if further.any():  # where few things surprise, most batches need not be decoded once more
             further = further & self._surprising(conditioning, seen, self._coded(tokens, of_first.detach()))
         classes = _with_none(hard, first | further)
-        told = torch.where(chance < ALONE, classes, of_first)
-        return classes, torch.where(chance < UNTOLD, told, torch.zeros_like(told))
+        told = torch.where(chance < ALONE, of_first, classes)
+        return classes, torch.where(chance < UNTOLD, torch.zeros_like(told), told)
 
     @torch.no_grad()
     def _surprising(self, conditioning: Conditioning, seen: Seen, tokens: Tensor) -> Tensor:
@@ -286,21 +292,15 @@ class MixtureHead(nn.Module):
         if used[least] * len(used) > UNUSED or wrong[worst] < AMISS or wrong.sum() > LEARNED:
             return
         around = self.drawn_around.weight.transpose(0, 1)
-        weights = self.code.weight.T, self.posterior[-1].weight, self.prior.weight[1:], self.prior.bias[1:], around[1:]
+        weights = self.code.weight.T, self.posterior[-1].weight, self.prior.weight, self.prior.bias, around
         for part in (*weights, self.logit_mean, self.logit_variance):
             part.data[least] = torch.lerp(part[worst], part[least], KEPT)  # past autograd, which has seen them already
         self.shares[:, worst] /= 2
         self.shares[:, least] = self.shares[:, worst]
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
-        for name, value in self.state_dict().items():  # weights from before there were any
-            if name.split(".")[0] in ("shares", "neighbours"):
-                state.setdefault(prefix + name, value)
-        super()._load_from_state_dict(state, prefix, *rest)
-
     def _is_first(self, surprising: Tensor) -> Tensor:
-        """Which tokens [N, B, P] are drawn before all their neighbours that are ``surprising`` [N, B, P]."""
-        order = torch.where(surprising, TURNS - self.turn[:, 0], 0).unflatten(2, self.grid).float()
+        """Which tokens [N, B, P] are told before all their neighbours that are ``surprising`` [N, B, P]."""
+        order = torch.where(surprising, self.order, 0).unflatten(2, self.grid).float()
         return F.max_pool2d(order, 3, 1, 1).flatten(2) == order.flatten(2)
 
     def _normalised(self, logits: Tensor, surprising: Tensor) -> Tensor:
@@ -319,29 +319,52 @@ class MixtureHead(nn.Module):
         return self.expected(normed(shown)) + picture[:, None]
 
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
-        """Log-probabilities [N, B, P, dice] of the classes, from what the tokens expect [N, B, P, D] and the classes
-        [N, B, P, dice] that are drawn already, elsewhere zeros. Each token sees what its neighbours expected and what
-        of it was drawn: what left one of them and is not yet drawn in another has to come here."""
+        """Log-probabilities [N, B P (dice - 1) + 1] of which token is the next to draw, and which class; the last, that
+        there are no more. From what the tokens expect [N, B, P, D] and the classes [N, B, P, dice - 1] that are drawn
+        already, elsewhere zeros. Each token sees what its neighbours expected and what of it was drawn: what left one
+        of them and is not yet drawn in another has to come here."""
         grids = (x.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid) for x in (expected, drawn.to(expected.dtype)))
         mine, classes = grids
-        h = self.neighbours(mine + self.drawn_around(classes)).flatten(2).transpose(1, 2)
-        return _full(self.prior(F.relu(h.unflatten(0, expected.shape[:2])))).log_softmax(-1)
+        h = F.relu(self.neighbours(mine + self.drawn_around(classes)))
+        h = h.flatten(2).transpose(1, 2).unflatten(0, expected.shape[:2]).flatten(1, 2)  # [N, B P, D]
+        logits = _full(self.prior(h)).masked_fill(drawn.flatten(1, 2).sum(2, keepdim=True) > 0, NEVER)
+        no_more = _full(self.no_more(torch.cat([h.mean(1), h.amax(1)], 1)))
+        return torch.cat([logits.flatten(1), no_more], 1).log_softmax(-1)
 
     def _drawn(self, expected: Tensor, dice: Tensor) -> Tensor:
-        """One-hot classes [N, B, P, dice], drawn from the prior by the Gumbel-max rule."""
-        drawn = torch.zeros_like(dice)
-        for turn in range(TURNS):
-            new = F.one_hot((self._prior(expected, drawn) + dice).argmax(-1), self.classes).to(dice.dtype)
-            drawn = torch.where(self.turn == turn, new, drawn)
-        return drawn
+        """One-hot classes [N, B, P, dice], drawn from the prior by the numbers [N, B, P + 2], one for each draw."""
+        numbers, tokens = dice.flatten(1), expected.shape[:3]
+        none = tokens[1] * tokens[2] * (self.classes - 1)
 
-    def _classes_nll(self, expected: Tensor, classes: Tensor) -> Tensor:
-        """Nll [N, B] of classes [N, B, P, dice] under the prior, turn by turn as they are drawn."""
-        nll = 0
-        for turn in range(TURNS):
-            prior = self._prior(expected, classes * (self.turn < turn))
-            nll = nll - (prior * classes * (self.turn == turn)).sum((2, 3))
-        return nll
+        def drawing(draw: Tensor, drawn: Tensor, more: Tensor) -> Tensor:
+            return more.any()
+
+        def next_drawn(draw: Tensor, drawn: Tensor, more: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            below = self._prior(expected, drawn).exp().cumsum(1) < numbers.index_select(1, draw)
+            chosen = below.sum(1).clamp(max=none)  # rounded, all may sum to less than the number
+            more = more & (chosen < none)
+            new = F.one_hot(chosen, none + 1)[:, :-1].unflatten(1, (*tokens[1:], -1))
+            return draw + 1, drawn + new * more[:, None, None, None], more
+
+        start = torch.zeros(1, dtype=torch.long, device=dice.device), dice.new_zeros(*tokens, self.classes - 1)
+        drawn = _repeated(drawing, next_drawn, (*start, torch.ones_like(dice[:, 0, 0], dtype=torch.bool)))[1]
+        return _with_none(drawn, drawn.sum(-1) > 0)
+
+    def _classes_nll(self, expected: Tensor, classes: Tensor, dice: Tensor) -> Tensor:
+        """Nll [N, B] of classes [N, B, P, dice] under the prior: of the set, from ``PREFIXES`` of its draws in an order
+        by chance (equation 5 of Hoogeboom et al., arXiv 2110.02037). dice [N, B, P + 2], uniform."""
+        happened = classes[..., 1:]
+        there = happened.sum(-1).flatten(1) > 0
+        count, nll = there.sum(1), 0
+        rank = torch.where(there, dice[..., 2:].flatten(1), 2.0).argsort(1).argsort(1)
+        for part in range(PREFIXES):
+            known = ((part + dice[:, 0, 1]) / PREFIXES * (count + 1)).long()
+            later = (rank >= known[:, None]).unflatten(1, happened.shape[1:3])[..., None]
+            prior, left = self._prior(expected, happened * ~later), (count - known).clamp(min=0)
+            of_one = (prior[:, :-1] * (happened * later).flatten(1)).sum(1) / left.clamp(min=1)
+            nll = nll - torch.where(left > 0, of_one, prior[:, -1]) * (count + 1) / PREFIXES
+        of_set = nll - torch.lgamma(count + 1.0)
+        return (of_set / self.per_block)[:, None].expand(-1, self.per_block)
 
     def _outcome(self, logits: Tensor) -> Tensor:
         """logits [N, B, rewards + 1] of a block -> [N, 2]: its likeliest rewards in sum, and the probability that it
@@ -417,7 +440,7 @@ class MixtureHead(nn.Module):
         """The head's arrays in a new state; frames [N, R+1, B, C, h, w] shown last, noise [N, K, B, C, h, w] of the
         window's blocks."""
         outcome = {"outcome": frames.new_zeros(len(frames), 2)} if self.rewards else {}
-        return {"previous": frames[:, -2, -1], "dice": self._gumbel(noise[:, -1])} | outcome
+        return {"previous": frames[:, -2, -1], "dice": self._dice(noise[:, -1])} | outcome
 
     def encode_sinks(self, sinks: Tensor) -> dict[str, Tensor]:
         return {}
@@ -426,14 +449,12 @@ class MixtureHead(nn.Module):
         """The head's arrays after the first block was shown; noise [N, K, B, C, h, w] of the next window."""
         outcome = {"outcome": outputs.outcome.detach()} if self.rewards else {}
         # of the block that joins, whose noise says nothing yet of what is shown next
-        return {"previous": outputs.last, "dice": self._gumbel(noise[:, -1])} | outcome
+        return {"previous": outputs.last, "dice": self._dice(noise[:, -1])} | outcome
 
-    def _gumbel(self, noise: Tensor) -> Tensor:
-        """Standard normal [N, B, C, h, w] -> Gumbel [N, B, P, dice], from the first numbers of each frame."""
-        tokens = self.grid[0] * self.grid[1]
-        normal = noise.flatten(2)[:, :, : tokens * self.classes]
-        uniform = (0.5 + 0.5 * torch.erf(normal / math.sqrt(2))).clamp(LEAST, 1 - LEAST)
-        return -(-uniform.log()).log().unflatten(2, (tokens, self.classes))
+    def _dice(self, noise: Tensor) -> Tensor:
+        """Standard normal [N, B, C, h, w] -> uniform [N, B, P + 2], from the first numbers of each frame."""
+        normal = noise.flatten(2)[:, :, : self.grid[0] * self.grid[1] + 2]
+        return 0.5 + 0.5 * torch.erf(normal / math.sqrt(2))
 
 
 class Block(nn.Module):
@@ -469,6 +490,15 @@ def _with_none(classes: Tensor, where: Tensor) -> Tensor:
     """One-hot classes [.., dice - 1] where [..], elsewhere the first, no dice: [.., dice]."""
     where = where[..., None].to(classes.dtype)
     return torch.cat([1 - where, classes * where], -1)
+
+
+def _repeated(condition: Callable[..., Tensor], body: Callable[..., tuple], start: tuple) -> tuple:
+    """What ``body`` has made of ``start`` once ``condition`` is no longer true; an exported graph has a loop there."""
+    if torch.compiler.is_exporting():
+        return while_loop(condition, body, start)
+    while condition(*start):
+        start = body(*start)
+    return start
 
 
 def _full(x: Tensor) -> Tensor:
