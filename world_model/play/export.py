@@ -32,7 +32,12 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from google.protobuf.message import DecodeError
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateInitializersPass, OutputFixPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+    OutputFixPass,
+    RemoveUnusedNodesPass,
+)
 from onnxscript.optimizer import optimize_ir
 from rich.progress import track
 from torch import Tensor, nn
@@ -171,6 +176,7 @@ def _simplify(model: ir.Model, weights: Path) -> None:
         value.const_value = None  # without values nothing can be folded or merged into copies of them
     optimize_ir(model)
     DeduplicateInitializersPass(size_limit=2**20)(model)
+    RemoveUnusedNodesPass()(model)  # what stays of a constant that was folded in a loop
     ClearMetadataAndDocStringPass()(model)
     for value in held:
         value.const_value = ir.ExternalTensor(
