@@ -1,6 +1,6 @@
 """What a neural world of MiniGrid's Dynamic-Obstacles keeps of the game's rules and odds, read off its frames.
 
-    pip install minigrid && python docs/dodge_odds.py assets/worlds/dodge [another folder ..]
+    pip install minigrid && PYTHONPATH=. python docs/dodge_odds.py assets/worlds/dodge [another folder ..] [--ablate]
 
 Each world plays in layouts that it never saw, under keys that seldom walk into anything. A frame is the game's where
 every tile is one of the game's pictures, and there are one agent and as many balls as there should be.
@@ -8,7 +8,7 @@ every tile is one of the game's pictures, and there are one agent and as many ba
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import Counter
 from itertools import permutations
 from pathlib import Path
@@ -19,11 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from world_model.config import load
+from world_model.evaluate import ablate
 from world_model.play.neural_game import NeuralGame
 
 TILE, BALLS = 8, 2
 STEPS = (0, 1), (1, 0), (0, -1), (-1, 0)  # (down, right) of an agent that looks right, down, left, up
 GAMES, TICKS = 60, 60
+ALTERED = "tokens_zero", "tokens_mean", "keys at joining", "block by block", "no sinks", "re-forcing"
 UNSEEN = 500_000
 """Layouts from this seed on are in no recording."""
 
@@ -49,8 +51,8 @@ class Game:
 class Neural:
     """A neural world that starts at the real game's first frame."""
 
-    def __init__(self, folder: str, real: Game):
-        self.game, self.real = NeuralGame("dodge", folder, "torch"), real
+    def __init__(self, game: NeuralGame, real: Game):
+        self.game, self.real = game, real
 
     def start(self, seed: int) -> np.ndarray:
         return self.game.reset(seed=seed, options={"anchors": self.real.start(seed)[None]})[0]
@@ -156,18 +158,31 @@ def apart(moves: Counter, others: Counter) -> float:
     return sum(abs(moves[way] / a - others[way] / b) for way in moves | others) / 2
 
 
+def played(folders: list[str], altered: bool) -> dict[str, NeuralGame]:
+    """The worlds in ``folders`` by name, and where it is ``altered`` the first with one part of its tick changed."""
+    games = {Path(folder).name: NeuralGame("dodge", folder, "torch") for folder in folders}
+    arms = ablate.arms(Path(folders[0]), "dodge", "cpu", {}) if altered else []
+    for arm in arms:
+        if arm.name in ALTERED:
+            games[arm.name] = arm.game()
+            games[arm.name].endless = False
+    return games
+
+
 def main() -> None:
-    real = Game()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", help="of weights of dodge")
+    parser.add_argument("--ablate", action="store_true", help="the first of them with one part changed, too")
+    flags, real = parser.parse_args(), Game()
     names = pictures(real)
-    measured = {"the game": play(real, names)} | {Path(f).name: play(Neural(f, real), names) for f in sys.argv[1:]}
-    table = Table(title=f"{GAMES} games of at most {TICKS} ticks")
-    table.add_column("")
-    for name in measured:
-        table.add_column(name)
-    for row in measured["the game"][0]:
-        table.add_row(row, *(f"{said[row]:.3g}" for said, _ in measured.values()))
+    neural = played(flags.folders, flags.ablate)
+    measured = {"the game": play(real, names)} | {n: play(Neural(game, real), names) for n, game in neural.items()}
     others = play(real, names, GAMES)[1]
-    table.add_row("balls' ways off by", *(f"{apart(moves, others):.3f}" for _, moves in measured.values()))
+    table = Table(
+        "", *measured["the game"][0], "balls' ways off by", title=f"{GAMES} games, {TICKS} ticks or to an end"
+    )
+    for name, (said, moves) in measured.items():
+        table.add_row(name, *(f"{value:.3g}" for value in said.values()), f"{apart(moves, others):.3f}")
     Console().print(table)
 
 

@@ -331,11 +331,26 @@ def test_what_is_not_foreseen_teaches_odds_but_not_where_a_game_goes_on_from_wro
     stage.loss(first)
     games, frames = np.arange(len(stage.left)), torch.zeros(len(stage.left), 1, 1, *SMALL.latent_shape)
     stage.fair[:] = True
-    stage._store(games, {}, frames + wrong, frames)
+    stage._store(games, {"clean": frames[:, 0] + wrong}, frames)
+    stage.pool["dice"][:] = 0.9  # told all of it
     stage.left[:], stage.at[:], stage.odds[:] = 9, stage.lead, 1.0  # all in the midst of their recordings
     stage.loss(second)[0].backward()
     learned = stage.model.local.prior.weight.grad.any()
     assert stage.strayed.any() and bool(learned) == (not wrong)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_game_that_was_not_told_what_happened_goes_on_from_the_recorded_frame(told):
+    """Untrained, it draws nothing right; yet it strays only where it was told."""
+    stage = StudentRolloutTraining(TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 30), []), None)
+    stage.loss(StepNoise(toy.CPU, 0, 0, stage.settings.batch, 0.0))
+    stage.left[:], stage.at[:] = 9, stage.lead  # all in the midst of their recordings
+    games = np.arange(stage.settings.batch) * stage.rounds
+    recorded = stage._latents(games, 0, 1)[:, 0]
+    stage.pool["dice"][:] = 0.9 if told else 0.01
+    stage.loss(StepNoise(toy.CPU, 2 * stage.rounds, 0, stage.settings.batch, 0.0))
+    away = (stage.pool["clean"][games] - recorded).abs().amax((1, 2, 3, 4))
+    assert (away > 0.5).any() == told
 
 
 def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():

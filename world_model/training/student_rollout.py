@@ -2,10 +2,11 @@
 
 Each step, a batch of the pool takes one tick from the student's *own* frames under the recorded keys. Where the world
 is deterministic, the recording holds the right next frames; where it is not, the head's posterior tells which way the
-recording's dice fell (``mixture_head.py``). Later blocks of the window count while the keys stay the same. A game
-restarts from a recording when too many of its cells are wrong, or after a random length whose mean grows from one tick
-(teacher forcing) to many; half of those that were wrong restart a few ticks earlier in the same recording. No gradient
-crosses a tick. The pool is part of the checkpoint, so a killed run resumes exactly.
+recording's dice fell (``mixture_head.py``), and a game that was not told all of it goes on from the recorded frame.
+Later blocks of the window count while the keys stay the same. A game restarts from a recording when too many of its
+cells are wrong, or after a random length whose mean grows from one tick (teacher forcing) to many; half of those that
+were wrong restart a few ticks earlier in the same recording. No gradient crosses a tick. The pool is part of the
+checkpoint, so a killed run resumes exactly.
 
 The loss is the negative log-likelihood (nll) of the head's mixture (``head.py``). It is close to zero wherever the
 picture stays the same, so what is small and moves needs no weight of its own.
@@ -125,7 +126,10 @@ class StudentRolloutTraining(TransformerStage):
         weights = held * self._recorded(games)  # before the games go on
         weights[:, 1:] *= LATER
         odds, fair = self._tensor(self.odds[games])[:, None], self._tensor(self.fair[games])[:, None]
-        wrong = self._store(games, moved, x0, true)
+        if isinstance(self.config.head, MixtureSize):  # what it was not told is no mistake of the student's
+            told = (outputs.told == outputs.classes).flatten(1).all(1)
+            moved["clean"] = torch.where(told.reshape(-1, 1, 1, 1, 1), moved["clean"], true[:, 0].to(moved["clean"]))
+        wrong = self._store(games, moved, true)
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
             choice = choice * odds * fair
@@ -183,12 +187,12 @@ class StudentRolloutTraining(TransformerStage):
         return wrong + missed(relief, self._tensor(np.stack([self.start_sampler.episodes[i].depths for i in which])))
 
     @torch.no_grad()
-    def _store(self, games: np.ndarray, state: State, x0: Tensor, true: Tensor) -> Tensor:
-        """Put the games' new states into the pool; returns the wrong cells of their new frames [n]."""
+    def _store(self, games: np.ndarray, state: State, true: Tensor) -> Tensor:
+        """Put the games' new states into the pool; returns the wrong cells [n] of the frames that they go on from."""
         for name, value in state.items():
             if name in self.pool:
                 self.pool[name][_at(name, games)] = value.detach().to(self.pool[name].dtype)
-        wrong = ((x0[:, 0].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
+        wrong = ((state["clean"].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
         self.at[games] += 1
         lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
         self.strayed[games] = wrong.cpu().numpy() > self.stray_cells
