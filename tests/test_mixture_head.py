@@ -339,18 +339,18 @@ def test_what_is_not_foreseen_teaches_odds_but_not_where_a_game_goes_on_from_wro
     assert stage.strayed.any() and bool(learned) == (not wrong)
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_a_game_that_was_not_told_what_happened_goes_on_from_the_recorded_frame(told):
-    """Untrained, it draws nothing right; yet it strays only where it was told."""
+@pytest.mark.parametrize(("told", "fair"), [(False, True), (True, True), (False, False)])
+def test_a_fair_game_that_was_not_told_what_happened_goes_on_from_the_recorded_frame(told, fair):
+    """Untrained, it draws nothing right; yet it strays only where it was told, or had gone wrong before."""
     stage = StudentRolloutTraining(TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(3, 30), []), None)
     stage.loss(StepNoise(toy.CPU, 0, 0, stage.settings.batch, 0.0))
     stage.left[:], stage.at[:] = 9, stage.lead  # all in the midst of their recordings
     games = np.arange(stage.settings.batch) * stage.rounds
     recorded = stage._latents(games, 0, 1)[:, 0]
-    stage.pool["dice"][:] = 0.9 if told else 0.01
+    stage.pool["dice"][:], stage.fair[:] = 0.9 if told else 0.01, fair
     stage.loss(StepNoise(toy.CPU, 2 * stage.rounds, 0, stage.settings.batch, 0.0))
     away = (stage.pool["clean"][games] - recorded).abs().amax((1, 2, 3, 4))
-    assert (away > 0.5).any() == told
+    assert (away > 0.5).any() == (told or not fair)
 
 
 def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():

@@ -453,7 +453,9 @@ class MixtureHead(nn.Module):
         return {"previous": outputs.last, "dice": self._dice(noise[:, -1])} | outcome
 
     def _dice(self, noise: Tensor) -> Tensor:
-        """Standard normal [N, B, C, h, w] -> uniform [N, B, P + 2], from the first numbers of each frame."""
+        """Standard normal [N, B, C, h, w] -> uniform [N, B, P + 2], from the first numbers of each frame. In play each
+        is for one draw; in training the first says what a frame is learned with (``ALONE``), the second which of its
+        draws are, and the others in which order tokens draw."""
         normal = noise.flatten(2)[:, :, : self.grid[0] * self.grid[1] + 2]
         return 0.5 + 0.5 * torch.erf(normal / math.sqrt(2))
 

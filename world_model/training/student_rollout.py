@@ -2,7 +2,8 @@
 
 Each step, a batch of the pool takes one tick from the student's *own* frames under the recorded keys. Where the world
 is deterministic, the recording holds the right next frames; where it is not, the head's posterior tells which way the
-recording's dice fell (``mixture_head.py``), and a game that was not told all of it goes on from the recorded frame.
+recording's dice fell (``mixture_head.py``), and a game that was not told all of it goes on from the recorded frame,
+as long as it has made no mistake of its own: so there are games that teach odds, and games that teach mending.
 Later blocks of the window count while the keys stay the same. A game restarts from a recording when too many of its
 cells are wrong, or after a random length whose mean grows from one tick (teacher forcing) to many; half of those that
 were wrong restart a few ticks earlier in the same recording. No gradient crosses a tick. The pool is part of the
@@ -127,8 +128,8 @@ class StudentRolloutTraining(TransformerStage):
         weights[:, 1:] *= LATER
         odds, fair = self._tensor(self.odds[games])[:, None], self._tensor(self.fair[games])[:, None]
         if isinstance(self.config.head, MixtureSize):  # what it was not told is no mistake of the student's
-            told = (outputs.told == outputs.classes).flatten(1).all(1)
-            moved["clean"] = torch.where(told.reshape(-1, 1, 1, 1, 1), moved["clean"], true[:, 0].to(moved["clean"]))
+            own = (outputs.told == outputs.classes).flatten(1).all(1) | (fair[:, 0] == 0)
+            moved["clean"] = torch.where(own.reshape(-1, 1, 1, 1, 1), moved["clean"], true[:, 0].to(moved["clean"]))
         wrong = self._store(games, moved, true)
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
