@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import toy
 from safetensors.numpy import save_file
 
@@ -128,3 +129,18 @@ def test_weights_that_are_no_numbers_are_refused(path, arrays, bad):
         with pytest.raises(CheckpointError, match=r"student\.b\.c holds NaN .* or the file is damaged"):
             read(path)
     checkpoint.tensors(path, "autoencoder")
+
+
+@pytest.mark.parametrize(
+    ("module", "named"), [(torch.nn.Linear(2, 4), "weight"), (torch.nn.Linear(3, 4, bias=False), "bias")]
+)
+def test_weights_that_do_not_fit_their_network_are_named(tmp_path, module, named):
+    path, shape = tmp_path / WEIGHTS, toy.load("tiny")
+    saved = torch.nn.Linear(3, 4)
+    arrays = {f"student.{name}": value.numpy() for name, value in saved.state_dict().items()}
+    checkpoint.save(path, arrays, shape, {})
+    with pytest.raises(CheckpointError, match=f"do not fit .* 1 arrays differ, such as {named}"):
+        checkpoint.load(module, path, "student")
+    fitting = torch.nn.Linear(3, 4)
+    checkpoint.load(fitting, path, "student")
+    assert torch.equal(fitting.weight, saved.weight)

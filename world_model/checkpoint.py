@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -84,6 +85,19 @@ def tensors(path: Path, prefix: str) -> dict[str, np.ndarray]:
     if not arrays:
         raise CheckpointError(f"{path}: holds no '{prefix}' weights; train that stage first")
     return arrays
+
+
+def load(model: Any, path: Path, prefix: str) -> None:
+    """Put the arrays of ``prefix`` into a PyTorch module. Raises CheckpointError where they do not fit."""
+    import torch  # which playing does without
+
+    arrays, shapes = tensors(path, prefix), {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if differing := sorted(name for name in shapes | found if shapes.get(name) != found.get(name)):
+        raise CheckpointError(f"{path}: its {prefix} weights do not fit the network that its configuration describes: "
+                              f"{len(differing)} arrays differ, such as {differing[0]}. If an older version made them, "
+                              "that version plays them; this one must train them anew")  # fmt: skip
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def check(path: Path) -> None:

@@ -23,8 +23,7 @@ class Teacher:
         self.config, _ = checkpoint.describe(weights)
         self.device = device
         model = Transformer(self.config)
-        arrays = checkpoint.tensors(weights, PREFIX)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        checkpoint.load(model, weights, PREFIX)
         self._model = model.to(device).eval()
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from world_model import checkpoint, hardware
-from world_model.checkpoint import WEIGHTS, CheckpointError
+from world_model.checkpoint import WEIGHTS
 from world_model.config import Rolling
 
 THREADS = 2
@@ -312,11 +312,8 @@ class TorchRuntime:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _loaded(self, model: Any, weights: Path, prefix: str) -> Any:
-        arrays = checkpoint.tensors(weights, prefix) if model.state_dict() else {}
-        try:
-            model.load_state_dict({name: self._torch.from_numpy(array) for name, array in arrays.items()})
-        except RuntimeError as error:
-            raise CheckpointError(f"{weights}: does not fit its own configuration: {error}") from error
+        if model.state_dict():
+            checkpoint.load(model, weights, prefix)
         return model.to(self.device).eval()
 
 

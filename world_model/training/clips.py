@@ -107,6 +107,5 @@ def load_transformer(config: Config, distributed: DistributedContext, weights: P
     torch.manual_seed(distributed.seed)
     model = Transformer(config)
     if weights is not None:
-        arrays = checkpoint.tensors(weights, prefix)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        checkpoint.load(model, weights, prefix)
     return model.to(distributed.device, memory_format=torch.channels_last)

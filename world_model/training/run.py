@@ -228,8 +228,7 @@ class Run:
         if self._data is None:
             codec, config = make_codec(self.config), scaled(self.config, rate=self.rate)
             if self.config.codec.kind == "autoencoder":
-                arrays = checkpoint.tensors(self._weights("autoencoder"), "autoencoder")
-                codec.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+                checkpoint.load(codec, self._weights("autoencoder"), "autoencoder")
             codec = codec.to(self.distributed.device, memory_format=torch.channels_last).eval()
             train_set, held_out = (self._encode(codec, part) for part in ("train", "held_out"))
             self._data = TrainingData(config, self.distributed, codec, train_set, held_out)
