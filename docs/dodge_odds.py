@@ -1,6 +1,6 @@
 """What a neural world of MiniGrid's Dynamic-Obstacles keeps of the game's rules and odds, read off its frames.
 
-    pip install minigrid && PYTHONPATH=. python docs/dodge_odds.py assets/worlds/dodge [another folder ..] [--ablate]
+    pip install minigrid && PYTHONPATH=. python docs/dodge_odds.py runs/dodge [another folder ..] [--ablate]
 
 Each world plays in layouts that it never saw, under keys that seldom walk into anything. A frame is the game's where
 every tile is one of the game's pictures, and there are one agent and as many balls as there should be.
@@ -85,7 +85,7 @@ class Seen:
         self.agent = agents[0] if agents else (1, 1)
         self.heading = int(self.what[self.agent][-1]) if agents else 0
         self.ahead = tuple(np.add(self.agent, STEPS[self.heading]).tolist())
-        self.clear = self.what[self.ahead] in ("floor", "goal")
+        self.clear = self.what.get(self.ahead) in ("floor", "goal")
 
 
 def pictures(real: Game) -> dict[bytes, str]:
@@ -128,7 +128,7 @@ def play(game: Game | Neural, names: dict[bytes, str], first: int = 0) -> tuple[
             if before.right:
                 counts += Counter(went_on=1, right_again=after.right)
                 hit = key == 2 and not before.clear
-                due = hit or (key == 2 and before.what[before.ahead] == "goal")
+                due = hit or (key == 2 and before.what.get(before.ahead) == "goal")
                 counts += Counter(due=due, told=due and ended, said=ended, true=due and ended)
                 if after.right and not hit:
                     heading = before.heading if key == 2 else (before.heading + (1 if key else -1)) % 4
