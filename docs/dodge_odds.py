@@ -1,6 +1,7 @@
 """What a neural world of MiniGrid's Dynamic-Obstacles keeps of the game's rules and odds, read off its frames.
 
-    pip install minigrid && PYTHONPATH=. python docs/dodge_odds.py runs/dodge [another folder ..] [--ablate]
+    pip install -e ".[train,minigrid]"
+    python docs/dodge_odds.py runs/dodge [another folder ..] [--ablate]
 
 Each world plays in layouts that it never saw, under keys that seldom walk into anything. A frame is the game's where
 every tile is one of the game's pictures, and there are one agent and as many balls as there should be.
@@ -18,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from world_model.config import load
+from world_model.config import CONFIGS, load
 from world_model.evaluate import ablate
 from world_model.play.neural_game import NeuralGame
 
@@ -26,6 +27,7 @@ TILE, BALLS = 8, 2
 STEPS = (0, 1), (1, 0), (0, -1), (-1, 0)  # (down, right) of an agent that looks right, down, left, up
 GAMES, TICKS = 60, 60
 ALTERED = "tokens_zero", "tokens_mean", "keys at joining", "block by block", "no sinks", "re-forcing"
+"""Those of ``ablate.arms`` that a mixture head has, and that change what is played."""
 UNSEEN = 500_000
 """Layouts from this seed on are in no recording."""
 
@@ -36,7 +38,7 @@ class Game:
     def __init__(self):
         import minigrid  # noqa: F401  registers the id
 
-        world = load("configs/dodge.yaml").world
+        world = load(CONFIGS / "dodge.yaml").world
         self.env = gymnasium.make(world.env, render_mode="rgb_array", **world.game.kwargs)
 
     def start(self, seed: int) -> np.ndarray:

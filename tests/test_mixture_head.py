@@ -148,7 +148,7 @@ def with_odds(made: MixtureHead, classes: torch.Tensor, no_more: float) -> Mixtu
 
 @torch.no_grad()
 def test_what_may_happen_anywhere_but_once_is_drawn_once():
-    """A thing that comes in half of the ticks, to any of four tokens; the nll is that of which it was, of five."""
+    """A thing that comes in half of the ticks, to any of four tokens: the nll is of whether it comes, and where."""
     many, one = 2000, torch.eye(SHAPE.head.dice - 1)[0]
     made = with_odds(MixtureHead(SHAPE, (2, 2)), one + 1e-12, 4.0)
     made.drawn_around.weight.zero_()

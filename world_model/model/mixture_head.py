@@ -46,8 +46,8 @@ WRONG = 0.15
 """A cell is wrong when its elements differ by more than this on average, in latent units. A token is a surprise when,
 without dice, one of its cells would be wrong."""
 UNTOLD, ALONE = 0.12, 0.63
-"""Share of the frames that are learned without dice, and of these and those that are learned with the first of
-neighbouring surprises alone."""
+"""A frame is learned without dice where its first number is below the one, and with the first of neighbouring surprises
+alone where it is between the two."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
