@@ -12,7 +12,7 @@ from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.codec import SPREAD, canvas, make_codec
 from world_model.model.head import EXACT, Conditioning
-from world_model.model.mixture_head import ALONE, TOLERANCE, MixtureHead, MixtureOutputs
+from world_model.model.mixture_head import ALONE, TOLERANCE, UNTOLD, MixtureHead, MixtureOutputs
 from world_model.training.clips import TrainingData
 from world_model.training.distributed import StepNoise
 from world_model.training.loop import _step
@@ -26,6 +26,7 @@ SMALL = Config.model_validate(SHAPE.model_dump() | {
 })  # fmt: skip
 """One token of 4x4 cells of 4x4 pixels."""
 LEFT_SHARE, STEPS = 0.25, 700
+NEVER = torch.tensor(0.0)
 
 
 def head(shape: Config = SMALL) -> MixtureHead:
@@ -77,7 +78,7 @@ def test_the_nll_is_that_of_the_mixture_written_out():
     made, last = head(), torch.randn(1, *SMALL.latent_shape)
     made.out.bias.data.normal_()
     true = torch.randn(1, made.frames, *SMALL.latent_shape)
-    _, outputs = run(made, last, {"future": torch.randn(1, 2, *SMALL.latent_shape)})
+    _, outputs = run(made, last, {"future": torch.randn(1, 2, *SMALL.latent_shape), "alone": NEVER})
     elements = made._elements_nll(outputs, true)
     goal, frame, y, x = canvas(true, 4)[0], 1, 6, 9
     cell = y // 4, x // 4, y % 4 * 4 + x % 4
@@ -181,7 +182,7 @@ def test_only_a_surprise_takes_a_class_and_different_ones_take_different_classes
     """Or the convolutions could never learn what a class means (posterior collapse)."""
     made, last = always(head(), 0), torch.randn(1, *SMALL.latent_shape)
     futures = [torch.stack([last, last + change], 1) for change in (0.0, *torch.randn(40, *last.shape))]
-    classes = [run(made, last, {"future": future})[1].classes.argmax(-1).item() for future in futures]
+    classes = [run(made, last, {"future": future, "alone": NEVER})[1].classes.argmax(-1).item() for future in futures]
     assert classes[0] == 0 and 0 not in classes[1:] and len(set(classes)) > 3
 
 
@@ -205,13 +206,13 @@ def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(m
         spoiled = torch.ones_like(wrong) & still  # by what the first says, which is no surprise of theirs
         answers = iter([wrong, spoiled])
         tokens = torch.zeros(1, made.frames, 8, SHAPE.transformer.width)
-        conditioning = Conditioning(None, None, None, {"future": futures, "dice": dice})
+        conditioning = Conditioning(None, None, None, {"future": futures, "dice": dice, "alone": NEVER})
         classes, told = made._happened(conditioning, None, tokens)
         assert classes[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == expected
         assert torch.equal(classes, told)
         heard = (asked[-1] - asked[-2])[0, 0].abs().sum(-1).nonzero().flatten().tolist()
         assert heard == [1, 3], "the second time it is asked what surprises when the first are told"
-    dice[:] = ALONE - 0.1
+    conditioning.extra["alone"], dice[:] = torch.tensor(ALONE), UNTOLD + ALONE - 0.1
     answers = iter([wrong, wrong])
     classes, told = made._happened(conditioning, None, tokens)
     assert told[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == [1, 3] and classes[0, 0, 7, 0] == 0
@@ -232,7 +233,7 @@ def test_an_unused_class_joins_the_one_that_stands_for_too_much():
                 soft = made._normalised(logits, all_of_them)
         return soft.argmax(-1).flatten()
 
-    before = chosen()
+    before, likely = chosen(), made.prior.bias.exp()
     counts = torch.full((classes,), 40.0)
     counts[5] = 0
     for wrong, expected in ((counts * 0.9, 0), (counts * 0, 0), (torch.eye(classes)[2] * 40, 1)):
@@ -242,13 +243,14 @@ def test_an_unused_class_joins_the_one_that_stands_for_too_much():
     after = chosen()[before == 2]
     assert len(after) > 30 and (after == 2).float().mean() > 0.2 and (after == 5).float().mean() > 0.2
     assert not torch.equal(made.code.weight[:, 5], made.code.weight[:, 2])
+    assert made.prior.bias[[2, 5]].exp().sum() == pytest.approx(float(likely[2])), "no more is drawn than before"
 
 
 @torch.no_grad()
 def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_wrong():
     made, last = always(head(), 0), torch.randn(1, *SMALL.latent_shape)
     future = torch.stack([last, torch.randn_like(last)], 1)
-    x0, outputs = run(made, last, {"future": future, "dice": torch.full((1, 1, 3), 0.9)})
+    x0, outputs = run(made, last, {"future": future, "dice": torch.full((1, 1, 3), 0.9), "alone": NEVER})
     which = outputs.told[0, 0, 0, 1:].argmax()
     for true, wrong in ((future[:, 1:], 1), (x0[:, :1], 0)):
         counts = made.class_counts(outputs, x0[:, :1], true)
@@ -360,13 +362,16 @@ def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():
     parts = tuple(
         f"local.{name}." for name in ("expected", "prior", "no_more", "foreseen", "drawn_around", "neighbours")
     )
-    for step, progress, last in ((0, 0.79, False), (1, 0.81, True), (2, 0.82, True)):
-        before = torch.stack([head.logit_mean, *head.shares]).clone()
+    first = head.shares.clone()
+    for step, progress, last in ((0, 0.5, False), (1, 0.53, False), (2, 0.55, False), (3, 0.81, True), (4, 0.82, True)):
+        before, shares = head.logit_mean.clone(), head.shares.clone()
         stage.loss(StepNoise(toy.CPU, step, 0, stage.settings.batch, progress))[0].backward()
         learned = {name for name, p in stage.model.named_parameters() if p.grad is not None and p.grad.any()}
         assert any(name.startswith("local.prior.") for name in learned)
         assert all(name.startswith(parts) for name in learned) == last
-        assert torch.equal(torch.stack([head.logit_mean, *head.shares]), before) == last, "classes stand still"
+        assert torch.equal(head.logit_mean, before) == last, "classes stand still"
+        assert progress < 0.54 or torch.equal(head.shares, shares), "while the rate falls, no class joins another"
+        assert progress != 0.53 or not torch.equal(head.shares, first)
         stage.model.zero_grad()
     assert [round(stage.phase(progress), 3) for progress in (0.0, 0.4, 0.7999, 0.8, 0.9, 1.0)] == [0, 0.5, 1, 0, 0.5, 1]
 

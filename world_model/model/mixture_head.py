@@ -21,10 +21,10 @@ cannot disagree. A class that goes unused joins the one whose tokens come out wr
 (``share_classes``). The blocks behind in the window have none: what they would draw before it is known what happens
 first could contradict it.
 
-In play classes are drawn from the *prior*, what tokens and picture let expect, with the recordings' odds: one token
-after the other in any order (Uria et al., arXiv 1310.1757; Hoogeboom et al., 2110.02037), and each draw chooses in the
-whole frame which token is next, and its class, or that there are no more. So what may happen anywhere but once happens
-once, and a tick in which nothing is left to chance costs one look.
+In play classes are drawn from the *prior*, what tokens and the picture that comes of them without dice let expect, with
+the recordings' odds: one token after the other in any order (Uria et al., arXiv 1310.1757; Hoogeboom et al.,
+2110.02037), and each draw chooses in the whole frame which token is next, and its class, or that there are no more. So
+what may happen anywhere but once happens once, and a tick in which nothing is left to chance costs one look.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from world_model.model.head import EXACT, SPRITE, Conditioning, convolution, nor
 WRONG = 0.15
 """A cell is wrong when its elements differ by more than this on average, in latent units. A token is a surprise when,
 without dice, one of its cells would be wrong."""
-UNTOLD, ALONE = 0.12, 0.63
-"""A frame is learned without dice where its first number is below the one, and with the first of neighbouring surprises
-alone where it is between the two."""
+UNTOLD, ALONE = 0.12, 0.5
+"""Shares of the frames that are learned without dice, and, at the beginning of training, with the first of neighbouring
+surprises alone: so classes come to say enough. Later what is not told is only what cannot be drawn."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
@@ -71,6 +71,9 @@ KEPT = 0.2
 GAIN = 30.0
 """Root mean square of the features that weigh the sources. Without bound it grows until the weights are 0 and 1, which
 no gradient changes any more; at 1 they are learned too slowly."""
+LEAK = 0.1
+"""Slope below 0 of the nonlinearity. With none most features were dead after an hour (dying ReLU: Lu et al., arXiv
+1903.06733): all that let neighbours hear one another, and 47 of the posterior's first 48."""
 FEW = 2.0
 """Nll, over ``SPRITE``, from which on a frame's grows as its logarithm only: one frame in which everything changes
 would be most of a batch's gradient."""
@@ -145,8 +148,8 @@ class MixtureHead(nn.Module):
         self.no_more = nn.Linear(2 * width, 1)
         self.no_more.bias.data.fill_(math.log(self.per_block * grid[0] * grid[1] * (self.classes - 1)))
         self.foreseen = nn.Sequential(
-            nn.ReLU(), convolution(2 * features, 2 * features),
-            nn.ReLU(), nn.Conv2d(2 * features, width, half, stride=half),
+            nn.LeakyReLU(LEAK), convolution(2 * features, 2 * features),
+            nn.LeakyReLU(LEAK), nn.Conv2d(2 * features, width, half, stride=half),
         )  # fmt: skip
         self.drawn_around = nn.Conv2d(self.classes - 1, width, 3, padding=1, bias=False)
         self.drawn_around.weight.data *= LOUD
@@ -156,8 +159,8 @@ class MixtureHead(nn.Module):
         order = 4 - torch.arange(grid[0])[:, None] % 2 * 2 - torch.arange(grid[1]) % 2  # neighbours differ
         self.register_buffer("order", order.flatten(), persistent=False)
         self.posterior = nn.Sequential(
-            nn.Conv2d(2 * channels, features, 3, padding=1, bias=False), nn.ReLU(),
-            nn.Conv2d(features, features, 3, stride=2, padding=1, bias=False), nn.ReLU(),
+            nn.Conv2d(2 * channels, features, 3, padding=1, bias=False), nn.LeakyReLU(LEAK),
+            nn.Conv2d(features, features, 3, stride=2, padding=1, bias=False), nn.LeakyReLU(LEAK),
             nn.Conv2d(features, self.classes - 1, half, stride=half, bias=False),
         )  # fmt: skip
         self.posterior[0].weight.data[:, channels:] *= QUIET
@@ -189,8 +192,8 @@ class MixtureHead(nn.Module):
         window = F.pad(window, (0, 0, 0, 0, 0, 0, 0, missing))
         pictures = [window, conditioning.last[:, :1], conditioning.extra["previous"][:, None], conditioning.sinks]
         fine = self.before[0](self.first(torch.cat([p.flatten(1, 2) for p in pictures], 1)))
-        coarse = self.before[1](self.down(F.relu(fine)))
-        patches = F.pixel_unshuffle(self.narrow(F.relu(coarse)), self.half).flatten(2).transpose(1, 2)
+        coarse = self.before[1](self.down(_leaky(fine)))
+        patches = F.pixel_unshuffle(self.narrow(_leaky(coarse)), self.half).flatten(2).transpose(1, 2)
         tokens = self.to_tokens(patches).unflatten(2, (self.frames, -1)).transpose(1, 2)
         return Seen(fine, coarse, tokens[:, : self.frames - missing])
 
@@ -202,16 +205,16 @@ class MixtureHead(nn.Module):
         if "future" in extra:
             classes, told = self._happened(conditioning, seen, tokens)
             with torch.enable_grad():
-                classes_nll = self._classes_nll(self._expected(shown, seen), classes.detach(), extra["dice"])
+                classes_nll = self._classes_nll(self._expected(shown, seen, tokens), classes.detach(), extra["dice"])
         else:
-            classes = told = self._drawn(self._expected(shown, seen), extra["dice"])
+            classes = told = self._drawn(self._expected(shown, seen, tokens), extra["dice"])
         outputs = self._read(conditioning, self._decoded(seen, self._coded(tokens, told)), count)
         outputs = outputs._replace(classes=classes, classes_nll=classes_nll, told=told)
         return cells(self._picked(outputs), self.unfold), outputs
 
     def _read(self, conditioning: Conditioning, h: Tensor, count: int) -> MixtureOutputs:
         """What features h [N, width, h, w] say of the first ``count`` frames."""
-        h = F.relu(GAIN * _normed_cells(h))
+        h = _leaky(GAIN * _normed_cells(h))
         out = _full(self.out(h).unflatten(1, (self.frames, -1))[:, :count])
         squared = self.unfold**2
         parts = [self.sources * squared, self.colours * squared, self.places]
@@ -228,15 +231,21 @@ class MixtureHead(nn.Module):
 
     def _decoded(self, seen: Seen, tokens: Tensor) -> Tensor:
         """Features [N, width, h, w] after the tokens [N, F, P, D] have spoken."""
-        decisions = tokens.transpose(1, 2).flatten(2)  # [N, P, F D]
+        decisions, h = self._decided(seen, tokens)
+        h = seen.fine + F.pixel_shuffle(self.up(_leaky(h)), 2)
+        for block in self.fine:
+            h = block(h, decisions, self.grid)
+        return h
+
+    def _decided(self, seen: Seen, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens [N, F, P, D] of all frames at each place, [N, P, F D], and the features at half resolution
+        [N, 2 width, h/2, w/2] after they have spoken."""
+        decisions = tokens.transpose(1, 2).flatten(2)
         spread = self.from_tokens(decisions).transpose(1, 2).unflatten(2, self.grid)
         h = seen.coarse + self.widen(F.pixel_shuffle(spread, self.half))
         for block in self.coarse:
             h = block(h, decisions, self.grid)
-        h = seen.fine + F.pixel_shuffle(self.up(F.relu(h)), 2)
-        for block in self.fine:
-            h = block(h, decisions, self.grid)
-        return h
+        return decisions, h
 
     def _coded(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """Tokens [N, F, P, D], to the first block's of which the embeddings of classes [N, B, P, dice] are added."""
@@ -260,7 +269,7 @@ class MixtureHead(nn.Module):
         if further.any():  # where few things surprise, most batches need not be decoded once more
             further = further & self._surprising(conditioning, seen, self._coded(tokens, of_first.detach()))
         classes = _with_none(hard, first | further)
-        told = torch.where(chance < ALONE, of_first, classes)
+        told = torch.where(chance < UNTOLD + conditioning.extra["alone"], of_first, classes)
         return classes, torch.where(chance < UNTOLD, torch.zeros_like(told), told)
 
     @torch.no_grad()
@@ -293,9 +302,11 @@ class MixtureHead(nn.Module):
         if used[least] * len(used) > UNUSED or wrong[worst] < AMISS or wrong.sum() > LEARNED:
             return
         around = self.drawn_around.weight.transpose(0, 1)
-        weights = self.code.weight.T, self.posterior[-1].weight, self.prior.weight, self.prior.bias, around
+        weights = self.code.weight.T, self.posterior[-1].weight, self.prior.weight, around
         for part in (*weights, self.logit_mean, self.logit_variance):
             part.data[least] = torch.lerp(part[worst], part[least], KEPT)  # past autograd, which has seen them already
+        self.prior.bias.data[worst] -= math.log(2)  # the two are as likely as the one was
+        self.prior.bias.data[least] = self.prior.bias.data[worst]
         self.shares[:, worst] /= 2
         self.shares[:, least] = self.shares[:, worst]
 
@@ -313,10 +324,12 @@ class MixtureHead(nn.Module):
             self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
         return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
-    def _expected(self, shown: Tensor, seen: Seen) -> Tensor:
-        """What tokens of the trunk [N, B, P, D] and the picture, of which these keep little, expect: [N, B, P, D]. The
-        convolutions serve the picture alone: the prior learns from what they have."""
-        picture = self.foreseen(_normed_cells(seen.coarse).detach()).flatten(2).transpose(1, 2)
+    def _expected(self, shown: Tensor, seen: Seen, tokens: Tensor) -> Tensor:
+        """What tokens of the trunk [N, B, P, D] expect, and the picture that comes of them without dice, of which they
+        keep little: [N, B, P, D]. The convolutions serve the picture alone: the prior learns from what they have."""
+        with torch.no_grad():
+            decided = _normed_cells(self._decided(seen, tokens)[1])
+        picture = self.foreseen(decided).flatten(2).transpose(1, 2)
         return self.expected(normed(shown)) + picture[:, None]
 
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
@@ -326,7 +339,7 @@ class MixtureHead(nn.Module):
         of them and is not yet drawn in another has to come here."""
         grids = (x.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid) for x in (expected, drawn.to(expected.dtype)))
         mine, classes = grids
-        h = F.relu(self.neighbours(mine + self.drawn_around(classes)))
+        h = _leaky(self.neighbours(mine + self.drawn_around(classes)))
         h = h.flatten(2).transpose(1, 2).unflatten(0, expected.shape[:2]).flatten(1, 2)  # [N, B P, D]
         logits = _full(self.prior(h)).masked_fill(drawn.flatten(1, 2).sum(2, keepdim=True) > 0, NEVER)
         no_more = _full(self.no_more(torch.cat([h.mean(1), h.amax(1)], 1)))
@@ -481,7 +494,11 @@ class Block(nn.Module):
             times = h.shape[-1] // grid[1]
             shift, scale = spread.repeat_interleave(times, 2).repeat_interleave(times, 3).chunk(2, 1)
             normalised = normalised * (1 + scale) + shift
-        return h + self.second(F.relu(self.first(normalised)))
+        return h + self.second(_leaky(self.first(normalised)))
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, LEAK)
 
 
 def _normed_cells(h: Tensor) -> Tensor:

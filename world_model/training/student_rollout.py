@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from world_model.config import Config, MixtureSize, PickSize, ViewSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
-from world_model.model.mixture_head import WRONG, MixtureHead
+from world_model.model.mixture_head import ALONE, WRONG, MixtureHead
 from world_model.model.rolling import BATCHED, State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
@@ -53,6 +53,9 @@ LATER = 0.5
 """Weight of the window's later blocks, which are only where the next tick starts from."""
 PALETTE_EPISODES, PALETTE_EVERY = 200, 16
 """Sessions, and one in how many of their frames, in which the palette's colours are counted."""
+JOIN = 2 / 3
+"""Share of the steps before the prior learns alone in which an unused class may join another. Then the learning rate
+falls, and two that are one could not part any more."""
 SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
@@ -121,7 +124,7 @@ class StudentRolloutTraining(TransformerStage):
             if step_noise.step % SINKS_EVERY == SINKS_EVERY - 1 and not settled:
                 state = rolling.replace_sinks(self.model, self.rolling, state, state["sinks"])
             held = still_held(actions, actions[:, :1])
-            extra = self._extra(games, poses)
+            extra = self._extra(games, poses, ALONE * (1 - grown))
             with torch.set_grad_enabled(not settled):  # the prior has its gradient all the same
                 moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         weights = held * self._recorded(games)  # before the games go on
@@ -134,7 +137,7 @@ class StudentRolloutTraining(TransformerStage):
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
             choice = choice * odds * fair
-            if not settled:
+            if self.phase(step_noise.progress) < JOIN and not settled:
                 counts = self.model.local.class_counts(outputs, x0[:, 0], true[:, 0])
                 self.model.local.share_classes(self.distributed.gather(counts[None]).sum(0))
         if outcomes is not None:
@@ -152,13 +155,14 @@ class StudentRolloutTraining(TransformerStage):
         }
         return loss, logs
 
-    def _extra(self, games: np.ndarray, poses: Tensor | None) -> State:
-        """The arrays for the head that only training has."""
+    def _extra(self, games: np.ndarray, poses: Tensor | None, alone: float) -> State:
+        """What only training gives to the head."""
         if poses is not None:
             return {"window_poses": poses}
         if not isinstance(self.config.head, MixtureSize):
             return {}
-        return {"future": self._latents(games, -1, 1).flatten(1, 2)[:, self.rolling.frames_per_block - 1 :]}
+        future = self._latents(games, -1, 1).flatten(1, 2)[:, self.rolling.frames_per_block - 1 :]
+        return {"future": future, "alone": torch.tensor(alone)}
 
     def _recorded(self, games: np.ndarray) -> Tensor:
         """1 for those blocks of these games' windows [n, K] that the recording has, 0 beyond its end."""

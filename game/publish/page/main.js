@@ -311,7 +311,9 @@ const commands = {
 function pause(is) {
   paused = is;
   say();
-  if (!paused) wake();
+  if (paused) return;
+  keyboard.forget(); // nothing has yet, where the pause was shorter than a tick
+  wake();
 }
 
 async function share() {
