@@ -47,7 +47,8 @@ WRONG = 0.15
 without dice, one of its cells would be wrong."""
 UNTOLD, ALONE = 0.12, 0.5
 """Shares of the frames that are learned without dice, and, at the beginning of training, with the first of neighbouring
-surprises alone: so classes come to say enough. Later what is not told is only what cannot be drawn."""
+surprises alone, so that classes come to say enough. The second falls to 0 while games grow: told less than it needs, a
+picture cannot come out right."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
