@@ -138,6 +138,21 @@ def test_dice_are_new_in_every_tick_and_have_the_priors_odds():
     assert ((drawn.mean((0, 1, 2)) - prior).abs() < 4 * deviation).all()
 
 
+@pytest.mark.parametrize(("no_more", "passes"), [(1e9, 1), (1e-9, 2)])
+@torch.no_grad()
+def test_only_where_something_is_drawn_the_picture_is_asked_for_twice(monkeypatch, no_more, passes):
+    made, last, asked = head(), torch.randn(1, *SMALL.latent_shape), []
+    with_odds(made, torch.ones(made.classes - 1), no_more)
+    decided = made._decided
+    monkeypatch.setattr(made, "_decided", lambda seen, tokens: asked.append(decided(seen, tokens)) or asked[-1])
+    painted = made._painted
+    monkeypatch.setattr(made, "_painted", lambda seen, tokens, of: painted(seen, tokens, shown.append(of) or of))
+    shown = []
+    run(made, last)
+    assert len(asked) == passes and shown[0] is asked[-1]
+    assert passes == 1 or not torch.equal(*asked), "the class is heard"
+
+
 def with_odds(made: MixtureHead, classes: torch.Tensor, no_more: float) -> MixtureHead:
     """Of each token's ``classes`` [dice - 1] and of no more draws, before anything is drawn."""
     for part in (made.prior, made.no_more):
@@ -197,24 +212,25 @@ def test_of_surprises_side_by_side_only_the_first_is_told_where_that_is_enough(m
     wrong = torch.tensor([[[False, True, False, True], [True, False, False, True]]]).flatten(1)[:, None]
     asked = []
 
-    def surprising(conditioning, seen, tokens):
+    def surprising(conditioning, seen, tokens, decided):
         asked.append(tokens)
         return next(answers)
 
     monkeypatch.setattr(made, "_surprising", surprising)
+    monkeypatch.setattr(made, "_decided", lambda seen, tokens: None)
     for still, expected in ((False, [1, 3]), (True, [1, 3, 4, 7])):
         spoiled = torch.ones_like(wrong) & still  # by what the first says, which is no surprise of theirs
         answers = iter([wrong, spoiled])
         tokens = torch.zeros(1, made.frames, 8, SHAPE.transformer.width)
         conditioning = Conditioning(None, None, None, {"future": futures, "dice": dice, "alone": NEVER})
-        classes, told = made._happened(conditioning, None, tokens)
+        classes, told = made._happened(conditioning, None, tokens, None)
         assert classes[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == expected
         assert torch.equal(classes, told)
         heard = (asked[-1] - asked[-2])[0, 0].abs().sum(-1).nonzero().flatten().tolist()
         assert heard == [1, 3], "the second time it is asked what surprises when the first are told"
     conditioning.extra["alone"], dice[:] = torch.tensor(ALONE), UNTOLD + ALONE - 0.1
     answers = iter([wrong, wrong])
-    classes, told = made._happened(conditioning, None, tokens)
+    classes, told = made._happened(conditioning, None, tokens, None)
     assert told[0, 0, :, 0].logical_not().nonzero().flatten().tolist() == [1, 3] and classes[0, 0, 7, 0] == 0
 
 

@@ -201,15 +201,22 @@ class MixtureHead(nn.Module):
     def forward(self, conditioning: Conditioning, tokens: Tensor, seen: Seen) -> tuple[Tensor, MixtureOutputs]:
         """tokens [N, F, P, D] of the trunk -> x0 [N, F, C, h, w] and the outputs."""
         count, extra = tokens.shape[1], conditioning.extra
-        shown = tokens[:, : self.per_block]
-        tokens, classes_nll = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count)), None
+        shown, classes_nll = tokens[:, : self.per_block], None
+        tokens = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count))
+        with torch.no_grad():
+            plain = self._decided(seen, tokens)
+        expected = self._expected(shown, plain)
         if "future" in extra:
-            classes, told = self._happened(conditioning, seen, tokens)
+            classes, told = self._happened(conditioning, seen, tokens, plain)
             with torch.enable_grad():
-                classes_nll = self._classes_nll(self._expected(shown, seen, tokens), classes.detach(), extra["dice"])
+                classes_nll = self._classes_nll(expected, classes.detach(), extra["dice"])
+            tokens = self._coded(tokens, told)
+            decided = self._decided(seen, tokens)
         else:
-            classes = told = self._drawn(self._expected(shown, seen, tokens), extra["dice"])
-        outputs = self._read(conditioning, self._decoded(seen, self._coded(tokens, told)), count)
+            classes = told = self._drawn(expected, extra["dice"])
+            tokens = self._coded(tokens, told)
+            decided = self._drawn_decided(seen, tokens, told, plain)
+        outputs = self._read(conditioning, self._painted(seen, tokens, decided), count)
         outputs = outputs._replace(classes=classes, classes_nll=classes_nll, told=told)
         return cells(self._picked(outputs), self.unfold), outputs
 
@@ -230,53 +237,67 @@ class MixtureHead(nn.Module):
             outcome_logits, outcome,
         )  # fmt: skip
 
-    def _decoded(self, seen: Seen, tokens: Tensor) -> Tensor:
-        """Features [N, width, h, w] after the tokens [N, F, P, D] have spoken."""
-        decisions, h = self._decided(seen, tokens)
-        h = seen.fine + F.pixel_shuffle(self.up(_leaky(h)), 2)
-        for block in self.fine:
-            h = block(h, decisions, self.grid)
-        return h
-
-    def _decided(self, seen: Seen, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens [N, F, P, D] of all frames at each place, [N, P, F D], and the features at half resolution
-        [N, 2 width, h/2, w/2] after they have spoken."""
-        decisions = tokens.transpose(1, 2).flatten(2)
+    def _decided(self, seen: Seen, tokens: Tensor) -> Tensor:
+        """Features at half resolution [N, 2 width, h/2, w/2] after the tokens [N, F, P, D] have spoken."""
+        decisions = _of_places(tokens)
         spread = self.from_tokens(decisions).transpose(1, 2).unflatten(2, self.grid)
         h = seen.coarse + self.widen(F.pixel_shuffle(spread, self.half))
         for block in self.coarse:
             h = block(h, decisions, self.grid)
-        return decisions, h
+        return h
+
+    def _drawn_decided(self, seen: Seen, tokens: Tensor, drawn: Tensor, plain: Tensor) -> Tensor:
+        """``_decided``, which is ``plain`` where nothing of [N, B, P, dice] is drawn: it need not be asked again."""
+        anything = drawn[..., 0].lt(1).any()
+
+        def once(again: Tensor, decided: Tensor) -> Tensor:
+            return again.clone()
+
+        def asked(again: Tensor, decided: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.zeros_like(again), self._decided(seen, tokens)
+
+        return _repeated(once, asked, (anything, plain))[1]
+
+    def _painted(self, seen: Seen, tokens: Tensor, decided: Tensor) -> Tensor:
+        """Features [N, width, h, w] of tokens [N, F, P, D] and features at half resolution."""
+        h = seen.fine + F.pixel_shuffle(self.up(_leaky(decided)), 2)
+        for block in self.fine:
+            h = block(h, _of_places(tokens), self.grid)
+        return h
 
     def _coded(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """Tokens [N, F, P, D], to the first block's of which the embeddings of classes [N, B, P, dice] are added."""
         code = self.code(classes[..., 1:].to(tokens.dtype))
         return tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
 
-    def _happened(self, conditioning: Conditioning, seen: Seen, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _happened(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
         """Classes [N, B, P, dice] of what happened, one-hot with the posterior's gradient (straight through: Bengio et
         al., arXiv 1308.3432), from the true frames of the first block and the one before it; and those of them that
-        the frames are learned with. Of surprises side by side the first is told first: the others are none any more,
-        once what follows from it is drawn into their tokens. Then they need not agree, each for itself."""
+        the frames are learned with. ``plain`` is ``_decided`` without any. Of surprises side by side the first is told
+        first: the others are none any more, once what follows from it is drawn into their tokens. Then they need not
+        agree, each for itself."""
         future, chance = conditioning.extra["future"], conditioning.extra["dice"][:, :1, :1, None]
         changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
         logits = _full(self.posterior(changes.flatten(0, 1))).flatten(2).transpose(1, 2).unflatten(0, changes.shape[:2])
-        surprising = self._surprising(conditioning, seen, tokens)
+        surprising = self._surprising(conditioning, seen, tokens, plain)
         soft = self._normalised(logits, surprising).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), self.classes - 1) + soft - soft.detach()
         first = surprising & self._is_first(surprising)
         of_first = _with_none(hard, first)
         further = surprising & ~first
         if further.any():  # where few things surprise, most batches need not be decoded once more
-            further = further & self._surprising(conditioning, seen, self._coded(tokens, of_first.detach()))
+            with torch.no_grad():
+                coded = self._coded(tokens, of_first)
+                decided = self._decided(seen, coded)
+            further = further & self._surprising(conditioning, seen, coded, decided)
         classes = _with_none(hard, first | further)
         told = torch.where(chance < UNTOLD + conditioning.extra["alone"], of_first, classes)
         return classes, torch.where(chance < UNTOLD, torch.zeros_like(told), told)
 
     @torch.no_grad()
-    def _surprising(self, conditioning: Conditioning, seen: Seen, tokens: Tensor) -> Tensor:
+    def _surprising(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, decided: Tensor) -> Tensor:
         """Which tokens [N, B, P] of the first block come out wrong."""
-        outputs = self._read(conditioning, self._decoded(seen, tokens), self.per_block)
+        outputs = self._read(conditioning, self._painted(seen, tokens, decided), self.per_block)
         return self._wrong(cells(self._picked(outputs), self.unfold), conditioning.extra["future"][:, 1:])
 
     def _wrong(self, x0: Tensor, true: Tensor) -> Tensor:
@@ -325,12 +346,10 @@ class MixtureHead(nn.Module):
             self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
         return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
-    def _expected(self, shown: Tensor, seen: Seen, tokens: Tensor) -> Tensor:
+    def _expected(self, shown: Tensor, plain: Tensor) -> Tensor:
         """What tokens of the trunk [N, B, P, D] expect, and the picture that comes of them without dice, of which they
         keep little: [N, B, P, D]. The convolutions serve the picture alone: the prior learns from what they have."""
-        with torch.no_grad():
-            decided = _normed_cells(self._decided(seen, tokens)[1])
-        picture = self.foreseen(decided).flatten(2).transpose(1, 2)
+        picture = self.foreseen(_normed_cells(plain)).flatten(2).transpose(1, 2)
         return self.expected(normed(shown)) + picture[:, None]
 
     def _prior(self, expected: Tensor, drawn: Tensor) -> Tensor:
@@ -511,6 +530,11 @@ def _with_none(classes: Tensor, where: Tensor) -> Tensor:
     """One-hot classes [.., dice - 1] where [..], elsewhere the first, no dice: [.., dice]."""
     where = where[..., None].to(classes.dtype)
     return torch.cat([1 - where, classes * where], -1)
+
+
+def _of_places(tokens: Tensor) -> Tensor:
+    """Tokens [N, F, P, D] of all frames at each place: [N, P, F D]."""
+    return tokens.transpose(1, 2).flatten(2)
 
 
 def _repeated(condition: Callable[..., Tensor], body: Callable[..., tuple], start: tuple) -> tuple:
