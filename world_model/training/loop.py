@@ -27,6 +27,8 @@ CHECKPOINT_SECONDS = 180
 SAMPLE_AFTER, SAMPLE_STEPS = 0.5, 4
 """Share of a budget after which a stage without a sample makes one, to know how long that takes. Until then it is
 assumed to take as long as this many steps. A sample that does not fit into the budget is not made."""
+FALLS = 2 / 3
+"""Share of a stage's phase from which on its learning rate falls."""
 PROFILED = 3
 """Steps that a profile looks at."""
 
@@ -186,10 +188,10 @@ def _update(
 
 
 def rate_at(progress: float, step: int, warmup: int) -> float:
-    """Factor of the learning rate: a linear warm-up over the first steps, then constant, then a linear fall over the
-    last third of the phase, to 2 %."""
+    """Factor of the learning rate: a linear warm-up over the first steps, then constant, then, from ``FALLS`` on, a
+    linear fall to 2 %."""
     rise = min(1.0, (step + 1) / max(warmup, 1))
-    return rise * max(0.02, min(1.0, 3 * (1 - progress)))
+    return rise * max(0.02, min(1.0, (1 - progress) / (1 - FALLS)))
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
 from world_model.training.clips import TrainingData, TransformerStage, load_transformer, still_held
 from world_model.training.distributed import StepNoise
+from world_model.training.loop import FALLS
 from world_model.training.student_init import show_rollout
 
 CHANGED = 0.2
@@ -53,9 +54,6 @@ LATER = 0.5
 """Weight of the window's later blocks, which are only where the next tick starts from."""
 PALETTE_EPISODES, PALETTE_EVERY = 200, 16
 """Sessions, and one in how many of their frames, in which the palette's colours are counted."""
-JOIN = 2 / 3
-"""Share of the steps before the prior learns alone in which an unused class may join another. Then the learning rate
-falls, and two that are one could not part any more."""
 SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
@@ -137,7 +135,7 @@ class StudentRolloutTraining(TransformerStage):
         elements, choice = self.model.local.nll(outputs, true.flatten(1, 2), state["sinks"])
         if isinstance(self.config.head, MixtureSize):
             choice = choice * odds * fair
-            if self.phase(step_noise.progress) < JOIN and not settled:
+            if self.phase(step_noise.progress) < FALLS and not settled:  # later, two that are one could not part
                 counts = self.model.local.class_counts(outputs, x0[:, 0], true[:, 0])
                 self.model.local.share_classes(self.distributed.gather(counts[None]).sum(0))
         if outcomes is not None:
