@@ -14,6 +14,7 @@ WORLDS = {
     "rollplay/Arena-v0": ("game.worlds.arena:Arena", {}),
     "rollplay/NeuralArena-v0": (NEURAL, {"world": "arena"}),
     "rollplay/NeuralDoorkey-v0": (NEURAL, {"world": "doorkey"}),
+    "rollplay/NeuralDodge-v0": (NEURAL, {"world": "dodge"}),
 }
 
 

@@ -12,7 +12,7 @@ from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.codec import SPREAD, canvas, make_codec
 from world_model.model.head import EXACT, Conditioning
-from world_model.model.mixture_head import ALONE, TOLERANCE, UNTOLD, MixtureHead, MixtureOutputs
+from world_model.model.mixture_head import ALONE, TOLERANCE, UNTOLD, WRONG, MixtureHead, MixtureOutputs, wrong_cells
 from world_model.training.clips import TrainingData
 from world_model.training.distributed import StepNoise
 from world_model.training.loop import _step
@@ -271,6 +271,14 @@ def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_
     for true, wrong in ((future[:, 1:], 1), (x0[:, :1], 0)):
         counts = made.class_counts(outputs, x0[:, :1], true)
         assert counts[0].sum() == counts[0, which] == 1 and counts[1].sum() == counts[1, which] == wrong
+
+
+def test_one_wrong_pixel_makes_a_cell_wrong_and_many_that_are_nearly_right_do_not():
+    true = torch.zeros(1, 3 * 4, 2, 2)
+    pixel, rounded = true.clone(), true + 0.9 * WRONG
+    pixel[:, 1::4, 1, 0] = 1.1 * WRONG  # all three colours of one of the cell's four
+    assert wrong_cells(pixel, true, 2).nonzero().tolist() == [[0, 1, 0]]
+    assert not wrong_cells(rounded, true, 2).any()
 
 
 def coins(count: int, length: int) -> list[Episode]:

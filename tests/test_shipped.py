@@ -13,7 +13,7 @@ from world_model.config import CONFIGS, REPOSITORY, WORLDS, load
 from world_model.play import scenes
 from world_model.play.neural_game import NeuralGame
 
-SHIPPED = ("arena", "keep", "doorkey")
+SHIPPED = ("arena", "keep", "doorkey", "dodge")
 each_world = pytest.mark.parametrize("world", SHIPPED)
 
 
@@ -37,7 +37,7 @@ def test_the_shipped_configuration_is_the_one_in_the_weights(world):
 def test_both_runtimes_draw_the_same_pictures(world):
     pictures = []
     for runtime in ("onnx", "torch"):
-        game = NeuralGame(world, runtime=runtime, device="cpu")
+        game = NeuralGame(world, runtime=runtime, device="cpu", endless=True)
         game.reset(seed=1)
         keys = np.random.default_rng(0).integers(0, 2, (64, len(game.metadata["keys"])), dtype=np.int8)
         pictures.append(np.stack([game.step(key)[0] for key in keys]))
@@ -46,7 +46,7 @@ def test_both_runtimes_draw_the_same_pictures(world):
     assert (difference > 1).mean() < 0.01  # later a rounding may decide which source a pixel is copied from
 
 
-@pytest.mark.parametrize("name", ["Arena", "Keep", "NeuralArena", "NeuralKeep", "NeuralDoorkey"])
+@pytest.mark.parametrize("name", ["Arena", "Keep", "NeuralArena", "NeuralKeep", "NeuralDoorkey", "NeuralDodge"])
 def test_any_program_can_make_it_by_name(name):
     world = load(CONFIGS / f"{name.removeprefix('Neural').lower()}.yaml").world
     code = (

@@ -34,7 +34,7 @@ from world_model.play.neural_game import NeuralGame
 from world_model.play.real_game import open_game
 
 RECORDINGS = Path("recordings")
-SHIPPED = ("keep", "arena", "doorkey")
+SHIPPED = ("keep", "arena", "doorkey", "dodge")
 """The built-in worlds, the default one first."""
 LOCAL = ("checkpoint", "config", "replay")
 """Flags that name a file or folder to read."""

@@ -61,11 +61,11 @@ transformer: {{width: 128, layers: 3, heads: 4, patch: 8}}   # {tokens} tokens a
 
 # Every pixel is picked: from the last frame, from up to reach pixels beside it there, from a sink, from a palette, or
 # drawn. dice: classes of what each token leaves to chance; rewards: how many are told apart, and the end.
-head: {{kind: mixture, width: 48, blocks: 2, reach: 3, palette: 32, dice: 32, rewards: 8}}
+head: {{kind: mixture, width: 48, blocks: 2, reach: 2, palette: 32, dice: 16, rewards: 8}}
 
 # window_blocks: denoising steps a frame gets; sink_blocks: frames kept for ever, the first of an episode;
 # recent_blocks: frames remembered behind it.
-rolling: {{frames_per_block: 1, window_blocks: 4, sink_blocks: 1, recent_blocks: 3, shift: 5.0}}
+rolling: {{frames_per_block: 1, window_blocks: 2, sink_blocks: 1, recent_blocks: 3, shift: 5.0}}
 
 training:   # the student plays from its own frames, held to the recordings; --minutes ends it where that is earlier
   student_rollout:
@@ -73,11 +73,12 @@ training:   # the student plays from its own frames, held to the recordings; --m
     batch: 8
     learning_rate: 2.0e-3
     pool: 16   # games; a batch of them takes a tick a step
-    length: 40   # ticks of a game, at the end of training; one at its beginning
+    length: 16   # ticks of a game, at the end of training; one at its beginning
     grow: 0.6
     first_stray_cells: 1   # more wrong cells than this, and a game begins again
     stray_cells: 8   # the same at the end: it has to learn to mend what it has drawn wrong
     event_share: 0.3   # of games begin shortly before something happens
+    prior_share: 0.25   # of the steps, the last, the odds alone learn; a game without chance needs none
     ema: 0.998
 """
 

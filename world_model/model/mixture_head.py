@@ -42,9 +42,9 @@ from world_model.config import Config
 from world_model.model.codec import SPREAD, canvas, cells
 from world_model.model.head import EXACT, SPRITE, Conditioning, convolution, normed
 
-WRONG = 0.15
-"""A cell is wrong when its elements differ by more than this on average, in latent units. A token is a surprise when,
-without dice, one of its cells would be wrong."""
+WRONG = 0.1
+"""A cell is wrong when one of its pixels differs by more than this, in latent units, on average over colours. A token
+is a surprise when, without dice, one of its cells would be wrong."""
 UNTOLD, ALONE = 0.12, 0.5
 """Shares of the frames that are learned without dice, and, at the beginning of training, with the first of neighbouring
 surprises alone, so that classes come to say enough. The second falls to 0 while games grow: told less than it needs, a
@@ -302,8 +302,8 @@ class MixtureHead(nn.Module):
 
     def _wrong(self, x0: Tensor, true: Tensor) -> Tensor:
         """Which tokens [N, B, P] of frames x0 [N, B, C, h, w] differ from the true ones."""
-        away = (x0 - true).abs().mean(2)
-        return F.max_pool2d((away > WRONG).to(away.dtype), 2 * self.half).flatten(2) > 0
+        wrong = wrong_cells(x0, true, self.unfold).to(x0.dtype)
+        return F.max_pool2d(wrong, 2 * self.half).flatten(2) > 0
 
     @torch.no_grad()
     def class_counts(self, outputs: MixtureOutputs, x0: Tensor, true: Tensor) -> Tensor:
@@ -515,6 +515,12 @@ class Block(nn.Module):
             shift, scale = spread.repeat_interleave(times, 2).repeat_interleave(times, 3).chunk(2, 1)
             normalised = normalised * (1 + scale) + shift
         return h + self.second(_leaky(self.first(normalised)))
+
+
+def wrong_cells(x0: Tensor, true: Tensor, unfold: int) -> Tensor:
+    """Which cells [.., h, w] of x0 [.., colours unfold^2, h, w] are not as in true."""
+    away = (x0 - true).abs().unflatten(-3, (-1, unfold**2)).mean(-4)
+    return away.amax(-3) > WRONG
 
 
 def _leaky(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from world_model.config import Config, MixtureSize, PickSize, ViewSize
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
-from world_model.model.mixture_head import ALONE, WRONG, MixtureHead
+from world_model.model.mixture_head import ALONE, MixtureHead, wrong_cells
 from world_model.model.rolling import BATCHED, State
 from world_model.model.transformer import Transformer
 from world_model.model.view_head import missed, moves
@@ -195,7 +195,7 @@ class StudentRolloutTraining(TransformerStage):
         for name, value in state.items():
             if name in self.pool:
                 self.pool[name][_at(name, games)] = value.detach().to(self.pool[name].dtype)
-        wrong = ((state["clean"].float() - true[:, 0]).abs().mean(2) > WRONG).sum((1, 2, 3)).float()
+        wrong = wrong_cells(state["clean"].float(), true[:, 0], self.config.codec.unfold).sum((1, 2, 3)).float()
         self.at[games] += 1
         lengths = np.array([len(self.start_sampler.actions[i]) for i in self.which[games]])
         self.strayed[games] = wrong.cpu().numpy() > self.stray_cells
