@@ -3,7 +3,7 @@
     pip install -e ".[train,minigrid]"
     python docs/dodge_odds.py runs/dodge [another folder ..] [--ablate]
 
-Each world plays in layouts that it never saw, under keys that seldom walk into anything. A frame is the game's where
+Each world plays with seeds that it never saw, under keys that seldom walk into anything. A frame is the game's where
 every tile is one of the game's pictures, and there are one agent and as many balls as there should be.
 """
 
@@ -29,7 +29,7 @@ GAMES, TICKS = 60, 60
 ALTERED = "tokens_zero", "tokens_mean", "keys at joining", "block by block", "no sinks", "re-forcing"
 """Those of ``ablate.arms`` that a mixture head has, and that change what is played."""
 UNSEEN = 500_000
-"""Layouts from this seed on are in no recording."""
+"""Seeds from this one on are in no recording. All games begin in one of some 90 ways; what is new is how they go on."""
 
 
 class Game:

@@ -175,7 +175,10 @@ def test_a_long_list_has_pages_and_every_entry_is_under_its_own_place():
 
 def test_shipped_worlds_say_what_one_does_there():
     listed = [world for world in menu.worlds(command.SHIPPED) if world.name in command.SHIPPED]
-    assert len(listed) == len(command.SHIPPED) and all("WASD" in w.about or "W walks" in w.about for w in listed)
+    assert len(listed) == len(command.SHIPPED) and all("walk" in world.about.lower() for world in listed)
+    for world in listed:
+        keys = configuration.load(configuration.CONFIGS / f"{world.name}.yaml").world.keys
+        assert ("Space" in world.about) == ("space" in keys)
 
 
 @pytest.mark.parametrize("flags", [(), ("--record",), ("--scale", "4")])

@@ -275,10 +275,11 @@ def test_told_surprises_are_counted_by_class_and_by_whether_they_still_come_out_
 
 def test_one_wrong_pixel_makes_a_cell_wrong_and_many_that_are_nearly_right_do_not():
     true = torch.zeros(1, 3 * 4, 2, 2)
-    pixel, rounded = true.clone(), true + 0.9 * WRONG
+    pixel, rounded, tinted = true.clone(), true + 0.9 * WRONG, true.clone()
     pixel[:, 1::4, 1, 0] = 1.1 * WRONG  # all three colours of one of the cell's four
+    tinted[:, 1, 1, 0] = 2.9 * WRONG  # one of them, alone
     assert wrong_cells(pixel, true, 2).nonzero().tolist() == [[0, 1, 0]]
-    assert not wrong_cells(rounded, true, 2).any()
+    assert not wrong_cells(rounded, true, 2).any() and not wrong_cells(tinted, true, 2).any()
 
 
 def coins(count: int, length: int) -> list[Episode]:

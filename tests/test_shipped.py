@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from game.play.command import SHIPPED
 from world_model import checkpoint
 from world_model.config import CONFIGS, REPOSITORY, WORLDS, load
 from world_model.play import scenes
 from world_model.play.neural_game import NeuralGame
 
-SHIPPED = ("arena", "keep", "doorkey", "dodge")
 each_world = pytest.mark.parametrize("world", SHIPPED)
 
 
