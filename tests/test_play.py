@@ -387,6 +387,7 @@ def test_a_data_set_is_made_with_one_command(tmp_path):
         ),
         (("--headless", "--bot", "mix", "--frames", 1, "--map", *["play.py"] * 4), "play.py: no picture"),
         (("--headless", "--bot", "mix", "--frames", 1, "--draw"), "--draw needs a window"),
+        (("--draw", "--world", "dodge"), "dodge has no map to draw on"),
         (("--replay", "nowhere"), "nowhere"),
         (("--checkpoint", "nowhere", "--headless", "--bot", "mix", "--frames", 1), "nowhere"),
     ],

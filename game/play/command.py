@@ -187,6 +187,8 @@ def _play(flags: Namespace, stack: ExitStack) -> int:
     source, world = _source(flags, config), config.name if config else flags.world
     stack.callback(source.close)
     _check_bot(flags, source.metadata["keys"])
+    if flags.draw and not source.metadata["map"]:
+        raise PlayError(f"--draw: {world} has no map to draw on; --world keep has one")
     remembered = Remembered(source)
     recorder = _recorder(flags, remembered, world, config and config.world, lambda message: player.say(message))
     stack.callback(recorder.close)  # however the game ends, its recording is finished
