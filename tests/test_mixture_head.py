@@ -1,13 +1,14 @@
 """The mixture head: exact copies, who sees what, and chance with the recordings' odds."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import toy
 
-from world_model.config import Config
+from world_model.config import CONFIGS, Config, load
 from world_model.episode.dataset import DataError, Episode
 from world_model.model import rolling
 from world_model.model.codec import SPREAD, canvas, make_codec
@@ -280,6 +281,17 @@ def test_one_wrong_pixel_makes_a_cell_wrong_and_many_that_are_nearly_right_do_no
     tinted[:, 1, 1, 0] = 2.9 * WRONG  # one of them, alone
     assert wrong_cells(pixel, true, 2).nonzero().tolist() == [[0, 1, 0]]
     assert not wrong_cells(rounded, true, 2).any() and not wrong_cells(tinted, true, 2).any()
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("tiny_mixture", 1), ("tiny_keep", 0)])
+def test_only_with_a_mixture_head_one_wrong_pixel_makes_a_game_stray(name, wrong):
+    """The others' limits were set for cells that are wrong on average: a view is never right in all of its pixels."""
+    config = load(CONFIGS / f"{name}.yaml")
+    true = torch.zeros(1, 1, 3 * config.codec.unfold**2, 2, 2)
+    clean = true.clone()
+    clean[:, :, 1 :: config.codec.unfold**2, 1, 0] = 1.1 * WRONG
+    stage = SimpleNamespace(config=config)
+    assert StudentRolloutTraining._wrong_cells(stage, clean, true).sum() == wrong
 
 
 def coins(count: int, length: int) -> list[Episode]:
