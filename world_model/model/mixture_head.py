@@ -45,10 +45,11 @@ from world_model.model.head import EXACT, SPRITE, Conditioning, convolution, nor
 WRONG = 0.1
 """A cell is wrong when one of its pixels differs by more than this, in latent units, on average over colours. A token
 is a surprise when, without dice, one of its cells would be wrong."""
-UNTOLD, ALONE = 0.12, 0.5
+UNTOLD, ALONE = 0.5, 0.25
 """Shares of the frames that are learned without dice, and, at the beginning of training, with the first of neighbouring
-surprises alone, so that classes come to say enough. The second falls to 0 while games grow: told less than it needs, a
-picture cannot come out right."""
+surprises alone. The first is large because what follows from rules, but is not foreseen yet, is learned there alone:
+elsewhere it is a surprise, and told. The second lets classes come to say enough, and falls to 0 while games grow: told
+less than it needs, a picture cannot come out right."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
