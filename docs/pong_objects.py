@@ -30,6 +30,7 @@ SIZES = {"ball": (1, 2), "own paddle": (2, 8), "enemy": (2, 8)}
 SCORES, HIGHEST = (13, 14), 20
 """Where the machine keeps the scores of the enemy and of the player, and the highest before it begins again."""
 UNSEEN = 500_000
+"""Seeds from this one on are in no recording."""
 
 
 class Game:
