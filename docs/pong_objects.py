@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from game.worlds.adapter import fitted, opened
-from world_model.config import CONFIGS, load
+from game.worlds.sources import real_game
+from world_model.config import CONFIGS, Config, World, load
 from world_model.play.neural_game import NeuralGame
 
 GAMES, TICKS, MINUTE = 4, 1200, 900
@@ -36,47 +37,39 @@ UNSEEN = 500_000
 class Game:
     """The real game, with the methods that ``play`` calls."""
 
-    def __init__(self):
-        self.world = load(CONFIGS / "pong.yaml").world
-        self.keys = self.world.keys
-        self.game, _ = opened(self.world.env, self.world.game)
+    def __init__(self, config: Config):
+        self.keys, self.game = config.world.keys, real_game(config)
 
     def start(self, seed: int) -> np.ndarray:
-        self.game.reset(seed=seed)
-        for _ in range(self.world.game.wait):
-            frame = self.game.step(0)[0]
-        return fitted(frame, self.world)
-
-    def step(self, keys: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        held = "+".join(sorted(key for key, down in zip(self.world.keys, keys, strict=True) if down))
-        actions = self.world.game.actions
-        frame, reward, *ends, _ = self.game.step(actions.get(held, actions[held.split("+")[0]]))
-        return fitted(frame, self.world), reward, any(ends)
-
-    def scores(self) -> tuple[dict[bytes, int], dict[bytes, int]]:
-        """The numbers of the pictures of either score."""
-        self.start(0)
-        pictures: tuple[dict[bytes, int], dict[bytes, int]] = {}, {}
-        for number in range(HIGHEST + 1):
-            for place in SCORES:
-                self.game.unwrapped.ale.setRAM(place, number)
-            for picture, half in zip(pictures, halves(self.step(np.zeros(3))[0]), strict=True):
-                picture[half] = number
-        return pictures
-
-
-class Neural:
-    """A neural world that starts at the real game's first frame."""
-
-    def __init__(self, folder: str, real: Game):
-        self.game, self.real, self.keys = NeuralGame("pong", folder), real, real.keys
-
-    def start(self, seed: int) -> np.ndarray:
-        return self.game.reset(seed=seed, options={"anchors": self.real.start(seed)[None]})[0]
+        return self.game.reset(seed=seed)[0]
 
     def step(self, keys: np.ndarray) -> tuple[np.ndarray, float, bool]:
         frame, reward, *ends, _ = self.game.step(keys)
         return frame, reward, any(ends)
+
+
+class Neural(Game):
+    """A neural world that starts at the real game's first frame."""
+
+    def __init__(self, folder: str, real: Game):
+        self.keys, self.game, self.real = real.keys, NeuralGame("pong", folder), real
+
+    def start(self, seed: int) -> np.ndarray:
+        return self.game.reset(seed=seed, options={"anchors": self.real.start(seed)[None]})[0]
+
+
+def numbers(world: World) -> tuple[dict[bytes, int], dict[bytes, int]]:
+    """The numbers of the pictures of either score, which the machine is made to show."""
+    game, _ = opened(world.env, world.game)
+    game.reset(seed=0)
+    game.step(0)
+    pictures: tuple[dict[bytes, int], dict[bytes, int]] = {}, {}
+    for number in range(HIGHEST + 1):
+        for place in SCORES:
+            game.unwrapped.ale.setRAM(place, number)
+        for picture, half in zip(pictures, halves(fitted(game.step(0)[0], world)), strict=True):
+            picture[half] = number
+    return pictures
 
 
 def halves(frame: np.ndarray) -> tuple[bytes, bytes]:
@@ -98,23 +91,23 @@ def is_whole(found: np.ndarray, size: tuple[int, int]) -> bool:
     return rows == size[1] or (rows < size[1] and (row == 0 or row + rows == BOTTOM - TOP))
 
 
-def seen(frame: np.ndarray, numbers: tuple[int | None, ...]) -> dict[str, bool]:
+def seen(frame: np.ndarray, shown: tuple[int | None, ...]) -> dict[str, bool]:
     """What of a frame that shows these scores is as it should be."""
     found = {"ball": things(frame, BALL), "own paddle": things(frame, OWN), "enemy": things(frame, OTHER)}
     there = {name: len(pieces) > 0 for name, pieces in found.items()}
     right = {name: is_whole(found[name], size) for name, size in SIZES.items()}
     right |= {name: right[name] or not there[name] for name in ("ball", "enemy")}  # they are not always there
-    right["score"] = None not in numbers
+    right["score"] = None not in shown
     field = sum(is_near(frame, colour) for colour in (BALL, OWN, OTHER, FIELD)).all()
     return right | {"all of these": bool(field) and all(right.values()), "a ball in sight": there["ball"]}
 
 
-def plus(numbers: tuple[int | None, ...], more: tuple[bool, bool]) -> tuple[int | None, ...]:
+def plus(shown: tuple[int | None, ...], more: tuple[bool, bool]) -> tuple[int | None, ...]:
     """Scores after a point; None where no number was to be read."""
-    return tuple(None if n is None else n + one for n, one in zip(numbers, more, strict=True))
+    return tuple(None if n is None else n + one for n, one in zip(shown, more, strict=True))
 
 
-def play(game: Game | Neural, scores: tuple[dict[bytes, int], ...]) -> dict[str, str]:
+def play(game: Game, scores: tuple[dict[bytes, int], ...]) -> dict[str, str]:
     """Shares and numbers by name, in all ticks and in those after the first minute."""
     counts, late = Counter(), Counter()
     for number in range(GAMES):
@@ -143,8 +136,8 @@ def play(game: Game | Neural, scores: tuple[dict[bytes, int], ...]) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", help="of weights of pong")
-    flags, real = parser.parse_args(), Game()
-    scores = real.scores()
+    flags, config = parser.parse_args(), load(CONFIGS / "pong.yaml")
+    real, scores = Game(config), numbers(config.world)
     measured = {"the game": play(real, scores)}
     measured |= {Path(folder).name: play(Neural(folder, real), scores) for folder in flags.folders}
     table = Table("", *measured["the game"], title=f"{GAMES} games of {TICKS} ticks: all / after the first minute")
