@@ -392,6 +392,28 @@ def test_a_fair_game_that_was_not_told_what_happened_goes_on_from_the_recorded_f
     assert (away > 0.5).any() == (told or not fair)
 
 
+def test_in_the_first_phase_frames_that_follow_recorded_ones_are_learned_without_dice(tmp_path):
+    """Whatever happens in them; and a world that is trained already has no such phase."""
+    data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(9, 30), [])
+    data = toy.with_settings(data, "student_rollout", teacher_forcing=0.5, grow=0.1, length=1000)
+    StudentRolloutTraining(data, None).finish(tmp_path, {})
+    (weights,) = tmp_path.glob("*.safetensors")
+    for begun in (None, weights):
+        stage = StudentRolloutTraining(data, begun)
+        head, asked = stage.model.local, []
+        head._happened = lambda *rest, head=head, asked=asked: asked.append(1) or MixtureHead._happened(head, *rest)
+        for step, progress in enumerate((0.0, 0.2, 0.4, 0.49, 0.51, 0.7)):
+            seen = len(asked)
+            stage.loss(StepNoise(toy.CPU, step, 0, stage.settings.batch, progress))[0].backward()
+            forced = progress < 0.5 and not begun
+            of_dice = [head.code.weight, head.prior.weight, head.posterior[0].weight]
+            assert (len(asked) == seen) == forced
+            assert all((p.grad is None or not p.grad.any()) == forced for p in of_dice) or step == 0
+            assert head.out.weight.grad.any()
+            assert (stage.length == 1) == (forced or progress == 0)
+            stage.model.zero_grad()
+
+
 def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():
     data = TrainingData(SMALL, toy.CPU, make_codec(SMALL), coins(9, 30), [])
     stage = StudentRolloutTraining(toy.with_settings(data, "student_rollout", prior_share=0.2), None)

@@ -310,7 +310,10 @@ class StudentRolloutStage(Stage):
 
     pool: int = Field(gt=0, description="games; ``batch`` of them take a tick a step")
     length: int = Field(gt=0, description="mean ticks of a game from a recording, at the end of training")
-    grow: float = Field(gt=0, le=1, description="share of the steps over which the mean grows from 1 to ``length``")
+    teacher_forcing: float = Field(
+        0.0, ge=0, lt=1, description="share of a new world's steps, the first: each frame from recorded ones, no dice"
+    )
+    grow: float = Field(gt=0, le=1, description="share of the steps, the next: the mean grows from 1 to ``length``")
     stray_cells: int = Field(gt=0, description="a game restarts when more cells than this are wrong")
     first_stray_cells: int | None = Field(None, gt=0, description="the same at the beginning; grows as the length does")
     event_share: float = Field(0.5, ge=0, le=1, description="share that starts before an event: see StartSampler")

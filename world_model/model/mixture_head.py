@@ -48,7 +48,8 @@ is a surprise when, without dice, one of its cells would be wrong."""
 UNTOLD, ALONE = 0.5, 0.25
 """Shares of the frames that are learned without dice, and, at the beginning of training, with the first of neighbouring
 surprises alone. The first is large because what follows from rules, but is not foreseen yet, is learned there alone:
-elsewhere it is a surprise, and told. The second lets classes come to say enough, and falls to 0 while games grow: told
+elsewhere it is a surprise, and told; before that, training has a phase of nothing else (``teacher_forcing``). The
+second lets classes come to say enough, and falls to 0 while games grow: told
 less than it needs, a picture cannot come out right."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
@@ -201,9 +202,19 @@ class MixtureHead(nn.Module):
 
     def forward(self, conditioning: Conditioning, tokens: Tensor, seen: Seen) -> tuple[Tensor, MixtureOutputs]:
         """tokens [N, F, P, D] of the trunk -> x0 [N, F, C, h, w] and the outputs."""
-        count, extra = tokens.shape[1], conditioning.extra
-        shown, classes_nll = tokens[:, : self.per_block], None
+        count, shown = tokens.shape[1], tokens[:, : self.per_block]
         tokens = F.pad(tokens, (0, 0, 0, 0, 0, self.frames - count))
+        if "forced" in conditioning.extra:
+            decided, dice = self._decided(seen, tokens), self._no_dice(shown)
+        else:
+            tokens, decided, dice = self._diced(conditioning, seen, tokens, shown)
+        outputs = self._read(conditioning, self._painted(seen, tokens, decided), count)._replace(**dice)
+        return cells(self._picked(outputs), self.unfold), outputs
+
+    def _diced(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, shown: Tensor) -> tuple:
+        """Tokens [N, F, P, D] of all frames, to those of the block that is ``shown`` [N, B, P, D] the embeddings of
+        their classes added; ``_decided`` by them; and the classes, for the outputs."""
+        extra, classes_nll = conditioning.extra, None
         with torch.no_grad():
             plain = self._decided(seen, tokens)
         expected = self._expected(shown, plain)
@@ -217,9 +228,12 @@ class MixtureHead(nn.Module):
             classes = told = self._drawn(expected, extra["dice"])
             tokens = self._coded(tokens, told)
             decided = self._drawn_decided(seen, tokens, told, plain)
-        outputs = self._read(conditioning, self._painted(seen, tokens, decided), count)
-        outputs = outputs._replace(classes=classes, classes_nll=classes_nll, told=told)
-        return cells(self._picked(outputs), self.unfold), outputs
+        return tokens, decided, {"classes": classes, "classes_nll": classes_nll, "told": told}
+
+    def _no_dice(self, shown: Tensor) -> dict[str, Tensor]:
+        """What the outputs say where no token of the block that is ``shown`` [N, B, P, D] has a class."""
+        none = F.one_hot(torch.zeros_like(shown[..., 0], dtype=torch.long), self.classes).to(shown.dtype)
+        return {"classes": none, "classes_nll": shown.new_zeros(shown.shape[:2]), "told": none}
 
     def _read(self, conditioning: Conditioning, h: Tensor, count: int) -> MixtureOutputs:
         """What features h [N, width, h, w] say of the first ``count`` frames."""

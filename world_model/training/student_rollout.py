@@ -90,6 +90,8 @@ class StudentRolloutTraining(TransformerStage):
         count = self.rounds * (self.settings.batch // self.distributed.processes)
         self.which, self.at, self.left = (np.zeros(count, int) for _ in range(3))
         self.strayed, self.odds, self.fair = np.zeros(count, bool), np.zeros(count), np.zeros(count, bool)
+        # a world that goes on has learned its rules: it would only forget what its dice say
+        self.forced_share = self.settings.teacher_forcing if weights is None else 0.0
         self.length = 1.0
         self.strict = self.stray_cells = self.settings.first_stray_cells or self.settings.stray_cells
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
@@ -112,7 +114,8 @@ class StudentRolloutTraining(TransformerStage):
 
     def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
-        grown = min(1.0, step_noise.progress / self.settings.grow)
+        past_forcing = step_noise.progress - self.forced_share
+        forced, grown = past_forcing < 0, min(1.0, max(0.0, past_forcing) / self.settings.grow)
         self.length = self.settings.length**grown  # from 1, geometrically
         self.stray_cells = self.strict ** (1 - grown) * self.settings.stray_cells**grown
         self._restart(games, step_noise)
@@ -125,7 +128,7 @@ class StudentRolloutTraining(TransformerStage):
             if step_noise.step % SINKS_EVERY == SINKS_EVERY - 1 and not settled:
                 state = rolling.replace_sinks(self.model, self.rolling, state, state["sinks"])
             held = still_held(actions, actions[:, :1])
-            extra = self._extra(games, poses, ALONE * (1 - grown))
+            extra = self._extra(games, poses, forced, ALONE * (1 - grown))
             with torch.set_grad_enabled(not settled):  # the prior has its gradient all the same
                 moved, x0, outputs = rolling.tick(self.model, self.rolling, state, actions[:, 0], noise, extra)
         weights = held * self._recorded(games)  # before the games go on
@@ -156,12 +159,14 @@ class StudentRolloutTraining(TransformerStage):
         }
         return loss, logs
 
-    def _extra(self, games: np.ndarray, poses: Tensor | None, alone: float) -> State:
+    def _extra(self, games: np.ndarray, poses: Tensor | None, forced: bool, alone: float) -> State:
         """What only training gives to the head."""
         if poses is not None:
             return {"window_poses": poses}
         if not isinstance(self.config.head, MixtureSize):
             return {}
+        if forced:
+            return {"forced": torch.ones(1)}
         future = self._latents(games, -1, 1).flatten(1, 2)[:, self.rolling.frames_per_block - 1 :]
         return {"future": future, "alone": torch.tensor(alone)}
 
