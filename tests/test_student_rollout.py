@@ -61,9 +61,11 @@ def test_games_begin_at_events_when_asked_and_anywhere_else():
     start_sampler = StartSampler([episode(40, 20), episode(6, 3), episode(30, 12)], lead=4, span=2, per_block=1)
     random = np.random.default_rng(0)
     which, at, _ = start_sampler.take(random.random((200, 4)), 1.0, 1)
-    assert {(int(i), int(a)) for i, a in zip(which, at, strict=True)} == {(0, 20), (2, 12), (1, 4)}
+    assert {(int(i), int(a)) for i, a in zip(which, at, strict=True)} == {
+        *((0, 20 + after) for after in range(3)), (1, 4), *((2, 12 + after) for after in range(3))
+    }  # fmt: skip
     which, at, _ = start_sampler.take(random.random((300, 4)), 1.0, 3)
-    assert {int(a) for i, a in zip(which, at, strict=True) if i == 0} == {18, 19, 20}
+    assert {int(a) for i, a in zip(which, at, strict=True) if i == 0} == {18, 19, 20, 21, 22}
     which, at, _ = start_sampler.take(random.random((3000, 4)), 0.0, 1)
     for index, length in enumerate((40, 6, 30)):
         assert {int(a) for i, a in zip(which, at, strict=True) if i == index} == set(range(4, length - 1))
@@ -82,11 +84,26 @@ def test_what_comes_and_goes_is_an_event():
     )
     random = np.random.default_rng(0)
     _, at, _ = start_sampler.take(random.random((100, 4)), 1.0, 1)
-    assert set(at.tolist()) == {20, 30}
+    assert set(at.tolist()) == {20, 21, 22, 30, 31, 32}
     _, at, odds = start_sampler.take(random.random((40_000, 4)), 0.5, 3)
     shares = np.bincount(at, odds, 39)[4:] / len(at)
-    assert np.bincount(at)[18] > 2 * np.bincount(at)[17], "starts before events are preferred"
+    assert np.bincount(at)[18] > 2 * np.bincount(at)[17], "starts around events are preferred"
     assert shares == pytest.approx(np.full(35, 1 / 35), rel=0.15), "and weigh as much as any"
+
+
+def test_half_of_the_events_are_rewards_and_ends_however_few_these_are():
+    """One reward among nine times that things come or go."""
+    latents = np.zeros((100, 4, 8, 8), np.float16)
+    for at in range(20, 100, 10):
+        latents[at : at + 5, :, 1:3, 1:3] = 5
+    rewards = np.zeros(100, np.float32)
+    rewards[58] = 1
+    made = Episode(latents[:1] * 0, latents, np.zeros((100, 1), np.int8), rewards=rewards, ends=np.zeros(100, bool))
+    start_sampler = StartSampler([made], lead=4, span=2, per_block=1)
+    _, at, odds = start_sampler.take(np.random.default_rng(0).random((400_000, 4)), 0.8, 3)
+    rewarded = np.isin(at, [56, 57, 58, 59])  # at 60 something appears
+    assert rewarded.mean() == pytest.approx(0.8 * 0.5 * 4 / 5 + 0.8 * 0.5 * 2 / 80 + 0.2 * 4 / 95, rel=0.1)
+    assert np.bincount(at, odds, 99)[4:] / len(at) == pytest.approx(np.full(95, 1 / 95), rel=0.2)
 
 
 def test_sessions_that_are_too_short_are_named():

@@ -16,6 +16,7 @@ picture stays the same, so what is small and moves needs no weight of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,8 +50,12 @@ UNUSUAL = 0.03
 the same keys."""
 OTHERS, UNUSUAL_SHARE = 8, 0.5
 """Other frames of a game's recording that teach moves, and the share of them that are unusual: jumps are rare."""
-BEFORE_EVENT = 6
-"""A game that starts for an event starts fewer ticks than this before it, and fewer than games last."""
+BEFORE_EVENT, AFTER_EVENT = 6, 2
+"""A game that starts for an event starts fewer ticks than the first before it, and fewer than games last; or up to the
+second after it: the points on the screen may change a tick after the reward."""
+OUTCOMES = 0.5
+"""Share of the games starting for an event that do so for a reward or an end: what games are about, and few of the
+events."""
 REPEATED = 0.5
 """Share of the games that strayed that restart in the same recording, at most ``BEFORE_EVENT`` ticks earlier."""
 LATER = 0.5
@@ -324,31 +329,43 @@ class StartSampler:
         self.posed = poses and all(episode.poses is not None for episode in self.episodes)
         self.deep = all(episode.depths is not None for episode in self.episodes)
         self.unusual = _unusual_moves(self.episodes) if self.posed else [np.array([], int)] * len(self.episodes)
+        self.longest = max(map(len, self.actions)) + BEFORE_EVENT + AFTER_EVENT
         with ThreadPoolExecutor() as pool:
-            events = list(pool.map(_events, self.episodes))
-        frames = [[*seen, *unusual] for seen, unusual in zip(events, self.unusual, strict=True)]
-        events = [(i, frame // per_block) for i, numbers in enumerate(frames) for frame in numbers]
-        self.events = np.array(sorted(events), int).reshape(-1, 2)
-        self.longest = max(map(len, self.actions)) + BEFORE_EVENT
+            seen = list(pool.map(_events, self.episodes))
+        seen = self._numbers([*part, *unusual] for part, unusual in zip(seen, self.unusual, strict=True))
+        told = self._numbers(map(_outcomes, self.episodes))
+        kinds = (told, OUTCOMES), (seen, 1 - OUTCOMES)
+        odds = np.concatenate([np.full(len(part), share / max(1, len(part))) for part, share in kinds])
+        events = np.concatenate([told, seen])
+        order = np.argsort(events)
+        odds = np.cumsum([0.0, *odds[order]])
+        self.events, self.event_odds = events[order], odds / max(odds[-1], 1e-9)  # of one kind alone, it has all
+
+    def _numbers(self, frames: Iterable[Iterable[int]]) -> np.ndarray:
+        """The blocks of frames [..] of each episode, all episodes counted through."""
+        blocks = [i * self.longest + frame // self.per_block for i, numbers in enumerate(frames) for frame in numbers]
+        return np.array(blocks, int)
 
     def take(self, chance: np.ndarray, event_share: float, before: int) -> tuple[np.ndarray, ...]:
         """chance [n, 4], uniform on [0, 1) -> episodes [n] and the first blocks [n] that games there make: with
-        probability ``event_share`` 0 to ``before`` - 1 blocks before an event, otherwise anywhere; and importance
-        weights [n]: how likely such a start is anywhere, over how likely it is so."""
+        probability ``event_share`` ``before`` - 1 blocks before to ``AFTER_EVENT`` after an event, otherwise
+        anywhere; and importance weights [n]: how likely such a start is anywhere, over how likely it is so."""
         flat = (chance[:, 0] * self.ends[-1]).astype(int)
         which = np.searchsorted(self.ends, flat, side="right")
         at = self.lead + self.ends[which] - 1 - flat
         chosen = (chance[:, 1] < event_share) & (len(self.events) > 0)
         if len(self.events):
-            events = self.events[(chance[:, 2] * len(self.events)).astype(int)]
-            which = np.where(chosen, events[:, 0], which)
-            at = np.where(chosen, events[:, 1] - (chance[:, 3] * before).astype(int), at)
+            events = self.events[np.searchsorted(self.event_odds, chance[:, 2], side="right") - 1]
+            which = np.where(chosen, events // self.longest, which)
+            around = AFTER_EVENT - (chance[:, 3] * (before + AFTER_EVENT)).astype(int)
+            at = np.where(chosen, events % self.longest + around, at)
         at = np.clip(at, self.lead, self.lead + self.counts[which] - 1)
         if not len(self.events):
             return which, at, np.ones(len(at))
-        numbers, starts = (i * self.longest + block for i, block in (self.events.T, (which, at)))
-        near = np.searchsorted(numbers, starts + before) - np.searchsorted(numbers, starts)  # events that it is before
-        preferred = near * self.ends[-1] / (len(numbers) * before)
+        starts = which * self.longest + at
+        first, end = (np.searchsorted(self.events, starts + far) for far in (-AFTER_EVENT, before))
+        near = self.event_odds[end] - self.event_odds[first]  # the odds of the events that it is for
+        preferred = near * self.ends[-1] / (before + AFTER_EVENT)
         likelier = 1 - event_share + event_share * preferred
         return which, at, np.divide(1, likelier, out=np.zeros(len(at)), where=likelier > 0)
 
@@ -457,14 +474,18 @@ def _most_frequent(counts: dict[bytes, int], count: int, dtype: np.dtype) -> np.
 
 
 def _events(episode: Episode) -> np.ndarray:
-    """Indices of the frames in which most cells change, something appears or vanishes, or a reward or an end comes."""
+    """Indices of the frames in which most cells change, or something appears or vanishes."""
     small, sinks = (part[:, ::4].astype(np.float32) for part in (episode.latents, episode.sinks))  # a quarter will do
     changed = (np.abs(np.diff(small, axis=0)).max(1) > CHANGED).mean((1, 2)) > EVENT
     different = np.min([(np.abs(small - sink).max(1) > CHANGED).sum((1, 2)) for sink in sinks], 0)
     same_light = different < EVENT * small[0, 0].size  # in another light than the sink's, most cells differ
     appeared = (np.abs(np.diff(different)) >= APPEARED) & same_light[1:] & same_light[:-1]
-    told = np.zeros(len(changed), bool) if episode.rewards is None else (episode.rewards[1:] != 0) | episode.ends[1:]
-    return np.flatnonzero(changed | appeared | told) + 1
+    return np.flatnonzero(changed | appeared) + 1
+
+
+def _outcomes(episode: Episode) -> np.ndarray:
+    """Indices of the frames with a reward or an end."""
+    return np.array([], int) if episode.rewards is None else np.flatnonzero((episode.rewards != 0) | episode.ends)
 
 
 def _unusual_moves(episodes: list[Episode]) -> list[np.ndarray]:
