@@ -304,7 +304,7 @@ def tick_flops(model: Transformer, config: Config) -> float:
 
 
 class StartSampler:
-    """Where games start in recordings: anywhere, or shortly before an event (``EVENT``, ``APPEARED``, ``UNUSUAL``).
+    """Where games start in recordings: anywhere, or around an event (``EVENT``, ``APPEARED``, ``UNUSUAL``, ``OUTCOMES``).
 
     Everything is counted in blocks. ``lead`` of them come before a game's first, ``span`` must follow.
     """
