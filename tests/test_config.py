@@ -51,6 +51,7 @@ def test_every_world_loads_and_travels_as_json(path):
         ("tiny_keep", "head", None, "training.student_rollout: trains a head, and this world has none"),
         ("tiny_keep", "head.kind", ["view"], "head"),
         ("tiny_mixture", "transformer.patch", 1, "transformer.patch must be even"),
+        ("dodge", "training.student_rollout.teacher_forcing", 0.8, "are all of the steps"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, key, value, words):

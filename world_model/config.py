@@ -325,6 +325,15 @@ class StudentRolloutStage(Stage):
             raise ValueError(f"pool {self.pool} must be at least batch {self.batch}: a game takes one tick a step")
         return self
 
+    @model_validator(mode="after")
+    def _phases_follow_one_another(self):
+        if self.teacher_forcing + self.prior_share >= 1:
+            raise ValueError(
+                f"teacher_forcing {self.teacher_forcing} and prior_share {self.prior_share} are all of the steps: "
+                "between them the world learns to go on from its own frames"
+            )
+        return self
+
 
 class Training(Strict):
     """A world's stages; those that are left out are not run."""

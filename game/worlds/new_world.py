@@ -74,7 +74,7 @@ training:   # the student plays from its own frames, held to the recordings; --m
     learning_rate: 2.0e-3
     pool: 16   # games; a batch of them takes a tick a step
     length: 16   # ticks of a game, at the end of training; one at its beginning
-    teacher_forcing: 0.3   # of the steps, the first, each frame follows recorded ones: what follows from rules is learned first
+    teacher_forcing: 0.3   # of the steps, the first: each frame follows recorded ones, so that rules are learned first
     grow: 0.4
     first_stray_cells: 1   # more wrong cells than this, and a game begins again
     stray_cells: 8   # the same at the end: it has to learn to mend what it has drawn wrong

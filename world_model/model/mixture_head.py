@@ -49,8 +49,8 @@ UNTOLD, ALONE = 0.5, 0.25
 """Shares of the frames that are learned without dice, and, at the beginning of training, with the first of neighbouring
 surprises alone. The first is large because what follows from rules, but is not foreseen yet, is learned there alone:
 elsewhere it is a surprise, and told; before that, training has a phase of nothing else (``teacher_forcing``). The
-second lets classes come to say enough, and falls to 0 while games grow: told
-less than it needs, a picture cannot come out right."""
+second lets classes come to say enough, and falls to 0 while games grow: told less than it needs, a picture cannot come
+out right."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""

@@ -304,7 +304,8 @@ def tick_flops(model: Transformer, config: Config) -> float:
 
 
 class StartSampler:
-    """Where games start in recordings: anywhere, or around an event (``EVENT``, ``APPEARED``, ``UNUSUAL``, ``OUTCOMES``).
+    """Where games start in recordings: anywhere, or around an event (``EVENT``, ``APPEARED``, ``UNUSUAL``), half of
+    these a reward or an end.
 
     Everything is counted in blocks. ``lead`` of them come before a game's first, ``span`` must follow.
     """
