@@ -412,6 +412,12 @@ def test_in_the_first_phase_frames_that_follow_recorded_ones_are_learned_without
             assert head.out.weight.grad.any()
             assert (stage.length == 1) == (forced or progress == 0)
             stage.model.zero_grad()
+    resumed = StudentRolloutTraining(data, None)
+    resumed.restore(stage.state())
+    resumed.model.local._happened = head._happened
+    seen = len(asked)
+    resumed.loss(StepNoise(toy.CPU, 6, 0, stage.settings.batch, 0.1))
+    assert len(asked) > seen, "teacher forcing does not come back in a run that is resumed for longer"
 
 
 def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():

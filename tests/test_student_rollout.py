@@ -106,6 +106,17 @@ def test_half_of_the_events_are_rewards_and_ends_however_few_these_are():
     assert np.bincount(at, odds, 99)[4:] / len(at) == pytest.approx(np.full(95, 1 / 95), rel=0.2)
 
 
+def test_an_end_weighs_no_more_than_any_frame():
+    """After an episode's end nothing can start, so what would starts there: in its last frame."""
+    latents, ends = np.zeros((100, 4, 8, 8), np.float16), np.arange(100) == 99
+    made = Episode(latents[:1], latents, np.zeros((100, 1), np.int8), rewards=np.zeros(100, np.float32), ends=ends)
+    start_sampler = StartSampler([made], lead=4, span=1, per_block=1)
+    for before in (1, 6):
+        _, at, odds = start_sampler.take(np.random.default_rng(0).random((400_000, 4)), 0.4, before)
+        assert (at == 99).mean() > 0.1
+        assert np.bincount(at, odds, 100)[4:] / len(at) == pytest.approx(np.full(96, 1 / 96), rel=0.2)
+
+
 def test_sessions_that_are_too_short_are_named():
     with pytest.raises(DataError, match="6 frames"):
         StartSampler([episode(5, 2)], lead=4, span=2, per_block=1)

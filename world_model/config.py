@@ -316,7 +316,7 @@ class StudentRolloutStage(Stage):
     grow: float = Field(gt=0, le=1, description="share of the steps, the next: the mean grows from 1 to ``length``")
     stray_cells: int = Field(gt=0, description="a game restarts when more cells than this are wrong")
     first_stray_cells: int | None = Field(None, gt=0, description="the same at the beginning; grows as the length does")
-    event_share: float = Field(0.5, ge=0, le=1, description="share that starts before an event: see StartSampler")
+    event_share: float = Field(0.5, ge=0, le=1, description="share that starts around an event: see StartSampler")
     prior_share: float = Field(0.0, ge=0, lt=1, description="last share of the steps, in which the prior alone learns")
 
     @model_validator(mode="after")

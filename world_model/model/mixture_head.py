@@ -113,7 +113,7 @@ class MixtureOutputs(NamedTuple):
     last: Tensor  # [N, C, h, w]: the last clean frame
     sinks: Tensor  # [N, S, C, h, w]
     classes: Tensor | None  # [N, B, P, dice]: of the first block, one-hot
-    classes_nll: Tensor | None  # [N, B]: under the prior; in training
+    classes_nll: Tensor | None  # [N, B]: under the prior; in training, 0 with teacher forcing
     told: Tensor | None  # [N, B, P, dice]: the classes that the pictures were made with, one-hot
     outcome_logits: Tensor | None  # [N, F, rewards + 1]: of the rewards, and of the end
     outcome: Tensor | None  # [N, 2]: reward and probability of the end, of the first frame

@@ -66,10 +66,11 @@ SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
 """Largest weight of a rare reward or of the end: the square root of one over its share of the frames."""
-GAMES = ("which", "at", "left", "strayed", "odds", "fair")
+GAMES = ("which", "at", "left", "strayed", "odds", "fair", "past")
 """Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed; the weight
-of what it says of how often things happen, less where starts before events are preferred; and whether chance may be
-learned from it: not once it went on from wrong cells, nor where it begins again because one strayed."""
+of what it says of how often things happen, less where starts around events are preferred; whether chance may be
+learned from it: not once it went on from wrong cells, nor where it begins again because one strayed; and whether
+teacher forcing is over, which it stays where a resumed run has done a smaller share of its new time."""
 
 
 class StudentRolloutTraining(TransformerStage):
@@ -97,6 +98,7 @@ class StudentRolloutTraining(TransformerStage):
         self.strayed, self.odds, self.fair = np.zeros(count, bool), np.zeros(count), np.zeros(count, bool)
         # a world that goes on has learned its rules: it would only forget what its dice say
         self.forced_share = self.settings.teacher_forcing if weights is None else 0.0
+        self.past = np.zeros(count, bool)
         self.length = 1.0
         self.strict = self.stray_cells = self.settings.first_stray_cells or self.settings.stray_cells
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
@@ -120,7 +122,8 @@ class StudentRolloutTraining(TransformerStage):
     def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
         past_forcing = step_noise.progress - self.forced_share
-        forced, grown = past_forcing < 0, min(1.0, max(0.0, past_forcing) / self.settings.grow)
+        self.past |= past_forcing >= 0
+        forced, grown = not self.past.any(), min(1.0, max(0.0, past_forcing) / self.settings.grow)
         self.length = self.settings.length**grown  # from 1, geometrically
         self.stray_cells = self.strict ** (1 - grown) * self.settings.stray_cells**grown
         self._restart(games, step_noise)
@@ -341,6 +344,7 @@ class StartSampler:
         order = np.argsort(events)
         odds = np.cumsum([0.0, *odds[order]])
         self.events, self.event_odds = events[order], odds / max(odds[-1], 1e-9)  # of one kind alone, it has all
+        self.start_odds: dict[int, np.ndarray] = {}
 
     def _numbers(self, frames: Iterable[Iterable[int]]) -> np.ndarray:
         """The blocks of frames [..] of each episode, all episodes counted through."""
@@ -363,12 +367,20 @@ class StartSampler:
         at = np.clip(at, self.lead, self.lead + self.counts[which] - 1)
         if not len(self.events):
             return which, at, np.ones(len(at))
-        starts = which * self.longest + at
-        first, end = (np.searchsorted(self.events, starts + far) for far in (-AFTER_EVENT, before))
-        near = self.event_odds[end] - self.event_odds[first]  # the odds of the events that it is for
-        preferred = near * self.ends[-1] / (before + AFTER_EVENT)
+        preferred = self._start_odds(before)[which * self.longest + at] * self.ends[-1]
         likelier = 1 - event_share + event_share * preferred
         return which, at, np.divide(1, likelier, out=np.zeros(len(at)), where=likelier > 0)
+
+    def _start_odds(self, before: int) -> np.ndarray:
+        """How likely each block, all episodes counted through, is to be where a game starts for an event."""
+        if before not in self.start_odds:
+            around = np.arange(1 - before, AFTER_EVENT + 1)
+            which, block = np.divmod(self.events[:, None], self.longest)
+            at = np.clip(block + around, self.lead, self.lead + self.counts[which] - 1)  # at an episode's end they meet
+            odds = np.zeros(len(self.actions) * self.longest)
+            np.add.at(odds, which * self.longest + at, np.diff(self.event_odds)[:, None] / len(around))
+            self.start_odds[before] = odds
+        return self.start_odds[before]
 
     def cut(self, which: int, first: int, end: int) -> tuple[np.ndarray, ...]:
         """Of blocks first .. end of an episode the actions [T, keys], and poses [T, 8] if there are any."""
