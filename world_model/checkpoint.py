@@ -25,6 +25,8 @@ HEADER = "rollplay"
 ROOMS, UNKNOWN = "rooms", "unknown"
 """Key of ``about`` for the rooms that weights were trained on: their seeds in one string, and ``UNKNOWN`` among them if
 there are others without a seed."""
+FORMER = ("local.logit_mean", "local.logit_variance")
+"""Arrays that only training once used: weights that have them make the same frames without."""
 HEADER_STEP = 2**15
 """The configuration and ``about`` are filled up to a multiple of so many characters: a longer list of rooms moves no
 tensor, so that graphs, which point at the tensors' places, serve retrained weights, too."""
@@ -92,6 +94,7 @@ def load(model: Any, path: Path, prefix: str) -> None:
     import torch  # which playing does without
 
     arrays, shapes = tensors(path, prefix), {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    arrays = {name: array for name, array in arrays.items() if name not in FORMER}
     found = {name: array.shape for name, array in arrays.items()}
     if differing := sorted(name for name in shapes | found if shapes.get(name) != found.get(name)):
         raise CheckpointError(f"{path}: its {prefix} weights do not fit the network that its configuration describes: "

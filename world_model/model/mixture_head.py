@@ -12,14 +12,16 @@ colour. Training minimises the negative log-likelihood (nll) of the true frame u
 source of largest weight, so copies stay exact.
 
 Chance is a discrete latent (van den Oord et al., arXiv 1711.00937; Hafner et al., 2010.02193): each token of the block
-that is shown has one of ``dice`` classes, which the convolutions see. In training it is the *posterior*'s, which sees
-how the recording went on: a rollout of any length then stays on the recording, whichever way its dice fell. The first
-class, no dice, is that of every token that the head foresees without them: only a surprise takes another, so that what
-follows from keys and pictures is never left to chance, and no class is given up because it is rare (posterior
-collapse). What stands in several tokens is told by the first of them alone, where that is enough: what need not agree
-cannot disagree. A class that goes unused joins the one whose tokens come out wrong most often, though they are told
-(``share_classes``). The blocks behind in the window have none: what they would draw before it is known what happens
-first could contradict it.
+that is shown has one of ``dice`` classes, which the convolutions see. The first class, no dice, is that of every token
+that the head foresees without them: only a surprise takes another, so that what follows from keys and pictures is never
+left to chance, and no class is given up because it is rare (posterior collapse). In training a surprise takes the class
+with which the picture comes out nearest to how the recording went on, and that class learns to come nearer (multiple
+choice learning: Guzman-Rivera et al., 2012; Lee et al., arXiv 1606.07839). So a rollout of any length stays on the
+recording, whichever way its dice fell. To find that class, a picture is made with each; a *posterior*, which sees what
+was foreseen and what happened, learns which it is, and says so where frames are too many for that. What stands in
+several tokens is told by the first of them alone, where that is enough: what need not agree cannot disagree. A class
+that goes unused joins the one whose tokens come out wrong most often, though they are told (``share_classes``). The
+blocks behind in the window have none: what they would draw before it is known what happens first could contradict it.
 
 In play classes are drawn from the *prior*, what tokens and the picture that comes of them without dice let expect, with
 the recordings' odds: one token after the other in any order (Uria et al., arXiv 1310.1757; Hoogeboom et al.,
@@ -54,21 +56,14 @@ out right."""
 TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
-QUIET = 0.05
-"""Factor of the posterior's first weights for what does not change, which would drown the changes."""
-SLOW = 0.02
-"""Share of a step's surprises in the running mean and variance of the posterior's logits, by which these are
-normalised: so all classes are used from the first step on, and none so surely that no gradient is left."""
-SHARP = 5.0
-"""Deviation of the normalised logits."""
+TRIED = 1 / 8
+"""Share of a step's frames, surprising ones, in which every class is tried; elsewhere the posterior says which."""
 LATELY = 0.01
 """Weight of a step's surprises in the running shares of the classes."""
 UNUSED = 0.1
 """A class is unused where it has less than this of what it would have if all had as much."""
 AMISS = 0.01
-"""A class stands for too much where more than this share of all surprises are its own and come out wrong..."""
-LEARNED = 0.2
-"""... and less than this share of them all, else it is the network that has still to learn."""
+"""A class stands for too much where more than this share of all surprises are its own and come out wrong."""
 KEPT = 0.2
 """What an unused class keeps of itself when it joins another: so the two can part."""
 GAIN = 30.0
@@ -113,8 +108,9 @@ class MixtureOutputs(NamedTuple):
     last: Tensor  # [N, C, h, w]: the last clean frame
     sinks: Tensor  # [N, S, C, h, w]
     classes: Tensor | None  # [N, B, P, dice]: of the first block, one-hot
-    classes_nll: Tensor | None  # [N, B]: under the prior; in training, 0 with teacher forcing
+    classes_nll: Tensor | None  # [N, B]: under the prior; in training
     told: Tensor | None  # [N, B, P, dice]: the classes that the pictures were made with, one-hot
+    posterior_nll: Tensor | None  # [N, B]: of the best classes, where every class was tried; in training
     outcome_logits: Tensor | None  # [N, F, rewards + 1]: of the rewards, and of the end
     outcome: Tensor | None  # [N, 2]: reward and probability of the end, of the first frame
 
@@ -166,9 +162,6 @@ class MixtureHead(nn.Module):
             nn.Conv2d(features, features, 3, stride=2, padding=1, bias=False), nn.LeakyReLU(LEAK),
             nn.Conv2d(features, self.classes - 1, half, stride=half, bias=False),
         )  # fmt: skip
-        self.posterior[0].weight.data[:, channels:] *= QUIET
-        self.register_buffer("logit_mean", torch.zeros(self.classes - 1))
-        self.register_buffer("logit_variance", torch.ones(self.classes - 1))
         self.register_buffer("shares", torch.ones(2, self.classes - 1) / (self.classes - 1))
         self.code = nn.Linear(self.classes - 1, width, bias=False)
         self.code.weight.data *= LOUD
@@ -214,26 +207,28 @@ class MixtureHead(nn.Module):
     def _diced(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, shown: Tensor) -> tuple:
         """Tokens [N, F, P, D] of all frames, to those of the block that is ``shown`` [N, B, P, D] the embeddings of
         their classes added; ``_decided`` by them; and the classes, for the outputs."""
-        extra, classes_nll = conditioning.extra, None
+        extra, dice = conditioning.extra, {}
         with torch.no_grad():
             plain = self._decided(seen, tokens)
         expected = self._expected(shown, plain)
         if "future" in extra:
-            classes, told = self._happened(conditioning, seen, tokens, plain)
+            classes, told, posterior_nll = self._happened(conditioning, seen, tokens, plain)
             with torch.enable_grad():
-                classes_nll = self._classes_nll(expected, classes.detach(), extra["dice"])
+                dice = {"classes_nll": self._classes_nll(expected, classes, extra["dice"])}
+            dice["posterior_nll"] = posterior_nll
             tokens = self._coded(tokens, told)
             decided = self._decided(seen, tokens)
         else:
             classes = told = self._drawn(expected, extra["dice"])
             tokens = self._coded(tokens, told)
             decided = self._drawn_decided(seen, tokens, told, plain)
-        return tokens, decided, {"classes": classes, "classes_nll": classes_nll, "told": told}
+        return tokens, decided, dice | {"classes": classes, "told": told}
 
     def _no_dice(self, shown: Tensor) -> dict[str, Tensor]:
         """What the outputs say where no token of the block that is ``shown`` [N, B, P, D] has a class."""
         none = F.one_hot(torch.zeros_like(shown[..., 0], dtype=torch.long), self.classes).to(shown.dtype)
-        return {"classes": none, "classes_nll": shown.new_zeros(shown.shape[:2]), "told": none}
+        nothing = shown.new_zeros(shown.shape[:2])
+        return {"classes": none, "classes_nll": nothing, "told": none, "posterior_nll": nothing}
 
     def _read(self, conditioning: Conditioning, h: Tensor, count: int) -> MixtureOutputs:
         """What features h [N, width, h, w] say of the first ``count`` frames."""
@@ -248,7 +243,7 @@ class MixtureHead(nn.Module):
             outcome = self._outcome(outcome_logits[:, : self.per_block])
         return MixtureOutputs(
             source_logits.unflatten(2, (self.sources, squared)), pointer_logits, canvas(drawn, self.unfold),
-            conditioning.last[:, 0], conditioning.sinks, None, None, None,
+            conditioning.last[:, 0], conditioning.sinks, None, None, None, None,
             outcome_logits, outcome,
         )  # fmt: skip
 
@@ -285,35 +280,73 @@ class MixtureHead(nn.Module):
         code = self.code(classes[..., 1:].to(tokens.dtype))
         return tokens + F.pad(code, (0, 0, 0, 0, 0, self.frames - self.per_block))
 
-    def _happened(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes [N, B, P, dice] of what happened, one-hot with the posterior's gradient (straight through: Bengio et
-        al., arXiv 1308.3432), from the true frames of the first block and the one before it; and those of them that
-        the frames are learned with. ``plain`` is ``_decided`` without any. Of surprises side by side the first is told
+    def _happened(
+        self, conditioning: Conditioning, seen: Seen, tokens: Tensor, plain: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Classes [N, B, P, dice] of what happened, one-hot; those of them that the frames are learned with; and the
+        posterior's nll [N, B]. ``plain`` is ``_decided`` without any. Of surprises side by side the first is told
         first: the others are none any more, once what follows from it is drawn into their tokens. Then they need not
         agree, each for itself."""
-        future, chance = conditioning.extra["future"], conditioning.extra["dice"][:, :1, :1, None]
-        changes = torch.cat([future.diff(dim=1), future[:, 1:]], 2)
-        logits = _full(self.posterior(changes.flatten(0, 1))).flatten(2).transpose(1, 2).unflatten(0, changes.shape[:2])
-        surprising = self._surprising(conditioning, seen, tokens, plain)
-        soft = self._normalised(logits, surprising).softmax(-1)
-        hard = F.one_hot(soft.argmax(-1), self.classes - 1) + soft - soft.detach()
+        chance = conditioning.extra["dice"][:, :1, :1, None]
+        surprising, shown = self._surprising(conditioning, seen, tokens, plain)
         first = surprising & self._is_first(surprising)
-        of_first = _with_none(hard, first)
-        further = surprising & ~first
+        of_first, nll = self._told(conditioning, seen, tokens, shown, first)
+        classes, further = of_first, surprising & ~first
         if further.any():  # where few things surprise, most batches need not be decoded once more
+            coded = self._coded(tokens, of_first)
             with torch.no_grad():
-                coded = self._coded(tokens, of_first)
                 decided = self._decided(seen, coded)
-            further = further & self._surprising(conditioning, seen, coded, decided)
-        classes = _with_none(hard, first | further)
+            still, shown = self._surprising(conditioning, seen, coded, decided)
+            of_further, more = self._told(conditioning, seen, coded, shown, further & still)
+            classes, nll = torch.where((further & still)[..., None], of_further, classes), nll + more
         told = torch.where(chance < UNTOLD + conditioning.extra["alone"], of_first, classes)
-        return classes, torch.where(chance < UNTOLD, torch.zeros_like(told), told)
+        return classes, torch.where(chance < UNTOLD, torch.zeros_like(told), told), nll
+
+    def _told(
+        self, conditioning: Conditioning, seen: Seen, tokens: Tensor, shown: Tensor, where: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One-hot classes [N, B, P, dice] of surprises ``where`` [N, B, P], by ``_best`` in ``TRIED`` of the games and
+        by the posterior in the others; and the posterior's nll [N, B]. shown [N, B, C, h, w]: the frames as they are
+        with these tokens."""
+        true = conditioning.extra["future"][:, 1:]
+        logits = _full(self.posterior(torch.cat([true - shown, true], 2).flatten(0, 1)))
+        logits = logits.flatten(2).transpose(1, 2).unflatten(0, where.shape[:2])  # [N, B, P, dice - 1]
+        which, nll = logits.argmax(-1), torch.zeros_like(logits[..., 0, 0])
+        games = where.flatten(1).any(1).nonzero().flatten()[: math.ceil(TRIED * len(where))]
+        if len(games):
+            best = self._best(conditioning, seen, tokens, where, games)
+            of_each = F.cross_entropy(logits[games].flatten(0, 2), best.flatten(), reduction="none")
+            nll = nll.index_copy(0, games, (of_each.view_as(best) * where[games]).sum(2))
+            which = which.index_copy(0, games, best)
+        return _with_none(F.one_hot(which, self.classes - 1).to(tokens.dtype), where), nll
 
     @torch.no_grad()
-    def _surprising(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, decided: Tensor) -> Tensor:
-        """Which tokens [N, B, P] of the first block come out wrong."""
+    def _best(self, conditioning: Conditioning, seen: Seen, tokens: Tensor, where: Tensor, games: Tensor) -> Tensor:
+        """Which class (of dice - 1) brings each token of n ``games`` nearest to what happened, in and around it: that
+        of the least nll [n, B, P], where all tokens ``where`` [N, B, P] take the same."""
+        count = self.classes - 1
+
+        def of_each(x: Tensor) -> Tensor:
+            return x[games].repeat_interleave(count, 0)
+
+        every = F.one_hot(torch.arange(count, device=where.device), count).to(tokens.dtype)
+        classes = every.repeat(len(games), 1)[:, None, None].expand(-1, *where.shape[1:], -1)
+        coded = self._coded(of_each(tokens), _with_none(classes, of_each(where)))
+        sight = seen._replace(fine=of_each(seen.fine), coarse=of_each(seen.coarse))
+        pictures = Conditioning(of_each(conditioning.last), None, of_each(conditioning.sinks))
+        outputs = self._read(pictures, self._painted(sight, coded, self._decided(sight, coded)), self.per_block)
+        nll = self._elements_nll(outputs, of_each(conditioning.extra["future"][:, 1:])).sum(2)
+        nll = F.avg_pool2d(F.avg_pool2d(nll, 2 * self.half), 3, 1, 1)  # of tokens with those around them
+        return nll.flatten(2).unflatten(0, (len(games), count)).argmin(1)
+
+    @torch.no_grad()
+    def _surprising(
+        self, conditioning: Conditioning, seen: Seen, tokens: Tensor, decided: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Which tokens [N, B, P] of the first block come out wrong, and the block as it comes out [N, B, C, h, w]."""
         outputs = self._read(conditioning, self._painted(seen, tokens, decided), self.per_block)
-        return self._wrong(cells(self._picked(outputs), self.unfold), conditioning.extra["future"][:, 1:])
+        shown = cells(self._picked(outputs), self.unfold)
+        return self._wrong(shown, conditioning.extra["future"][:, 1:]), shown
 
     def _wrong(self, x0: Tensor, true: Tensor) -> Tensor:
         """Which tokens [N, B, P] of frames x0 [N, B, C, h, w] differ from the true ones."""
@@ -336,11 +369,10 @@ class MixtureHead(nn.Module):
             return
         self.shares.lerp_(counts / counts[0].sum(), LATELY)
         (used, wrong), least, worst = self.shares, self.shares[0].argmin(), self.shares[1].argmax()
-        if used[least] * len(used) > UNUSED or wrong[worst] < AMISS or wrong.sum() > LEARNED:
+        if used[least] * len(used) > UNUSED or wrong[worst] < AMISS:
             return
         around = self.drawn_around.weight.transpose(0, 1)
-        weights = self.code.weight.T, self.posterior[-1].weight, self.prior.weight, around
-        for part in (*weights, self.logit_mean, self.logit_variance):
+        for part in (self.code.weight.T, self.prior.weight, around):
             part.data[least] = torch.lerp(part[worst], part[least], KEPT)  # past autograd, which has seen them already
         self.prior.bias.data[worst] -= math.log(2)  # the two are as likely as the one was
         self.prior.bias.data[least] = self.prior.bias.data[worst]
@@ -351,15 +383,6 @@ class MixtureHead(nn.Module):
         """Which tokens [N, B, P] are told before all their neighbours that are ``surprising`` [N, B, P]."""
         order = torch.where(surprising, self.order, 0).unflatten(2, self.grid).float()
         return F.max_pool2d(order, 3, 1, 1).flatten(2) == order.flatten(2)
-
-    def _normalised(self, logits: Tensor, surprising: Tensor) -> Tensor:
-        """Logits [.., dice - 1] by the running mean and variance of those that are ``surprising`` [..], which
-        stand still where nothing but the prior learns."""
-        if surprising.any() and torch.is_grad_enabled():
-            of_surprises = logits.detach()[surprising]
-            self.logit_mean.lerp_(of_surprises.mean(0), SLOW)
-            self.logit_variance.lerp_((of_surprises - self.logit_mean).square().mean(0), SLOW)
-        return SHARP * (logits - self.logit_mean) * self.logit_variance.clamp(min=1e-6).rsqrt()
 
     def _expected(self, shown: Tensor, plain: Tensor) -> Tensor:
         """What tokens of the trunk [N, B, P, D] expect, and the picture that comes of them without dice, of which they
@@ -423,11 +446,12 @@ class MixtureHead(nn.Module):
         return torch.stack([reward, 1 - logits[..., -1].neg().sigmoid().prod(1)], 1)
 
     def nll(self, outputs: MixtureOutputs, true: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [N, F] against true [N, F, C, h, w]: the nll of all elements, its logarithm where it is large, and of
-        what happened under the prior, both in nats over ``SPRITE``."""
+        """Losses [N, F] against true [N, F, C, h, w], in nats over ``SPRITE``: the nll of all elements, its logarithm
+        where it is large, and of the classes under the posterior; and of what happened under the prior."""
         elements = self._elements_nll(outputs, true).sum((2, 3, 4)) / SPRITE
-        classes = F.pad(outputs.classes_nll, (0, true.shape[1] - self.per_block)) / SPRITE
-        return FEW * torch.log1p(elements / FEW), classes
+        of_block = torch.stack([outputs.posterior_nll, outputs.classes_nll]) / SPRITE
+        posterior, classes = F.pad(of_block, (0, true.shape[1] - self.per_block))
+        return FEW * torch.log1p(elements / FEW) + posterior, classes
 
     def _elements_nll(self, outputs: MixtureOutputs, true: Tensor) -> Tensor:
         """Nll [N, F, unfold^2, h, w] of the elements of true [N, F, C, h, w]."""

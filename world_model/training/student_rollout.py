@@ -1,8 +1,8 @@
 """Student rollout: a pool of games that the student plays with play's own tick, supervised by their recordings.
 
 Each step, a batch of the pool takes one tick from the student's *own* frames under the recorded keys. Where the world
-is deterministic, the recording holds the right next frames; where it is not, the head's posterior tells which way the
-recording's dice fell (``mixture_head.py``), and a game that was not told all of it goes on from the recorded frame,
+is deterministic, the recording holds the right next frames; where it is not, classes tell which way the recording's
+dice fell (``mixture_head.py``), and a game that was not told all of it goes on from the recorded frame,
 as long as it has made no mistake of its own: so there are games that teach odds, and games that teach mending.
 Later blocks of the window count while the keys stay the same. A game restarts from a recording when too many of its
 cells are wrong, or after a random length whose mean grows from one tick (teacher forcing) to many; half of those that
