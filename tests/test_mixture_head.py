@@ -227,6 +227,9 @@ def test_the_posterior_learns_which_class_came_nearest():
     outputs.posterior_nll.sum().backward()
     learned = {name for name, p in made.named_parameters() if p.grad is not None and p.grad.any()}
     assert learned == {f"posterior.{number}.weight" for number in (0, 2, 4)}
+    made.zero_grad()
+    run(made, last, {"future": torch.stack([last, last], 1), "alone": NEVER})[1].posterior_nll.sum().backward()
+    assert made.posterior[0].weight.grad is not None, "without a surprise, too: else processes average unlike lists"
 
 
 @torch.no_grad()
