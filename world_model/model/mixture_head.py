@@ -57,7 +57,8 @@ TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
 TRIED = 1 / 8
-"""Share of a step's frames, surprising ones, in which every class is tried; elsewhere the posterior says which."""
+"""Share of a step's games, rounded up in each process, of which every class is tried, if they surprise: those that are
+told first. Elsewhere the posterior says which."""
 LATELY = 0.01
 """Weight of a step's surprises in the running shares of the classes."""
 UNUSED = 0.1
@@ -210,16 +211,15 @@ class MixtureHead(nn.Module):
         extra, dice = conditioning.extra, {}
         with torch.no_grad():
             plain = self._decided(seen, tokens)
-        expected = self._expected(shown, plain)
         if "future" in extra:
             classes, told, posterior_nll = self._happened(conditioning, seen, tokens, plain)
-            with torch.enable_grad():
-                dice = {"classes_nll": self._classes_nll(expected, classes, extra["dice"])}
-            dice["posterior_nll"] = posterior_nll
+            with torch.enable_grad():  # where the prior learns alone, nothing else has a gradient
+                classes_nll = self._classes_nll(self._expected(shown, plain), classes, extra["dice"])
+            dice = {"classes_nll": classes_nll, "posterior_nll": posterior_nll}
             tokens = self._coded(tokens, told)
             decided = self._decided(seen, tokens)
         else:
-            classes = told = self._drawn(expected, extra["dice"])
+            classes = told = self._drawn(self._expected(shown, plain), extra["dice"])
             tokens = self._coded(tokens, told)
             decided = self._drawn_decided(seen, tokens, told, plain)
         return tokens, decided, dice | {"classes": classes, "told": told}
@@ -293,12 +293,13 @@ class MixtureHead(nn.Module):
         of_first, nll = self._told(conditioning, seen, tokens, shown, first)
         classes, further = of_first, surprising & ~first
         if further.any():  # where few things surprise, most batches need not be decoded once more
-            coded = self._coded(tokens, of_first)
             with torch.no_grad():
+                coded = self._coded(tokens, of_first)
                 decided = self._decided(seen, coded)
             still, shown = self._surprising(conditioning, seen, coded, decided)
-            of_further, more = self._told(conditioning, seen, coded, shown, further & still)
-            classes, nll = torch.where((further & still)[..., None], of_further, classes), nll + more
+            further &= still
+            of_further, more = self._told(conditioning, seen, coded, shown, further)
+            classes, nll = torch.where(further[..., None], of_further, classes), nll + more
         told = torch.where(chance < UNTOLD + conditioning.extra["alone"], of_first, classes)
         return classes, torch.where(chance < UNTOLD, torch.zeros_like(told), told), nll
 
@@ -312,7 +313,9 @@ class MixtureHead(nn.Module):
         logits = _full(self.posterior(torch.cat([true - shown, true], 2).flatten(0, 1)))
         logits = logits.flatten(2).transpose(1, 2).unflatten(0, where.shape[:2])  # [N, B, P, dice - 1]
         which, nll = logits.argmax(-1), logits.sum((2, 3)) * 0  # a gradient even here: processes average all they have
-        games = where.flatten(1).any(1).nonzero().flatten()[: math.ceil(TRIED * len(where))]
+        turn = where.flatten(1).any(1) * conditioning.extra["dice"][:, 0, 0]  # the largest numbers are those told
+        games = turn.topk(math.ceil(TRIED * len(where))).indices
+        games = games[turn[games] > 0]
         if len(games):
             best = self._best(conditioning, seen, tokens, where, games)
             of_each = F.cross_entropy(logits[games].flatten(0, 2), best.flatten(), reduction="none")
@@ -356,7 +359,7 @@ class MixtureHead(nn.Module):
     @torch.no_grad()
     def class_counts(self, outputs: MixtureOutputs, x0: Tensor, true: Tensor) -> Tensor:
         """How many of the told surprises of frames x0 [N, B, C, h, w] each class has, and how many of these differ from
-        true [N, B, C, h, w] all the same: [2, dice - 1]."""
+        true [N, B, C, h, w] all the same, be it that the posterior named the wrong class: [2, dice - 1]."""
         told, wrong = outputs.told[..., 1:].float(), self._wrong(x0, true)[..., None].float()
         return torch.stack([told, told * wrong]).sum((1, 2, 3))
 
@@ -466,7 +469,8 @@ class MixtureHead(nn.Module):
             ]
         pointer = outputs.pointer_logits.softmax(2)[:, :, :, None]
         pointed = (pointer * moved).sum(2, keepdim=True)
-        drawn = _match(self._by_colour(cells(outputs.drawn, self.unfold))[:, :, None], goal)
+        drawn = cells(outputs.drawn, self.unfold).unflatten(2, (self.colours, -1))[:, :, None]
+        drawn = _match(drawn, goal)  # in full precision: far away, too, the nearer of two is likelier
         matches = torch.cat([fixed[0], pointed, *fixed[1:], drawn], 2)
         return -(outputs.source_logits.softmax(2) * matches).sum(2).clamp(min=LEAST_LIKELY).log()
 
