@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from world_model import checkpoint
 from world_model.checkpoint import WEIGHTS, CheckpointError
+from world_model.model.transformer import Transformer
 
 
 @pytest.fixture
@@ -144,3 +145,18 @@ def test_weights_that_do_not_fit_their_network_are_named(tmp_path, module, named
     fitting = torch.nn.Linear(3, 4)
     checkpoint.load(fitting, path, "student")
     assert torch.equal(fitting.weight, saved.weight)
+
+
+def test_a_posterior_that_was_asked_something_else_begins_anew(tmp_path):
+    """All else of such weights is taken, and nothing that this version does not have."""
+    path, shape = tmp_path / WEIGHTS, toy.load("tiny_mixture")
+    saved, loaded = Transformer(shape), Transformer(shape)
+    before = {name: value.clone() for name, value in loaded.state_dict().items()}
+    arrays = {f"student.{name}": value.numpy() for name, value in saved.state_dict().items()}
+    for former in (False, True):
+        checkpoint.save(path, arrays | ({"student.local.logit_mean": np.zeros(3)} if former else {}), shape, {})
+        loaded.load_state_dict(before)
+        checkpoint.load(loaded, path, "student")
+        for name, value in loaded.state_dict().items():
+            old = former and name.startswith("local.posterior.")
+            assert torch.equal(value, (before if old else saved.state_dict())[name]), name

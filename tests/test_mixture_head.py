@@ -222,35 +222,38 @@ def test_only_a_surprise_takes_a_class_and_it_is_the_one_that_comes_nearest(monk
 
 @torch.no_grad()
 def test_of_games_that_surprise_those_that_are_told_are_tried(monkeypatch):
-    """Nine games, two of which may be tried: not the first two, nor those without a surprise; and each gets its own."""
+    """Nine games, two of which may be tried: not the first two that surprise; and each gets its own classes."""
     made, games = head(SHAPE), 9
     where = torch.zeros(games, 1, 16, dtype=torch.bool)
     where[[1, 3, 5], 0, [0, 2, 3]] = True
     dice = torch.full((games, 1, 18), 0.9)
     dice[[1, 3, 5], 0, 0] = torch.tensor([0.1, 0.7, 0.6])
-    monkeypatch.setattr(made, "_best", lambda *rest: torch.arange(16).expand(len(rest[-1]), 1, 16) % 5)
-    made.posterior[-1].weight.zero_()
+    monkeypatch.setattr(made, "_best", lambda *rest: rest[-1][:, None, None].expand(-1, 1, 16))
     future = torch.randn(games, 2, *SHAPE.latent_shape)
+    logits = made.posterior(torch.cat([torch.zeros_like(future[:, 1]), future[:, 1]], 1)).flatten(2).log_softmax(1)
     conditioning = Conditioning(None, None, None, {"future": future, "dice": dice})
     tokens = torch.zeros(games, made.frames, 16, SHAPE.transformer.width)
     classes, nll = made._told(conditioning, None, tokens, future[:, 1:], where)
     assert torch.equal(classes[..., 0] == 0, where)
-    assert [int(classes[game, 0, token].argmax()) for game, token in ((1, 0), (3, 2), (5, 3))] == [1, 3, 4]
-    of_one = math.log(made.classes - 1)  # the posterior finds all alike
-    assert nll[:, 0].tolist() == pytest.approx([0, 0, 0, of_one, 0, of_one, 0, 0, 0])
+    of_each = [int(classes[game, 0, token].argmax()) - 1 for game, token in ((1, 0), (3, 2), (5, 3))]
+    assert of_each == [logits[1, :, 0].argmax(), 3, 5], "the first as the posterior says"
+    expected = torch.zeros(games)
+    expected[[3, 5]] = -torch.stack([logits[3, 3, 2], logits[5, 5, 3]])
+    assert torch.allclose(nll[:, 0], expected)
 
 
 @torch.no_grad()
 def test_each_token_of_each_game_takes_the_class_that_is_best_for_it(monkeypatch):
-    """Where the picture is that of the class: of a colour of its own, in every token that has it."""
-    made, games = head(SHAPE), torch.tensor([1, 2])
+    """Where a class's picture is a colour of its own, and the game's last frame's, in every token that has it."""
+    made, games = head(SHAPE), torch.tensor([2, 0])
     count, (height, width) = made.classes - 1, SHAPE.latent_shape[1:]
-    colours = torch.linspace(-1, 1, count)
+    colours = torch.linspace(0, 1, count)
 
     def read(pictures, told, frames):
         picture = colours[told[..., 1:].argmax(-1)].unflatten(2, made.grid)
         sides = [side * made.unfold // grid for side, grid in zip((height, width), made.grid, strict=True)]
         drawn = picture.repeat_interleave(sides[0], 2).repeat_interleave(sides[1], 3)[:, :, None]
+        drawn = drawn + pictures.last[:, :, :1, :1, :1]
         sources = torch.full((len(told), frames, made.sources, made.unfold**2, height, width), -40.0)
         sources[:, :, -1] = 40.0
         last = torch.zeros(len(told), *SHAPE.latent_shape)
@@ -263,13 +266,16 @@ def test_each_token_of_each_game_takes_the_class_that_is_best_for_it(monkeypatch
     monkeypatch.setattr(made, "_painted", lambda seen, coded, decided: coded)
     monkeypatch.setattr(made, "_read", read)
     future, where = torch.zeros(3, 2, *SHAPE.latent_shape), torch.ones(3, 1, 16, dtype=torch.bool)
-    future[1, 1], future[2, 1] = float(colours[2]), float(colours[5])
+    future[0, 1], future[2, 1] = float(colours[2]), 0.5 + float(colours[5])
+    future[2, 1, :, :, width // 2 :] = 0.5 + float(colours[1])
     last = torch.zeros(3, 1, *SHAPE.latent_shape)
+    last[2] = 0.5
     conditioning = Conditioning(last, None, torch.zeros(3, made.sinks, *SHAPE.latent_shape), {"future": future})
     tokens = torch.zeros(3, made.frames, 16, SHAPE.transformer.width)
     seen = SimpleNamespace(fine=torch.zeros(3, 1), coarse=torch.zeros(3, 1))
     seen._replace = lambda **rest: seen
-    assert made._best(conditioning, seen, tokens, where, games)[:, 0].tolist() == [[2] * 16, [5] * 16]
+    best = made._best(conditioning, seen, tokens, where, games)[:, 0].unflatten(1, (4, 4))
+    assert (best[1] == 2).all() and (best[0, :, [0, 3]] == torch.tensor([5, 1])).all()
 
 
 def test_the_posterior_learns_which_class_came_nearest():

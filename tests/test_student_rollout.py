@@ -9,13 +9,15 @@ import torch
 import toy
 from conftest import TWO, run_train
 from toy import CPU
+from yaml import safe_dump
 
 from game.record.collect import collect
 from game.worlds.keep import COLOURS
 from world_model import checkpoint
-from world_model.config import CONFIGS
+from world_model.config import CONFIGS, load
 from world_model.episode.dataset import DataError, Episode
 from world_model.model.codec import SPREAD, make_codec
+from world_model.model.mixture_head import MixtureHead
 from world_model.model.transformer import Transformer
 from world_model.play.neural_game import NeuralGame
 from world_model.training import TrainingError
@@ -255,6 +257,20 @@ def test_the_stage_learns_is_resumed_and_plays(keep_data, tmp_path, monkeypatch)
     assert not np.array_equal(frame, anchors[0]), "the hero stands in the first frame, and on no map"
     made = game.step(np.array([0, 0, 0, 1, 0, 0]))[0]
     assert np.abs(made.astype(int) - frame).mean() < 40
+
+
+def test_a_mixture_learns_on_two_processes_in_all_of_its_phases(tmp_path):
+    """Rules, dice and the prior alone: were there a gradient on one process only, they could not be averaged."""
+    shape, yaml = toy.load("tiny_mixture").model_dump(), tmp_path / "wild.yaml"
+    phases = {"teacher_forcing": 0.25, "prior_share": 0.25, "grow": 0.1, "steps": 12, "warmup": 1}
+    shape["training"]["student_rollout"] |= phases
+    yaml.write_text(safe_dump(shape))
+    collect(load(yaml), out=tmp_path / "data", sessions=4, frames=30, seed=20, workers=1)
+    common = ("--config", yaml, "--data", tmp_path / "data", "--precision", "float32", "--out", tmp_path / "two")
+    run_train(*common, graphs=False, launcher=TWO)
+    learned = checkpoint.tensors(tmp_path / "two" / checkpoint.WEIGHTS, "student")
+    begins = MixtureHead(load(yaml), (4, 4)).no_more.bias.detach().numpy()
+    assert (learned["local.no_more.bias"] != begins).all(), "the prior has learned"
 
 
 def test_first_person_learns_too_and_either_runtime_plays_it_alike(tmp_path):

@@ -57,8 +57,8 @@ TOLERANCE = 0.03
 """Latent units of mean absolute difference over which an element's likelihood falls to 1 / e. A source whose colour is
 only near must be far less likely than the right one, or the mixture is content with it."""
 TRIED = 1 / 8
-"""Share of a step's games, rounded up in each process, of which every class is tried, if they surprise: those that are
-told first. Elsewhere the posterior says which."""
+"""Share of a step's games, rounded up in each process, in which every class is tried: of those that surprise, before
+others those that are told. Elsewhere the posterior says which."""
 LATELY = 0.01
 """Weight of a step's surprises in the running shares of the classes."""
 UNUSED = 0.1
@@ -359,7 +359,7 @@ class MixtureHead(nn.Module):
     @torch.no_grad()
     def class_counts(self, outputs: MixtureOutputs, x0: Tensor, true: Tensor) -> Tensor:
         """How many of the told surprises of frames x0 [N, B, C, h, w] each class has, and how many of these differ from
-        true [N, B, C, h, w] all the same, be it that the posterior named the wrong class: [2, dice - 1]."""
+        true [N, B, C, h, w] all the same, also where the posterior named the wrong class: [2, dice - 1]."""
         told, wrong = outputs.told[..., 1:].float(), self._wrong(x0, true)[..., None].float()
         return torch.stack([told, told * wrong]).sum((1, 2, 3))
 
@@ -470,7 +470,7 @@ class MixtureHead(nn.Module):
         pointer = outputs.pointer_logits.softmax(2)[:, :, :, None]
         pointed = (pointer * moved).sum(2, keepdim=True)
         drawn = cells(outputs.drawn, self.unfold).unflatten(2, (self.colours, -1))[:, :, None]
-        drawn = _match(drawn, goal)  # in full precision: far away, too, the nearer of two is likelier
+        drawn = _match(drawn, goal)  # in full precision: in half of it all that is far away would be alike
         matches = torch.cat([fixed[0], pointed, *fixed[1:], drawn], 2)
         return -(outputs.source_logits.softmax(2) * matches).sum(2).clamp(min=LEAST_LIKELY).log()
 

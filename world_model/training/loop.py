@@ -1,7 +1,8 @@
 """One loop trains every stage: noise, loss, backward, mean over processes, clip, step, EMA, log, save.
 
 Every random number of a step is a function of (seed, step, position in the global batch), and a checkpoint holds the
-rest, so a resumed run and a run on another number of processes follow the same curve.
+rest, so a resumed run and a run on another number of processes follow the same curve (with a mixture head nearly:
+``TRIED``).
 """
 
 from __future__ import annotations
