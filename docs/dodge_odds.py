@@ -10,6 +10,7 @@ every tile is one of the game's pictures, and there are one agent and as many ba
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.table import Table
 from world_model.config import CONFIGS, load
 from world_model.evaluate import ablate
 from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import WorldError
 
 TILE, BALLS = 8, 2
 STEPS = (0, 1), (1, 0), (0, -1), (-1, 0)  # (down, right) of an agent that looks right, down, left, up
@@ -177,7 +179,10 @@ def main() -> None:
     parser.add_argument("--ablate", action="store_true", help="the first of them with one part changed, too")
     flags, real = parser.parse_args(), Game()
     names = pictures(real)
-    neural = played(flags.folders, flags.ablate)
+    try:
+        neural = played(flags.folders, flags.ablate)
+    except WorldError as error:
+        parser.error(str(error))
     measured = {"the game": play(real, names)} | {n: play(Neural(game, real), names) for n, game in neural.items()}
     others = play(real, names, GAMES)[1]
     table = Table(
@@ -185,7 +190,7 @@ def main() -> None:
     )
     for name, (said, moves) in measured.items():
         table.add_row(name, *(f"{value:.3g}" for value in said.values()), f"{apart(moves, others):.3f}")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

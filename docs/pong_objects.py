@@ -10,6 +10,7 @@ where it has the game's size, and there is one of it; the score is where it is o
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from game.worlds.adapter import fitted, opened
 from game.worlds.sources import real_game
 from world_model.config import CONFIGS, Config, World, load
 from world_model.play.neural_game import NeuralGame
+from world_model.play.runtime import WorldError
 
 GAMES, TICKS, MINUTE = 4, 1200, 900
 """Games, ticks of each, and those of a minute: what comes after it is measured apart."""
@@ -138,12 +140,15 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", help="of weights of pong")
     flags, config = parser.parse_args(), load(CONFIGS / "pong.yaml")
     real, scores = Game(config), numbers(config.world)
-    measured = {"the game": play(real, scores)}
-    measured |= {Path(folder).name: play(Neural(folder, real), scores) for folder in flags.folders}
+    try:
+        neural = {Path(folder).name: Neural(folder, real) for folder in flags.folders}
+    except WorldError as error:
+        parser.error(str(error))
+    measured = {name: play(game, scores) for name, game in ({"the game": real} | neural).items()}
     table = Table("", *measured["the game"], title=f"{GAMES} games of {TICKS} ticks: all / after the first minute")
     for name, said in measured.items():
         table.add_row(name, *said.values())
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

@@ -497,6 +497,7 @@ def test_in_the_first_phase_frames_that_follow_recorded_ones_are_learned_without
     seen = len(asked)
     resumed.loss(StepNoise(toy.CPU, 6, 0, stage.settings.batch, 0.1))
     assert len(asked) > seen, "teacher forcing does not come back in a run that is resumed for longer"
+    assert resumed.length == stage.length == 1000, "nor do games of one tick"
 
 
 def test_in_the_last_phase_the_prior_learns_alone_what_the_classes_then_are():

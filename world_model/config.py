@@ -484,5 +484,8 @@ def load(path: str | Path) -> Config:
 
 
 def _explain(where: str, error: ValidationError) -> str:
-    lines = [f"{'.'.join(str(part) for part in e['loc']) or '(whole)'}: {e['msg']}" for e in error.errors()]
+    lines = []
+    for e in error.errors():
+        said = "there is no such key" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, ")
+        lines.append(f"{'.'.join(str(part) for part in e['loc']) or '(whole)'}: {said}")
     return f"{where}: " + "; ".join(lines)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -215,7 +214,7 @@ class OnnxRuntime:
 
     def _options(self) -> Any:
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = min(THREADS, os.cpu_count() or 1)
+        options.intra_op_num_threads = min(THREADS, hardware.cores())
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         # Waiting threads that spin take the cores from the game loop and from each other: on two busy cores the median

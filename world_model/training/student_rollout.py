@@ -66,11 +66,11 @@ SINKS_EVERY = 4
 """Every so many steps the sinks are prefilled with gradient, so that their encoding is trained too."""
 RAREST = 30.0
 """Largest weight of a rare reward or of the end: the square root of one over its share of the frames."""
-GAMES = ("which", "at", "left", "strayed", "odds", "fair", "past")
+GAMES = ("which", "at", "left", "strayed", "odds", "fair", "grown")
 """Of each game: the number of its recording, its next block there, its remaining ticks, whether it strayed; the weight
 of what it says of how often things happen, less where starts around events are preferred; whether chance may be
-learned from it: not once it went on from wrong cells, nor where it begins again because one strayed; and whether
-teacher forcing is over, which it stays where a resumed run has done a smaller share of its new time."""
+learned from it: not once it went on from wrong cells, nor where it begins again because one strayed; and how far games
+have grown, of 1, below 0 in teacher forcing: that does not fall where a resumed run has done less of its new time."""
 
 
 class StudentRolloutTraining(TransformerStage):
@@ -98,7 +98,7 @@ class StudentRolloutTraining(TransformerStage):
         self.strayed, self.odds, self.fair = np.zeros(count, bool), np.zeros(count), np.zeros(count, bool)
         # a world that goes on has learned its rules: it would only forget what its dice say
         self.forced_share = self.settings.teacher_forcing if weights is None else 0.0
-        self.past = np.zeros(count, bool)
+        self.grown = np.full(count, -1.0)
         self.length = 1.0
         self.strict = self.stray_cells = self.settings.first_stray_cells or self.settings.stray_cells
         model = load_transformer(self.config, self.distributed, weights, self.prefix)
@@ -122,8 +122,9 @@ class StudentRolloutTraining(TransformerStage):
     def loss(self, step_noise: StepNoise) -> tuple[Tensor, dict]:
         games = np.arange(step_noise.local) * self.rounds + step_noise.step % self.rounds
         past_forcing = step_noise.progress - self.forced_share
-        self.past |= past_forcing >= 0
-        forced, grown = not self.past.any(), min(1.0, max(0.0, past_forcing) / self.settings.grow)
+        if past_forcing >= 0:
+            self.grown = np.maximum(self.grown, min(1.0, past_forcing / self.settings.grow))
+        forced, grown = self.grown.max() < 0, max(0.0, self.grown.max())
         self.length = self.settings.length**grown  # from 1, geometrically
         self.stray_cells = self.strict ** (1 - grown) * self.settings.stray_cells**grown
         self._restart(games, step_noise)
