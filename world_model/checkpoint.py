@@ -26,9 +26,8 @@ ROOMS, UNKNOWN = "rooms", "unknown"
 """Key of ``about`` for the rooms that weights were trained on: their seeds in one string, and ``UNKNOWN`` among them if
 there are others without a seed."""
 FORMER = ("local.logit_mean", "local.logit_variance")
-"""Arrays that only training once used: weights that have them make the same frames without."""
-POSTERIOR = "local.posterior."
-"""Beside those, it was asked something else, and begins anew."""
+"""Arrays that only training once used: weights that have them make the same frames without. But they cannot be trained
+on: the way in which their classes were told is no more."""
 HEADER_STEP = 2**15
 """The configuration and ``about`` are filled up to a multiple of so many characters: a longer list of rooms moves no
 tensor, so that graphs, which point at the tensors' places, serve retrained weights, too."""
@@ -95,11 +94,8 @@ def load(model: Any, path: Path, prefix: str) -> None:
     """Put the arrays of ``prefix`` into a PyTorch module. Raises CheckpointError where they do not fit."""
     import torch  # which playing does without
 
-    arrays, own = tensors(path, prefix), model.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in own.items()}
-    if any(name in arrays for name in FORMER):
-        arrays |= {name: value.numpy() for name, value in own.items() if name.startswith(POSTERIOR)}
-        arrays = {name: array for name, array in arrays.items() if name not in FORMER}
+    arrays, shapes = tensors(path, prefix), {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    arrays = {name: array for name, array in arrays.items() if name not in FORMER}
     found = {name: array.shape for name, array in arrays.items()}
     if differing := sorted(name for name in shapes | found if shapes.get(name) != found.get(name)):
         raise CheckpointError(f"{path}: its {prefix} weights do not fit the network that its configuration describes: "

@@ -15,6 +15,7 @@ from world_model.episode.dataset import Clips, Episode
 from world_model.model.autoencoder import to_frames
 from world_model.model.codec import Codec
 from world_model.model.transformer import Transformer
+from world_model.training import TrainingError
 from world_model.training.distributed import DistributedContext, StepNoise
 from world_model.training.samples import write_video
 from world_model.training.stage import Loss, Update, average_of, optimizers_for
@@ -107,5 +108,9 @@ def load_transformer(config: Config, distributed: DistributedContext, weights: P
     torch.manual_seed(distributed.seed)
     model = Transformer(config)
     if weights is not None:
+        if set(checkpoint.FORMER) & checkpoint.tensors(weights, prefix).keys():
+            raise TrainingError(f"{weights}: what its classes of chance mean was told in training in a way that this "
+                                "version no longer has. It plays as it is; trained on it would forget it all: train it "
+                                "anew, without --resume")  # fmt: skip
         checkpoint.load(model, weights, prefix)
     return model.to(distributed.device, memory_format=torch.channels_last)
