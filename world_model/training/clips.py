@@ -109,8 +109,8 @@ def load_transformer(config: Config, distributed: DistributedContext, weights: P
     model = Transformer(config)
     if weights is not None:
         if set(checkpoint.FORMER) & checkpoint.tensors(weights, prefix).keys():
-            raise TrainingError(f"{weights}: what its classes of chance mean was told in training in a way that this "
-                                "version no longer has. It plays as it is; trained on it would forget it all: train it "
-                                "anew, without --resume")  # fmt: skip
+            raise TrainingError(f"{weights}: its classes of chance were learned in a way that this version no longer "
+                                "has. It plays as it is; trained on, it would lose what it knows: train it anew, "
+                                "without --resume")  # fmt: skip
         checkpoint.load(model, weights, prefix)
     return model.to(distributed.device, memory_format=torch.channels_last)
